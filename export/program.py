@@ -1,0 +1,227 @@
+"""A checkpoint in, a folder with ``program.pte`` and ``tokenizer.json`` out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prge.errors import UserError
+from prge.export.lower import Backend, emit, lower, trace
+from prge.export.quantize import Quantization, quantize
+from prge.export.report import ExportReport, multiply_adds, outside_ops
+from prge.manifest import (
+    PROGRAM_FILE,
+    AdaptedModule,
+    Adapter,
+    Label,
+    Manifest,
+    file_sha256,
+)
+from prge.models.adapter import AdaptedLinear, AdapterConfig
+from prge.models.build import LabelWordsObjective, LanguageModelObjective, UnsupportedModel, build_step
+from prge.models.checkpoints import Checkpoint
+from prge.models.step import StepConfig
+from prge.quiet import quiet
+
+REPORT_FILE = "export.json"
+
+# Measured on SmolLM2-135M and SST-2 (README, "Choosing eps and the learning rate").
+DEFAULT_EPS = {"f32": 1e-2, "8da8w": 1e-1, "8da4w": 1e-1}
+DEFAULT_LR = {"svd": 3e-2, None: 1e-3}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export.
+
+    Attributes:
+        adapter, step: what trains, and the step's shape.
+        template: the prompt, with the data's column names in braces.
+        label_words: (label name, label word) pairs; empty for language modelling.
+        target: template of the target text (language modelling).
+        max_targets: most target tokens of an example (language modelling).
+        min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
+        quantization, backend: how weights are stored and where they run.
+        eps, lr: what training uses by default; None for the measured defaults.
+    """
+
+    adapter: AdapterConfig
+    step: StepConfig
+    template: str
+    label_words: tuple[tuple[str, str], ...] = ()
+    target: str = ""
+    max_targets: int = 32
+    min_tokens: int = 4
+    max_tokens: int = 128
+    quantization: Quantization = "f32"
+    backend: Backend = "xnnpack"
+    eps: float | None = None
+    lr: float | None = None
+
+
+def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> tuple[Label, ...]:
+    """Look the label words up.
+
+    Raises:
+        UserError: fewer than two, a word of several tokens, or one token for two labels.
+    """
+    if len(pairs) < 2:
+        raise UserError("label words need at least two labels, as --label '0= terrible' --label '1= great'")
+    labels: list[Label] = []
+    for name, word in pairs:
+        ids = checkpoint.tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = checkpoint.tokenizer.convert_ids_to_tokens(ids)
+            singles = [
+                w
+                for w in (" " + word.strip(), word.strip(), " " + word.strip().lower(), " " + word.strip().title())
+                if len(checkpoint.tokenizer(w, add_special_tokens=False)["input_ids"]) == 1
+            ]
+            hint = f"try {singles[0]!r}" if singles else "choose a more common word, with a leading space"
+            raise UserError(f"label word {word!r} of label {name!r} is {len(ids)} tokens {pieces}, not one; {hint}")
+        labels.append(Label(name, word, ids[0]))
+    for field in ("name", "token"):
+        values = [getattr(label, field) for label in labels]
+        if len(set(values)) < len(values):
+            raise UserError(f"two labels share a {field}: {', '.join(f'{x.name}={x.word!r}' for x in labels)}")
+    return tuple(labels)
+
+
+def export_program(
+    checkpoint: Checkpoint,
+    config: ExportConfig,
+    folder: Path,
+    phase: Callable[[str], None] = lambda name: None,
+) -> tuple[Manifest, ExportReport]:
+    """Write ``folder`` with the program, its tokenizer and a report; all of it or nothing.
+
+    ``checkpoint.model`` is consumed. ``phase`` hears the name of each phase as it begins.
+
+    Raises:
+        UserError: the folder exists and holds something, the model is not supported, the
+            adapter does not fit, a label word is no single token, or the disk is full.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty; choose another output folder or remove it")
+    if not 1 <= config.min_tokens <= config.max_tokens:
+        raise UserError(f"tokens must be 1 <= min ({config.min_tokens}) <= max ({config.max_tokens})")
+    if config.min_tokens < config.max_tokens and config.min_tokens < 2:
+        raise UserError("a program of dynamic length needs at least 2 tokens (torch.export treats 1 apart)")
+    if config.backend == "portable" and config.quantization != "f32":
+        raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
+    labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
+    seconds: dict[str, float] = {}
+    last, began = "", time.perf_counter()
+
+    def enter(name: str) -> None:
+        nonlocal last, began
+        now = time.perf_counter()
+        if last:
+            seconds[last] = now - began
+        last, began = name, now
+        if name:
+            phase(name)
+
+    weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
+    enter("adapt")
+    objective = (
+        LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
+    )
+    try:
+        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens)
+    except (UnsupportedModel, ValueError) as e:
+        raise UserError(f"{checkpoint.source}: {e}") from e
+    step = built.step.eval()
+    enter("quantize")
+    with quiet():
+        quantize(step, built.base_linears, config.quantization)
+    enter("trace")
+    program = trace(step, config.min_tokens, config.max_tokens)
+    total = multiply_adds(program.graph)
+    with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=f".{folder.name}-") as scratch:
+        out = Path(scratch) / "out"
+        out.mkdir()
+        tokenizer = checkpoint.save_tokenizer(out)
+        manifest = _manifest(checkpoint, config, built.adapters, labels, file_sha256(tokenizer))
+        constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
+        enter("lower")
+        edge = lower(program, len(step.layers), config.backend, constants)
+        calls, outside = outside_ops(edge.exported_program().graph)
+        left = multiply_adds(edge.exported_program().graph)
+        enter("emit")
+        emitted = emit(edge)
+        enter("write")
+        try:
+            with (out / PROGRAM_FILE).open("wb") as f:
+                emitted.write_to_file(f)
+            enter("")
+            report = ExportReport(
+                delegate_calls=calls,
+                outside=outside,
+                inside_share=1.0 - left / total,
+                multiply_adds=total,
+                program_bytes=(out / PROGRAM_FILE).stat().st_size,
+                weight_bytes=weight_bytes,
+                seconds=seconds,
+            )
+            (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        except OSError as e:
+            raise UserError(f"{folder} cannot be written: {e.strerror}; nothing was left there") from e
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(out, folder)
+    return manifest, report
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be made: {e.strerror}") from e
+    return folder
+
+
+def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
+    factors = [f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None]
+    return torch.cat(factors)
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    config: ExportConfig,
+    adapters: list[AdaptedLinear],
+    labels: tuple[Label, ...],
+    tokenizer_sha256: str,
+) -> Manifest:
+    step, adapter = config.step, config.adapter
+    modules = tuple(AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in adapters)
+    return Manifest(
+        model=checkpoint.source,
+        quantization=config.quantization,
+        queries=step.queries,
+        batch=step.batch,
+        outer=step.outer,
+        inner=step.inner,
+        noise=step.noise,
+        min_tokens=config.min_tokens,
+        max_tokens=config.max_tokens,
+        state_size=sum(a.size for a in adapters),
+        objective="label-words" if labels else "language-modelling",
+        template=config.template,
+        labels=labels,
+        target="" if labels else config.target,
+        max_targets=0 if labels else config.max_targets,
+        tokenizer_sha256=tokenizer_sha256,
+        pad_token=checkpoint.pad_token,
+        eps=config.eps or DEFAULT_EPS[config.quantization],
+        lr=config.lr or DEFAULT_LR[adapter.subspace],
+        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
+    )

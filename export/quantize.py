@@ -1,0 +1,66 @@
+"""Weights to int8 or int4: the frozen linears by torchao, the embedding by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchao.quantization import quantize_
+from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+from prge.errors import UserError
+from prge.models.step import Step
+
+Quantization = Literal["f32", "8da8w", "8da4w"]
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+
+_GROUP = 32
+
+
+class QuantizedEmbedding(nn.Module):
+    """An embedding in int8 with one float32 scale per row.
+
+    Looks both up by the plain embedding operator, so it runs wherever the portable kernels do.
+    """
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        weight = embedding.weight.detach()
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0
+        self.weight = nn.Buffer(torch.round(weight / scale).to(torch.int8))
+        self.scale = nn.Buffer(scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = nn.functional.embedding(tokens, self.weight).to(torch.float32)
+        return rows * nn.functional.embedding(tokens, self.scale)
+
+
+def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quantization) -> None:
+    """Quantize the frozen linears and the embedding of ``step`` in place; adapters stay float32.
+
+    ``8da8w``: int8 activations per token at run time, int8 weights per output channel.
+    ``8da4w``: the same activations, int4 weights in groups of 32 inputs.
+
+    Raises:
+        UserError: for 8da4w when a layer's inputs are no multiple of 32.
+    """
+    if quantization == "f32":
+        return
+    if quantization == "8da8w":
+        config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
+    else:
+        odd = {m.in_features for m in base_linears if m.in_features % _GROUP}
+        if odd:
+            raise UserError(
+                f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
+            )
+        config = Int8DynamicActivationIntxWeightConfig(torch.int4, PerGroup(_GROUP))
+    # A tied head shares its tensor with the embedding: give it its own before it changes.
+    for module in base_linears:
+        module.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
+    step.embedding = QuantizedEmbedding(step.embedding)
+    chosen = {id(module) for module in base_linears}
+    quantize_(step, config, filter_fn=lambda module, _: id(module) in chosen)

@@ -1,0 +1,68 @@
+"""What an export made: what runs inside the delegates and what does not, sizes, times."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+_MATMULS = ("linear", "mm", "bmm", "addmm", "matmul")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `prge export` prints.
+
+    Attributes:
+        delegate_calls: how often one execution enters a delegate.
+        outside: operators that stay outside, with how many of each.
+        inside_share: share of the step's multiply-adds inside the delegates, 0 to 1.
+        multiply_adds: of one execution at the longest T.
+        program_bytes: size of the ``.pte``.
+        weight_bytes: of the float32 checkpoint's tensors, each counted once.
+        seconds: wall-clock by phase.
+    """
+
+    delegate_calls: int
+    outside: dict[str, int]
+    inside_share: float
+    multiply_adds: int
+    program_bytes: int
+    weight_bytes: int
+    seconds: dict[str, float]
+
+
+def multiply_adds(graph: Graph) -> int:
+    """Multiply-adds of a graph's matrix products, at the traced (longest) T."""
+    return sum(_node_multiply_adds(node) for node in graph.nodes if node.op == "call_function")
+
+
+def _node_multiply_adds(node: Node) -> int:
+    name = _name(node)
+    if name not in _MATMULS:
+        return 0
+    left = node.args[1] if name == "addmm" else node.args[0]
+    assert isinstance(left, Node)
+    inner = left.meta["val"].shape[-1]
+    return _size([*node.meta["val"].shape, inner])
+
+
+def _size(shape: Iterable[int | torch.SymInt]) -> int:
+    return math.prod(size if isinstance(size, int) else int(size.node.hint) for size in shape)
+
+
+def _name(node: Node) -> str:
+    target = node.target
+    return str(getattr(target, "_opname", None) or getattr(target, "__name__", target)).split(".")[0].split("::")[-1]
+
+
+def outside_ops(graph: Graph) -> tuple[int, dict[str, int]]:
+    """(delegate calls, operators outside the delegates) of a lowered graph."""
+    names = Counter(_name(node) for node in graph.nodes if node.op == "call_function")
+    calls = names.pop("executorch_call_delegate", 0)
+    names.pop("getitem", None)
+    return calls, dict(names.most_common())

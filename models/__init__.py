@@ -1,0 +1,1 @@
+"""What is fine-tuned: checkpoints in, an engine-friendly step module out."""

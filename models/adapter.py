@@ -1,0 +1,159 @@
+"""LoRA-FA: which linear layers train, their frozen factors, and where each sits in the state.
+
+The state is one flat vector. For an adapted linear ``y = W x`` it holds, at the layer's
+offset, the trainable factor:
+
+* ``subspace=None`` (LoRA-FA, arXiv 2308.03303): ``y += s * B (A x)`` with A [r, in] frozen
+  and random, B [out, r] trained and stored transposed, [r, out].
+* ``subspace="svd"`` (as LoRA-XS, arXiv 2405.17604): with ``W ~ U S V^T`` (top r), ``A = V^T``,
+  ``B = U S R`` and only the core R [r, r] trained, stored transposed.
+
+Both start at zero, so the initial state is the zero vector, and both are LoRA pairs.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Subspace = Literal["svd"]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What trains.
+
+    Attributes:
+        rank: r, at least 1.
+        alpha: LoRA's alpha; the pair is scaled by ``alpha / rank``.
+        modules: names of linear modules as they end, ``("q_proj", "v_proj")``, or shell
+            patterns of full names, ``("*.mlp.*_proj",)``.
+        layers: which decoder layers to adapt, ``slice(20, None)`` for those from the 21st on.
+        subspace: ``"svd"`` for the r x r core, None for LoRA-FA's B.
+        seed: of the random A (``subspace=None``).
+    """
+
+    rank: int = 8
+    alpha: float = 8.0
+    modules: tuple[str, ...] = ("q_proj", "v_proj")
+    layers: slice = field(default_factory=lambda: slice(None))
+    subspace: Subspace | None = "svd"
+    seed: int = 0
+
+    def selects(self, name: str, depth: int) -> bool:
+        """Whether the linear ``layers.3.mlp.up_proj`` of a decoder of ``depth`` layers trains."""
+        layer = int(name.split(".")[1])
+        named = any(name.split(".")[-1] == m or fnmatch.fnmatch(name, m) for m in self.modules)
+        return named and layer in range(depth)[self.layers]
+
+
+class Copies:
+    """The perturbed states of the step being traced, f32[copies, S], shared by all adapted layers.
+
+    A plain object on purpose: torch.export takes a tensor attribute of a module for a leak.
+    """
+
+    weights: Tensor
+
+
+class AdaptedLinear(nn.Module):
+    """One frozen linear for all copies and one small factor per copy (the paper's dual-forwarding LoRA).
+
+    Rows come copy-major: row ``c * B + b`` is example b under copy c.
+    """
+
+    def __init__(self, base: nn.Linear, name: str, config: AdapterConfig, offset: int, copies: Copies):
+        super().__init__()
+        r = config.rank
+        if r > min(base.in_features, base.out_features):
+            raise ValueError(
+                f"rank {r} is larger than the smaller side of {name} "
+                f"({base.out_features} x {base.in_features}); choose a smaller rank"
+            )
+        self.base = base
+        self.name, self.offset, self.shared = name, offset, copies
+        self.scale = config.alpha / r
+        weight = base.weight.detach().float()
+        if config.subspace == "svd":
+            u, s, v = top_singular(weight, r)
+            down, up = v.T, u * s
+            self.core = (r, r)
+        else:
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
+            down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
+            up = None
+            self.core = (r, base.out_features)
+        self.down = nn.Buffer(down.contiguous())  # A, [r, in]
+        self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r]
+        # The scale is folded in, so that the graph has one multiplication less per layer.
+        self.scaled_down = nn.Buffer((down * self.scale).contiguous())
+
+    @property
+    def size(self) -> int:
+        """Numbers of the state that belong to this layer."""
+        return self.core[0] * self.core[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[R, T, in] -> f32[R, T, out]."""
+        weights = self.shared.weights[:, self.offset : self.offset + self.size]
+        copies, rows = weights.shape[0], x.shape[0]
+        low = F.linear(x, self.scaled_down).reshape(copies, -1, self.core[0])
+        low = torch.bmm(low, weights.reshape(copies, *self.core))
+        # Back to rows by way of four dimensions: torch.export cannot prove the direct reshape at a dynamic T.
+        low = low.reshape(copies, rows // copies, -1, self.core[1]).reshape(rows, -1, self.core[1])
+        if self.up is not None:
+            low = F.linear(low, self.up)
+        return self.base(x) + low
+
+
+def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The top singular triplets of W [out, in]: U [out, r], s [r], V [in, r], signs fixed.
+
+    Through the Gram matrix of the smaller side in float64, which is several times faster
+    than a full SVD and exact enough for the top of the spectrum.
+    """
+    w = weight.double()
+    tall = w.shape[0] >= w.shape[1]
+    gram = w.T @ w if tall else w @ w.T
+    values, vectors = torch.linalg.eigh(gram)
+    s = values[-rank:].flip(0).clamp_min(1e-24).sqrt()
+    side = vectors[:, -rank:].flip(1)
+    # An eigenvector's sign is arbitrary: make its largest entry positive on every machine.
+    largest = side.gather(0, side.abs().argmax(0, keepdim=True))
+    side = side * torch.where(largest < 0, -1.0, 1.0)
+    other = (w @ side if tall else w.T @ side) / s
+    u, v = (other, side) if tall else (side, other)
+    return u.float(), s.float(), v.float()
+
+
+def adapt(decoder: nn.Module, prefix: str, config: AdapterConfig, copies: Copies) -> list[AdaptedLinear]:
+    """Replace the selected linears of ``decoder.layers`` in place; returns them in state order.
+
+    ``prefix`` completes the names, as the checkpoint and PEFT have them.
+
+    Raises:
+        ValueError: when nothing is selected, naming the linear modules there are.
+    """
+    depth = len(decoder.layers)
+    linears = {f"layers.{n}": m for n, m in decoder.layers.named_modules() if isinstance(m, nn.Linear)}
+    adapted: list[AdaptedLinear] = []
+    offset = 0
+    for name, linear in linears.items():
+        if not config.selects(name, depth):
+            continue
+        layer = AdaptedLinear(linear, prefix + name, config, offset, copies)
+        decoder.set_submodule(name, layer)
+        adapted.append(layer)
+        offset += layer.size
+    if not adapted:
+        names = dict.fromkeys(n.split(".")[-1] for n in linears)
+        raise ValueError(
+            f"no linear module matches {', '.join(config.modules)} in the layers chosen; "
+            f"the model has {', '.join(names)} in {depth} layers"
+        )
+    return adapted

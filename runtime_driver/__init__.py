@@ -1,0 +1,1 @@
+"""The device side: a .pte and examples in, a trained adapter out."""

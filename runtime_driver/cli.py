@@ -1,0 +1,230 @@
+"""The `prge` command. Every command speaks to a person, or with --json to a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from prge.errors import UserError
+from prge.manifest import TOKENIZER_FILE
+from prge.quiet import quiet
+from prge.runtime_driver import commands
+
+app = typer.Typer(
+    help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+# On a descriptor of its own, which `quiet` does not hold back.
+err = Console(file=os.fdopen(os.dup(2), "w"))
+
+Program = Annotated[Path, typer.Argument(help="A program.pte, or the folder that holds it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Tokenizer = Annotated[Path | None, typer.Option(help=f"The {TOKENIZER_FILE}; default: beside the program.")]
+Data = Annotated[Path, typer.Option(help="Examples: .jsonl, .csv or .tsv.")]
+State = Annotated[Path | None, typer.Option(help="A run folder or its state.safetensors; default: no adapter.")]
+Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
+
+
+def show(result: dict[str, Any], as_json: bool, title: str) -> None:
+    """Print a result: one JSON object, or a two-column table."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for key, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {commands.plain(v)}" for k, v in value.items())
+        table.add_row(key.replace("_", " "), commands.plain(value))
+    out.print(table)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A preset (smollm2-135m), folder, .gguf file or hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for program and tokenizer.")],
+    template: Annotated[str, typer.Option(help="Prompt, with the data's columns in braces.")] = "{text}",
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=WORD, a class and its label word; once per class.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
+    max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
+    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 2,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Examples per step.")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
+    fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
+    quantization: Annotated[Literal["f32", "8da8w", "8da4w"], typer.Option()] = "8da8w",
+    backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
+    module: Annotated[
+        list[str] | None, typer.Option(help="Linear modules to adapt, by name or pattern; repeatable.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Layers to adapt as a slice: '20:', ':4', '-10:', ':' for all.")] = ":",
+    rank: Annotated[int, typer.Option(min=1)] = 8,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
+    subspace: Annotated[
+        Literal["svd", "none"], typer.Option(help="What trains: the r x r core, or LoRA-FA's whole B.")
+    ] = "svd",
+    noise: Annotated[Literal["rademacher", "gaussian"], typer.Option()] = "rademacher",
+    outer: Annotated[bool, typer.Option(help="All queries in one execution.")] = True,
+    inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
+    eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a Hugging Face model into a program that fine-tunes itself."""
+    with quiet():
+        from prge.export.program import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    config = ExportConfig(
+        adapter=AdapterConfig(
+            rank=rank,
+            alpha=rank if alpha is None else alpha,
+            modules=tuple(module) if module else AdapterConfig.modules,
+            layers=parse_slice(layers),
+            subspace="svd" if subspace == "svd" else None,
+        ),
+        step=StepConfig(queries, batch, outer, inner, noise),
+        template=template,
+        label_words=tuple(parse_label(text) for text in label or []),
+        target=target,
+        max_targets=max_targets,
+        min_tokens=max_tokens if fixed else min(4, max_tokens),
+        max_tokens=max_tokens,
+        quantization=quantization,
+        backend=backend,
+        eps=eps,
+        lr=lr,
+    )
+    show(commands.export(model, output, config, None if as_json else err), as_json, "Exported")
+
+
+def parse_slice(text: str) -> slice:
+    """'20:' as Python reads it; one number is that layer alone."""
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1 and parts[0] is not None:
+        return slice(parts[0], parts[0] + 1 or None)
+    if len(parts) != 2:
+        raise UserError(f"--layers {text!r}: write a slice, as '20:', ':4', '-10:' or ':' for all")
+    return slice(*parts)
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """'NAME=WORD', the word with its leading space."""
+    name, equals, word = text.partition("=")
+    if not (name and equals and word):
+        raise UserError(f"--label {text!r}: write NAME=WORD, as '1= great'")
+    return name, word
+
+
+@app.command()
+def train(
+    program: Program,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the run.")],
+    dev: Annotated[Path | None, typer.Option(help="Examples to evaluate on.")] = None,
+    dev_fraction: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
+    ] = 0.2,
+    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 200,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; default: the program's.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 50,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
+    result = commands.train(
+        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=lr, eps=eps,
+        seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer, console=None if as_json else err,
+    )  # fmt: skip
+    show(result, as_json, "Trained" if result["completed"] else "Stopped")
+
+
+@app.command(name="eval")
+def evaluate(
+    program: Program, data: Data, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Loss and accuracy on labelled examples."""
+    show(commands.evaluate_file(program, data, state, truncate, tokenizer), as_json, "Evaluated")
+
+
+@app.command()
+def predict(
+    program: Program,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify; or give --data.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Examples; labels are not needed.")] = None,
+    state: State = None,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    as_json: Json = False,
+) -> None:
+    """Classify texts."""
+    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer)
+    if as_json:
+        print(json.dumps({"predictions": predictions}))
+        return
+    table = Table(box=None)
+    for column in ("label", "probability", "text"):
+        table.add_column(column, justify="left")
+    for p in predictions:
+        table.add_row(p["label"], f"{p['probability']:.2f}", p["text"])
+    out.print(table)
+
+
+@app.command()
+def inspect(program: Program, as_json: Json = False) -> None:
+    """What a program says about itself."""
+    show(commands.inspect(program, as_json), as_json, str(program))
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="A run folder, or its adapter folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged model.")],
+    model: Annotated[str | None, typer.Option(help="The base model; default: the one the adapter names.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fold an adapter into its base model and write a plain Hugging Face checkpoint."""
+    show(commands.merge(adapter, output, model), as_json, "Merged")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
+    model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
+    steps: Annotated[int, typer.Option(min=1)] = 200,
+    as_json: Json = False,
+) -> None:
+    """Teach a language model which messages need a reply today, end to end."""
+    result = commands.demo(output, model, steps, console=None if as_json else err)
+    show(result, as_json, "Demo")
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user's become one sentence and exit code 1."""
+    try:
+        app()
+    except UserError as e:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(e)}))
+        err.print("error:", style="bold red", end=" ")
+        err.print(str(e), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

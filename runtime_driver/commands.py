@@ -1,0 +1,273 @@
+"""What each command does; `cli.py` holds their options.
+
+The two commands of the server side, export and merge, import their libraries when called, so
+a device without them runs all others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import load_state
+from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, template_columns, without
+from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
+from prge.runtime_driver.train import TrainConfig
+from prge.runtime_driver.train import train as train_steps
+
+if TYPE_CHECKING:
+    from prge.export.program import ExportConfig
+
+DEMO_TEMPLATE = "{text}\nReply needed:"
+DEMO_LABELS = (("today", " today"), ("later", " later"))
+
+
+def plain(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def open_program(program: Path, tokenizer: Path | None, truncate: bool) -> tuple[StepProgram, Encoder]:
+    """Load a program and the encoder that fits it."""
+    loaded = StepProgram(program)
+    beside = loaded.path.parent / TOKENIZER_FILE
+    return loaded, Encoder(loaded.manifest, tokenizer or beside, truncate=truncate)
+
+
+def read_state(program: StepProgram, state: Path | None) -> Tensor:
+    """The state of a run folder or file; without one, the initial state."""
+    if state is None:
+        return program.initial_state()
+    return load_state(state / STATE_FILE if state.is_dir() else state, program.manifest)
+
+
+def train(
+    program: Path, data: Path, output: Path, *, dev: Path | None, dev_fraction: float, limit: int | None, steps: int,
+    lr: float | None, eps: float | None, seed: int, eval_every: int, truncate: bool, tokenizer: Path | None,
+    console: Console | None,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge train`."""
+    loaded, encoder = open_program(program, tokenizer, truncate)
+    m = loaded.manifest
+    config = TrainConfig(steps, m.lr if lr is None else lr, m.eps if eps is None else eps, seed, eval_every)
+    if config.eps <= 0:
+        raise UserError(f"--eps must be above zero, not {config.eps}")
+    examples = encoder.examples(data, limit)
+    if dev is not None:
+        dev_examples = encoder.examples(dev)
+        kept = without(examples, dev_examples)
+        dropped, examples = len(examples) - len(kept), kept
+    else:
+        dropped = 0
+        examples, dev_examples = split(examples, dev_fraction, seed) if dev_fraction else (examples, [])
+    if not examples:
+        raise UserError(f"{data}: no example is left to train on beside those of the dev set")
+    check_classes(examples, m, data)
+    described = {"train": str(data), "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
+    run = RunFolder(output, loaded, config, described)
+
+    began = time.perf_counter()
+    state, records, interrupted = loaded.initial_state(), [], False
+    before = None
+    with _progress(console) as progress:
+        bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
+        try:
+            if dev_examples:
+                before = evaluate(loaded, state, dev_examples, lambda n: progress.update(bar, completed=n))
+            note = _scores(before)
+            progress.reset(bar, total=steps, description="training", note=note)
+            mean = 0.0
+            for state, record in train_steps(loaded, state, examples, dev_examples, config):
+                records.append(record)
+                run.log(record)
+                mean += (record.loss - mean) / min(len(records), 20)
+                note = _scores(record.evaluation) or note
+                speed = sum(r.seconds for r in records[-20:]) / len(records[-20:])
+                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note} {1 / speed:.2f} steps/s")
+        except KeyboardInterrupt:
+            interrupted = True
+        except UserError:
+            run.finish(state, records, before)
+            raise
+    if not records:
+        raise UserError(f"interrupted before the first step; {output} holds its configuration only")
+    after = next((r.evaluation for r in reversed(records) if r.evaluation), None)
+    result: dict[str, Any] = {"completed": not interrupted, "steps": len(records)}
+    if before:
+        result["before"] = summary(before)
+    if after:
+        result["after"] = summary(after)
+    result["seconds"] = time.perf_counter() - began
+    result["seconds_per_step"] = torch.tensor([r.seconds for r in records]).median().item()
+    if dropped:
+        result["left_out"] = f"{dropped} training examples that are also in the dev set"
+    return result | run.finish(state, records, before)
+
+
+def _scores(evaluation: Any) -> str:
+    return " ".join(f"dev {k} {v:.3f}" for k, v in summary(evaluation).items()) if evaluation else ""
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
+        console=console or Console(quiet=True),
+    )  # fmt: skip
+
+
+def evaluate_file(
+    program: Path, data: Path, state: Path | None, truncate: bool, tokenizer: Path | None
+) -> dict[str, Any]:
+    """`prge eval`."""
+    loaded, encoder = open_program(program, tokenizer, truncate)
+    examples = encoder.examples(data)
+    return {"examples": len(examples), **summary(evaluate(loaded, read_state(loaded, state), examples))}
+
+
+def predict(
+    program: Path, texts: Sequence[str], data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None
+) -> list[dict[str, Any]]:
+    """`prge predict`: the label, its probability among the labels, and the text, of each."""
+    loaded, encoder = open_program(program, tokenizer, truncate)
+    m = loaded.manifest
+    if m.objective != "label-words":
+        raise UserError(f"{loaded.path} has no label words to predict; `prge eval` gives its loss on a text")
+    columns = template_columns(m.template)
+    if texts and len(columns) != 1:
+        raise UserError(f"the template {m.template!r} takes {len(columns)} columns; give --data with them")
+    records = [(f"text {i}", {columns[0]: text}) for i, text in enumerate(texts, 1)]
+    if data is not None:
+        records += [(f"{data}, line {n}", {k: v for k, v in r.items() if k != "label"}) for n, r in read_records(data)]
+    if not records:
+        raise UserError("nothing to predict; give texts or --data")
+    examples: list[Example] = []
+    for where, record in records:
+        example = encoder.example(record, where)
+        if len(example.tokens) > m.max_tokens and not truncate:
+            raise UserError(
+                f"{where}: {len(example.tokens)} tokens; the program takes {m.max_tokens}: "
+                "use --truncate to cut from the left"
+            )
+        examples.append(encoder.fit(example))
+    scores = evaluate(loaded, read_state(loaded, state), examples).scores
+    assert scores is not None
+    return [
+        {"label": m.labels[int(p.argmax())].name, "probability": float(p.max()), "text": " ".join(record.values())}
+        for p, (_, record) in zip(scores.softmax(1), records, strict=True)
+    ]
+
+
+def inspect(program: Path, full: bool) -> dict[str, Any]:
+    """`prge inspect`; ``full`` gives the whole manifest."""
+    loaded = StepProgram(program)
+    m = loaded.manifest
+    if full:
+        return {"path": str(loaded.path), "bytes": loaded.path.stat().st_size, **asdict(m)}
+    last = [module.name.split(".")[-1] for module in m.adapter.modules]
+    return {
+        "model": m.model,
+        "quantization": m.quantization,
+        "bytes": loaded.path.stat().st_size,
+        "objective": m.objective,
+        "template": m.template + (f" -> {m.target}" if m.target else ""),
+        "labels": ", ".join(f"{x.name} ={x.word}" for x in m.labels),
+        "queries x batch": f"{m.queries} x {m.batch} ({m.rows} rows per execution)",
+        "tokens": f"{m.min_tokens} to {m.max_tokens}" if m.min_tokens < m.max_tokens else m.max_tokens,
+        "adapter": f"rank {m.adapter.rank}, alpha {m.adapter.alpha:g}, subspace {m.adapter.subspace or 'none'}",
+        "adapted": ", ".join(f"{last.count(name)} {name}" for name in dict.fromkeys(last)),
+        "state": f"{m.state_size:,} numbers",
+        "eps, lr": f"{m.eps:g}, {m.lr:g}",
+    }
+
+
+def export(model: str, output: Path, config: ExportConfig, console: Console | None) -> dict[str, Any]:
+    """`prge export`."""
+    with quiet():
+        from prge.export.program import export_program
+        from prge.models.checkpoints import load_checkpoint
+
+    with _progress(console) as progress:
+        bar = progress.add_task("load", total=None, note=model)
+        began = time.perf_counter()
+        with quiet():
+            checkpoint = load_checkpoint(model)
+        loaded = time.perf_counter() - began
+        manifest, report = export_program(
+            checkpoint, config, output, lambda phase: progress.update(bar, description=phase)
+        )
+    return {
+        "program": str(output / PROGRAM_FILE),
+        "megabytes": report.program_bytes / 1e6,
+        "share_of_f32_weights": report.program_bytes / report.weight_bytes,
+        "rows_per_execution": manifest.rows,
+        "state_size": manifest.state_size,
+        "delegate_calls": report.delegate_calls,
+        "multiply_adds_inside": report.inside_share,
+        "outside_the_delegates": report.outside,
+        "seconds": {"load": loaded, **report.seconds},
+    }
+
+
+def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
+    """`prge merge`."""
+    with quiet():
+        from prge.export.merge import merge_adapter
+
+    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
+    return merge_adapter(folder, output, model)
+
+
+def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
+    """`prge demo`: export unless that is done, train, and predict three messages of the test set."""
+    with quiet():
+        from prge.export.program import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    program, run = output / "program", output / f"run-{steps}-steps"
+    files = resources.files("prge.runtime_driver") / "demo"
+    result: dict[str, Any] = {}
+    with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
+        if not (program / PROGRAM_FILE).is_file():
+            config = ExportConfig(
+                adapter=AdapterConfig(),
+                step=StepConfig(queries=4, batch=8),
+                template=DEMO_TEMPLATE,
+                label_words=DEMO_LABELS,
+                max_tokens=64,
+                quantization="8da8w",
+            )
+            exported = export(model, program, config, console)
+            result["export"] = {k: exported[k] for k in ("megabytes", "delegate_calls")}
+        if not (run / STATE_FILE).is_file():
+            trained = train(
+                program, train_file, run, dev=test_file, dev_fraction=0.0, limit=None, steps=steps, lr=None, eps=None,
+                seed=0, eval_every=max(1, steps // 5), truncate=False, tokenizer=None, console=console,
+            )  # fmt: skip
+            (run / "result.json").write_text(json.dumps(trained) + "\n")
+        trained = json.loads((run / "result.json").read_text())
+        messages = [record["text"] for _, record in read_records(test_file)[:3]]
+    result |= {k: trained[k] for k in ("before", "after", "seconds_per_step", "picture", "adapter")}
+    for i, p in enumerate(predict(program, messages, None, run, False, None), 1):
+        result[f"prediction_{i}"] = f"{p['label']} ({p['probability']:.2f}): {p['text']}"
+    return result

@@ -1,0 +1,104 @@
+"""A run's folder: what was asked, what happened, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.runtime_driver.adapter import save_peft, save_state
+from prge.runtime_driver.evaluate import Evaluation
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.train import StepRecord, TrainConfig
+
+STATE_FILE = "state.safetensors"
+
+
+class RunFolder:
+    """``config.json``, ``log.jsonl``, then ``state.safetensors``, ``adapter/`` and ``curves.png``."""
+
+    def __init__(self, folder: Path, program: StepProgram, config: TrainConfig, data: dict[str, Any]):
+        """Make the folder.
+
+        Raises:
+            UserError: it holds another run or anything else, or cannot be written.
+        """
+        self.folder, self.program = folder, program
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            held = "another run" if (folder / "config.json").exists() else "something else"
+            raise UserError(f"{folder} holds {held}; choose another --output or remove it")
+        described = {"program": str(program.path), "train": asdict(config), "data": data}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+            self._log = (folder / "log.jsonl").open("w")
+        except OSError as e:
+            raise UserError(f"{folder} cannot be written: {e.strerror}") from e
+
+    def log(self, record: StepRecord) -> None:
+        """Append a step."""
+        row = {k: v for k, v in asdict(record).items() if k != "evaluation"}
+        if record.evaluation:
+            row["dev"] = summary(record.evaluation)
+        try:
+            self._log.write(json.dumps(row) + "\n")
+            self._log.flush()
+        except OSError as e:
+            raise UserError(f"{self.folder / 'log.jsonl'} cannot be written: {e.strerror}") from e
+
+    def finish(self, state: Tensor, records: list[StepRecord], before: Evaluation | None) -> dict[str, str]:
+        """Write state, adapter and picture; returns their paths by name."""
+        paths = {
+            "state": self.folder / STATE_FILE,
+            "adapter": self.folder / "adapter",
+            "picture": self.folder / "curves.png",
+        }
+        try:
+            self._log.close()
+            save_state(paths["state"], state)
+            save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
+            plot_curves(paths["picture"], records, before)
+        except OSError as e:
+            raise UserError(f"{self.folder} cannot be written: {e.strerror or e}; the log so far is there") from e
+        return {name: str(path) for name, path in paths.items()}
+
+
+def summary(evaluation: Evaluation) -> dict[str, float]:
+    """Loss, and accuracy where there is one."""
+    numbers = {"loss": evaluation.loss}
+    if evaluation.accuracy is not None:
+        numbers["accuracy"] = evaluation.accuracy
+    return numbers
+
+
+def plot_curves(path: Path, records: list[StepRecord], before: Evaluation | None) -> None:
+    """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    steps, losses = [r.step + 1 for r in records], [r.loss for r in records]
+    axis.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+    smooth: list[float] = []
+    for i, loss in enumerate(losses):  # a bias-corrected exponential mean over about 20 steps
+        smooth.append(loss if i == 0 else smooth[-1] + (loss - smooth[-1]) / min(i + 1, 20))
+    axis.plot(steps, smooth, color="tab:blue", label="training loss")
+    axis.set(xlabel="step", ylabel="loss")
+    points = [(0, before)] if before else []
+    points += [(r.step + 1, r.evaluation) for r in records if r.evaluation]
+    if points:
+        axis.plot([s for s, _ in points], [e.loss for _, e in points], "o--", color="tab:cyan", label="dev loss")
+    if points and points[0][1].accuracy is not None:
+        right = axis.twinx()
+        right.plot([s for s, _ in points], [e.accuracy for _, e in points], "s-", color="tab:orange")
+        right.set_ylabel("dev accuracy", color="tab:orange")
+        right.set_ylim(0, 1)
+    axis.legend(loc="upper right")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

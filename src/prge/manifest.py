@@ -1,0 +1,146 @@
+"""What a program says about itself: the JSON that its ``manifest`` method returns.
+
+The only thing that the export side and the driver share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+
+FORMAT = "prge"
+VERSION = 1
+
+PROGRAM_FILE = "program.pte"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class: its name in the data, its label word, and that word's vocabulary index."""
+
+    name: str
+    word: str
+    token: int
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """A linear layer's place in the state and in the ``frozen`` vector.
+
+    Its trainable core is ``state[offset : offset + core[0] * core[1]]``, row-major. Its
+    frozen factors follow each other in module order: A [rank, in], then for the svd
+    subspace U S [out, rank].
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    offset: int
+    core: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    rank: int
+    alpha: float
+    subspace: str | None
+    modules: tuple[AdaptedModule, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a driver needs to know.
+
+    Attributes:
+        model: where the checkpoint came from.
+        quantization: ``"f32"``, ``"8da8w"`` or ``"8da4w"``.
+        queries, batch, outer, inner, noise: the step's shape (`StepConfig`).
+        min_tokens, max_tokens: bounds of T; equal in a program of fixed length.
+        state_size: S.
+        objective: ``"label-words"`` or ``"language-modelling"``.
+        template: the prompt, with the data's column names in braces.
+        labels: the classes (label words only).
+        target: the template of the target text (language modelling only).
+        max_targets: M, the most target tokens of an example (language modelling only).
+        tokenizer_sha256: of the tokenizer file's bytes.
+        pad_token: fills rows on the right.
+        eps, lr: what `prge train` uses unless told otherwise.
+        adapter: what trains.
+    """
+
+    model: str
+    quantization: str
+    queries: int
+    batch: int
+    outer: bool
+    inner: bool
+    noise: str
+    min_tokens: int
+    max_tokens: int
+    state_size: int
+    objective: str
+    template: str
+    tokenizer_sha256: str
+    pad_token: int
+    eps: float
+    lr: float
+    adapter: Adapter
+    labels: tuple[Label, ...] = ()
+    target: str = ""
+    max_targets: int = 0
+    format: str = field(default=FORMAT)
+    version: int = field(default=VERSION)
+
+    @property
+    def copies(self) -> int:
+        return (self.queries if self.outer else 1) * (2 if self.inner else 1)
+
+    @property
+    def rows(self) -> int:
+        """R, rows of one execution."""
+        return self.copies * self.batch
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Parse and check; ``where`` names the file in messages.
+
+        Raises:
+            UserError: not a prge manifest, of a newer version, or with missing or odd fields.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data["format"] != FORMAT:
+                raise KeyError("format")
+            version = int(data["version"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{where} is not a program made by prge: its manifest cannot be read ({e})") from e
+        if version > VERSION:
+            raise UserError(
+                f"{where} has manifest version {version}; this prge reads up to {VERSION}: "
+                "upgrade prge, or export the program again"
+            )
+        try:
+            adapter = data.pop("adapter")
+            modules = tuple(AdaptedModule(**{**m, "core": tuple(m["core"])}) for m in adapter.pop("modules"))
+            labels = tuple(Label(**label) for label in data.pop("labels"))
+            return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules))
+        except (TypeError, KeyError) as e:
+            raise UserError(f"{where} has a manifest with missing or unknown fields: {e}") from e
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""Tiny random models with a tokenizer, and programs exported from them once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+from prge.export.program import ExportConfig, export_program
+from prge.models.adapter import AdapterConfig
+from prge.models.checkpoints import load_checkpoint
+from prge.models.step import StepConfig
+from prge.quiet import quiet
+
+TEMPLATE = "{text} Reply"
+LABELS = (("today", " today"), ("later", " later"))
+VOCABULARY = 600
+
+
+@pytest.fixture(scope="session")
+def demo_data() -> Path:
+    with resources.as_file(resources.files("prge.runtime_driver") / "demo") as folder:
+        return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
+    """A byte-level BPE tokenizer, trained on the demo's messages."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = (demo_data / "train.tsv").read_text().splitlines()
+    tokenizer.train_from_iterator([line.replace("\t", " ") for line in lines], trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+def tiny_config(**changes: Any) -> LlamaConfig:
+    """A Llama of two layers, with grouped queries and a tied head unless changed."""
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+    }
+    return LlamaConfig(**settings | changes)
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Callable[[Any], Path]:
+    """config -> a checkpoint folder of that shape with random weights and the tokenizer."""
+
+    def make(config: Any) -> Path:
+        folder = tmp_path_factory.mktemp("model")
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        for file in tokenizer_folder.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_model: Callable[[Any], Path]) -> Path:
+    return make_model(tiny_config())
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+    """Export with changed settings; equal settings share one folder."""
+    made: dict[str, Path] = {}
+
+    def run(
+        model: Path = tiny_model, step: StepConfig | None = None, adapter: AdapterConfig | None = None, **changes: Any
+    ) -> Path:
+        settings: dict[str, Any] = {
+            "template": TEMPLATE,
+            "label_words": LABELS,
+            "max_tokens": 40,
+            "adapter": adapter or AdapterConfig(rank=4, alpha=8.0),
+            "step": step or StepConfig(queries=2, batch=2),
+        }
+        config = ExportConfig(**settings | changes)
+        key = repr((model, config))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("program") / "out"
+            with quiet():
+                export_program(load_checkpoint(str(model)), config, made[key])
+        return made[key]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def program_folder(export: Callable[..., Path]) -> Path:
+    """The program that most tests drive: q = 2, B = 2, f32, T up to 40, svd on q and v."""
+    return export()

@@ -1,0 +1,155 @@
+"""Data: formats, what is refused and how, splits, batches, rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prge.errors import UserError
+from prge.runtime_driver.data import (
+    Encoder,
+    Example,
+    batches,
+    check_classes,
+    collate,
+    read_records,
+    split,
+    template_columns,
+    without,
+)
+from prge.runtime_driver.program import StepProgram
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "one, \\"1\\"", "label": 0}\n\n{"text": "two", "label": "1"}\n'),
+        ("a.csv", 'text,label\n"one, ""1""",0\ntwo,1\n'),
+        ("a.tsv", 'text\tlabel\none, "1"\t0\ntwo\t1\n'),
+        ("bare.tsv", 'one, "1"\t0\ntwo\t1\n'),
+    ],
+)
+def test_formats_agree(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows = [record for _, record in read_records(tmp_path / name)]
+    assert rows == [{"text": 'one, "1"', "label": "0"}, {"text": "two", "label": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{"text": ', "line 2: not a JSON object"),
+        ("a.jsonl", "[1]\n", "line 1: a JSON object was expected"),
+        ("a.csv", "text,label\na,0\nb\n", "line 3: 1 columns where 2 were expected"),
+        ("a.tsv", "a\t0\nb\t1\tc\n", "line 2: 3 columns"),
+        ("a.csv", 'text,label\n"a,0\n', "line"),
+        ("a.jsonl", "", "holds no examples"),
+        ("a.parquet", "x", "unknown kind"),
+        ("a.jsonl", b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_malformed_files_name_the_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read_records(path)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "tsv"]))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str) -> None:
+    path = tmp_path_factory.mktemp("data") / f"a.{kind}"
+    path.write_bytes(content)
+    try:
+        assert read_records(path)
+    except UserError as e:
+        assert str(path) in str(e)
+
+
+@pytest.fixture(scope="module")
+def encoder(program_folder: Path) -> Encoder:
+    return Encoder(StepProgram(program_folder).manifest, program_folder / "tokenizer.json")
+
+
+def test_examples_are_the_template_s_tokens(encoder: Encoder) -> None:
+    example = encoder.example({"text": "call me", "label": "later"})
+    assert encoder.tokenizer.decode(list(example.tokens)) == "call me Reply"
+    assert example.label == 1
+
+
+def test_refusals_say_what_and_where(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "label": "today"}\n{"text": "x", "label": "never"}\n')
+    with pytest.raises(UserError, match="line 2: unknown label 'never'; the program knows today, later"):
+        encoder.examples(path)
+    path.write_text('{"body": "x", "label": "today"}\n')
+    with pytest.raises(UserError, match="no column 'text'.*it has body, label"):
+        encoder.examples(path)
+    path.write_text('{"text": "x"}\n')
+    with pytest.raises(UserError, match="no column 'label'"):
+        encoder.examples(path)
+    path.write_text('{"text": "%s", "label": "today"}\n{"text": "x", "label": "later"}\n' % ("many words " * 60))
+    with pytest.raises(UserError, match="1 of 2 texts are longer than the program's 40 tokens; use --truncate"):
+        encoder.examples(path)
+    path.write_text('{"text": "x", "label": "later"}\n')
+    with pytest.raises(UserError, match="every example has the label 'later'"):
+        check_classes(encoder.examples(path), encoder.manifest, path)
+
+
+def test_truncation_keeps_the_end(program_folder: Path, encoder: Encoder) -> None:
+    cut = Encoder(encoder.manifest, program_folder / "tokenizer.json", truncate=True)
+    whole = cut.example({"text": "many words " * 60, "label": "today"})
+    assert cut.fit(whole).tokens == whole.tokens[-40:]
+
+
+def test_templates() -> None:
+    assert template_columns("{premise} so {hypothesis}?") == ["premise", "hypothesis"]
+    for bad in ("{", "{0}", "{}", "{a.b}", "{a[0]}"):
+        with pytest.raises(UserError, match="template"):
+            template_columns(bad)
+
+
+def make(n: int, duplicates: int = 0) -> list[Example]:
+    distinct = [Example(tuple(range(1, 2 + i * 7 % 23)) + (i,), i % 3 % 2) for i in range(n)]
+    return distinct + distinct[:duplicates]
+
+
+@given(st.integers(2, 60), st.integers(0, 30), st.floats(0.05, 0.8), st.integers(0, 5))
+def test_split_keeps_equal_examples_together(n: int, duplicates: int, fraction: float, seed: int) -> None:
+    data = make(n, duplicates)
+    train, dev = split(data, fraction, seed)
+    assert len(train) + len(dev) == len(data) and dev
+    assert not {e.tokens for e in train} & {e.tokens for e in dev}
+    assert without(data, dev) == train
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 3))
+def test_every_epoch_has_every_example(n: int, size: int, seed: int) -> None:
+    data = make(n)
+    per_epoch = -(-n // size)
+    got = list(islice(batches(data, size, seed), 2 * per_epoch))
+    assert all(len(batch) == size for batch in got)
+    for epoch in (got[:per_epoch], got[per_epoch:]):
+        assert {e.tokens for batch in epoch for e in batch} == {e.tokens for e in data}
+    assert got == list(islice(batches(data, size, seed), 2 * per_epoch))
+
+
+def test_batches_are_balanced_and_of_like_length() -> None:
+    data = make(600)
+    share = sum(e.label for e in data) / len(data)
+    got = list(islice(batches(data, 12, 0), 50))
+    assert max(abs(sum(e.label for e in batch) - 12 * share) for batch in got) <= 2
+    padded = sum(max(len(e.tokens) for e in batch) * len(batch) for batch in got)
+    assert padded < 1.35 * sum(len(e.tokens) for e in data)
+    assert len(Counter(tuple(batch) for batch in islice(batches(data, 12, 1), 50)) & Counter(map(tuple, got))) < 5
+
+
+def test_collate_pads_right_and_points_at_the_last_token(encoder: Encoder) -> None:
+    tokens, (position, label) = collate([Example((5, 6, 7), 1), Example((8,), 0)], encoder.manifest)
+    assert tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]  # at least four columns, the program's minimum
+    assert position.tolist() == [2, 0] and label.tolist() == [1, 0]

@@ -1,0 +1,194 @@
+"""The program's step against the reference, on XNNPACK and on portable kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from conftest import tiny_config
+from transformers import AutoModelForCausalLM
+
+from prge.models.adapter import AdapterConfig, top_singular
+from prge.models.step import StepConfig
+from prge.runtime_driver.data import Encoder, Example, collate
+from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program import StepProgram
+
+SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05
+
+
+def load(folder: Path) -> StepProgram:
+    return StepProgram(folder)
+
+
+def random_state(program: StepProgram) -> torch.Tensor:
+    return 0.1 * torch.randn(program.manifest.state_size, generator=torch.Generator().manual_seed(1))
+
+
+def random_batch(program: StepProgram, seed: int = 0) -> list[Example]:
+    """B examples of different lengths up to the bound."""
+    g, m = torch.Generator().manual_seed(seed), program.manifest
+    examples = []
+    for i in range(m.batch):
+        length = m.max_tokens if i == 0 else int(torch.randint(3, m.max_tokens + 1, (1,), generator=g))
+        tokens = torch.randint(1, 600, (length,), generator=g).tolist()
+        examples.append(Example(tuple(tokens), i % 2, min(3, length - 1)))
+    return examples
+
+
+def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
+    """One step from a random state: losses, new state, and the objective's own losses."""
+    program = load(folder)
+    m, frozen, state, batch = program.manifest, program.frozen(), random_state(program), random_batch(program)
+    hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected_state, expected_loss = reference.step(hf, m, frozen, state, batch, SEED, LR, EPS)
+        expected_losses = torch.stack([reference.loss(hf, m, frozen, state, e) for e in batch])
+    new_state, loss = program.step(state, *collate(batch, m), SEED, LR, EPS)
+    assert abs(loss - expected_loss) < tolerance
+    # The update divides a loss difference by 2 eps: the losses' tolerance grows with it.
+    assert (new_state - expected_state).abs().max() < LR * tolerance / EPS
+    assert (new_state - state).abs().max() > 20 * LR * tolerance / EPS
+    losses = evaluate(program, state, batch).losses
+    torch.testing.assert_close(losses, expected_losses, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", ["xnnpack", "portable"])
+@pytest.mark.parametrize("subspace", ["svd", None])
+@pytest.mark.parametrize(("queries", "batch", "tokens"), [(2, 3, 17), (3, 1, 9)])
+def test_step_equals_the_reference(
+    export: Callable[..., Path], tiny_model: Path, backend: str, subspace: str | None, queries: int, batch: int, tokens: int
+) -> None:  # fmt: skip
+    folder = export(
+        step=StepConfig(queries, batch),
+        adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace),  # type: ignore[arg-type]
+        min_tokens=tokens,
+        max_tokens=tokens,
+        backend=backend,
+    )
+    compare(folder, tiny_model)
+
+
+def test_dynamic_length_and_all_modules(export: Callable[..., Path], tiny_model: Path) -> None:
+    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    folder = export(adapter=AdapterConfig(rank=2, alpha=4.0, modules=modules, layers=slice(1, None)))
+    compare(folder, tiny_model)
+
+
+def test_language_modelling(export: Callable[..., Path], tiny_model: Path) -> None:
+    folder = export(label_words=(), target=" {label}", max_targets=4)
+    compare(folder, tiny_model)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(False, True), (True, False), (False, False)])
+def test_loops_on_the_host_make_the_same_step(
+    export: Callable[..., Path], program_folder: Path, outer: bool, inner: bool
+) -> None:
+    whole, parts = load(program_folder), load(export(step=StepConfig(2, 2, outer=outer, inner=inner)))
+    assert parts.manifest.rows == 2 * (1 + outer) * (1 + inner)
+    state, (tokens, targets) = random_state(whole), collate(random_batch(whole), whole.manifest)
+    expected, loss = whole.step(state, tokens, targets, SEED, LR, EPS)
+    got, other_loss = parts.step(state, tokens, targets, SEED, LR, EPS)
+    assert abs(loss - other_loss) < 1e-5
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def test_noise_bits_are_the_same_in_the_program(export: Callable[..., Path], program_folder: Path) -> None:
+    """With eps and lr such that state' shows z: every engine's z is +-1 times one number per query."""
+    tokens = {"min_tokens": 9, "max_tokens": 9}
+    for folder in (program_folder, export(step=StepConfig(1, 2), **tokens), export(backend="portable", **tokens)):
+        program = load(folder)
+        m = program.manifest
+        state, (rows, targets) = program.initial_state(), collate(random_batch(program), m)
+        z = torch.stack([reference.rademacher(SEED + i, m.state_size) for i in range(m.queries)])
+        new, _ = program.step(state, rows, targets, SEED, 1.0, EPS)
+        slopes = torch.linalg.lstsq(z.T, -new.unsqueeze(1)).solution.squeeze(1)
+        torch.testing.assert_close(-new, slopes @ z, rtol=1e-4, atol=1e-6)
+
+
+def test_gaussian_program_equals_eager_noise(export: Callable[..., Path]) -> None:
+    from prge.models.noise import noise
+
+    program = load(export(step=StepConfig(1, 2, noise="gaussian"), min_tokens=9, max_tokens=9))
+    state, (rows, targets) = program.initial_state(), collate(random_batch(program), program.manifest)
+    new, _ = program.step(state, rows, targets, SEED, 1.0, EPS)
+    z = noise(torch.tensor([SEED]), 1, program.manifest.state_size, "gaussian")[0]
+    slope = -(new @ z) / (z @ z)
+    torch.testing.assert_close(-new, slope * z, rtol=1e-5, atol=1e-7)
+
+
+def test_estimate_is_unbiased(program_folder: Path, tiny_model: Path) -> None:
+    """Averaged over many seeds the estimate points along autograd's gradient."""
+    program = load(program_folder)
+    m, state, batch = program.manifest, random_state(program), random_batch(program)
+    hf = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    exact = reference.gradient(hf, m, program.frozen(), state, batch)
+    rows, steps = collate(batch, m), 2000
+    mean = torch.zeros_like(state)
+    for i in range(steps):
+        new, _ = program.step(state, *rows, i * m.queries, 1.0, 1e-2)
+        mean += (state - new) / steps
+    total, size = steps * m.queries, m.state_size
+    # g_hat = mean of z z^T g: along g it is g, across it has variance |g|^2 / q_total per number.
+    along = float(mean @ exact / (exact @ exact))
+    assert abs(along - 1) < 5 * (2 / total) ** 0.5
+    cosine = float(mean @ exact / mean.norm() / exact.norm())
+    expected = 1 / (1 + (size - 1) / total) ** 0.5
+    assert abs(cosine - expected) < 0.02
+
+
+def test_svd_factors_are_the_top_of_w() -> None:
+    for shape in ((12, 30), (30, 12)):
+        w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        u, s, v = top_singular(w, 5)
+        full_u, full_s, full_v = torch.linalg.svd(w, full_matrices=False)
+        torch.testing.assert_close(s, full_s[:5])
+        torch.testing.assert_close((u * s) @ v.T, (full_u[:, :5] * full_s[:5]) @ full_v[:5], rtol=0, atol=1e-5)
+
+
+def rounded(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Symmetric rounding of groups of inputs to ``bits``."""
+    groups = weight.reshape(weight.shape[0], -1, group)
+    scale = groups.abs().amax(2, keepdim=True) / (2 ** (bits - 1) - 0.5)
+    steps = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return (steps * scale).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
+def test_quantized_program_equals_a_model_of_rounded_weights(
+    export: Callable[..., Path], make_model: Callable[..., Path], quantization: str
+) -> None:
+    """Up to the rounding of activations, losses are those of a float model with rounded weights."""
+    model = make_model(tiny_config(initializer_range=0.1))
+    program = load(export(model=model, quantization=quantization))
+    hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    state, batch = random_state(program), random_batch(program)
+    m, frozen = program.manifest, program.frozen()
+    with torch.no_grad():
+        plain = torch.stack([reference.loss(hf, m, frozen, state, e) for e in batch])
+        hf.lm_head.weight = torch.nn.Parameter(hf.lm_head.weight.clone())
+        embedding = hf.model.embed_tokens.weight
+        scale = embedding.abs().amax(1, keepdim=True) / 127
+        embedding.copy_((embedding / scale).round() * scale)
+        for linear in (x for x in hf.model.modules() if isinstance(x, torch.nn.Linear)):
+            bits, group = (8, linear.in_features) if quantization == "8da8w" else (4, 32)
+            linear.weight.copy_(rounded(linear.weight, bits, group))
+        expected = torch.stack([reference.loss(hf, m, frozen, state, e) for e in batch])
+    losses = evaluate(program, state, batch).losses
+    assert (losses - expected).abs().max() < 0.05
+    if quantization == "8da4w":
+        assert (losses - plain).abs().max() > 0.1
+    new, _ = program.step(state, *collate(batch, m), SEED, LR, 0.1)
+    assert new.isfinite().all() and not torch.equal(new, state)
+
+
+def test_evaluation_does_not_depend_on_company(program_folder: Path, demo_data: Path) -> None:
+    program = load(program_folder)
+    encoder = Encoder(program.manifest, program_folder / "tokenizer.json", truncate=True)
+    examples = encoder.examples(demo_data / "test.tsv", 11)
+    together = evaluate(program, random_state(program), examples).losses
+    alone = torch.cat([evaluate(program, random_state(program), [e]).losses for e in examples])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)

@@ -1,0 +1,139 @@
+"""Runs: reproducible, resumable at any step, learning, and their adapters good for PEFT."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from prge.models.adapter import AdapterConfig
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import load_state, save_peft, save_state
+from prge.runtime_driver.data import Encoder, Example
+from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.train import TrainConfig, train
+
+CONFIG = TrainConfig(steps=12, lr=0.5, eps=0.02, seed=5)
+
+
+def examples(program: StepProgram, folder: Path, data: Path, count: int) -> list[Example]:
+    return Encoder(program.manifest, folder / "tokenizer.json", truncate=True).examples(data, count)
+
+
+def run(program: StepProgram, data: list[Example], config: TrainConfig, upto: int | None = None) -> torch.Tensor:
+    state = program.initial_state()
+    for state, record in train(program, state, data, [], config):
+        if record.step + 1 == upto:
+            break
+    return state
+
+
+SECOND_PROCESS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from test_training import CONFIG, examples
+from prge.runtime_driver.adapter import load_state, save_state
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.train import train
+folder, data, state_file, first = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+program = StepProgram(folder)
+state = load_state(state_file, program.manifest)
+for state, _ in train(program, state, examples(program, folder, data, 30), [], CONFIG, first_step=first):
+    pass
+save_state(state_file, state)
+"""
+
+
+def test_split_over_two_processes_is_bit_identical(program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
+    program, data = StepProgram(program_folder), demo_data / "train.tsv"
+    texts = examples(program, program_folder, data, 30)
+    whole = run(program, texts, CONFIG)
+    save_state(tmp_path / "s", run(program, texts, CONFIG, upto=5))
+    arguments = [str(program_folder), str(data), str(tmp_path / "s"), "5", str(Path(__file__).parent)]
+    subprocess.run([sys.executable, "-c", SECOND_PROCESS, *arguments], check=True)
+    assert torch.equal(load_state(tmp_path / "s", program.manifest), whole)
+
+
+def test_training_lowers_the_loss(program_folder: Path, demo_data: Path) -> None:
+    program = StepProgram(program_folder)
+    texts = examples(program, program_folder, demo_data / "train.tsv", 40)
+    before = evaluate(program, program.initial_state(), texts)
+    after = evaluate(program, run(program, texts, TrainConfig(400, lr=0.3, eps=0.02)), texts)
+    assert after.loss < 0.9 * before.loss
+
+
+@pytest.mark.parametrize("subspace", ["svd", None])
+def test_peft_gives_the_program_s_logits(
+    export: Callable[..., Path], tiny_model: Path, demo_data: Path, tmp_path: Path, subspace: str | None
+) -> None:
+    folder = export(adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace))  # type: ignore[arg-type]
+    program = StepProgram(folder)
+    texts = examples(program, folder, demo_data / "test.tsv", 6)
+    state = 0.2 * torch.randn(program.manifest.state_size, generator=torch.Generator().manual_seed(2))
+    save_peft(tmp_path / "adapter", program.manifest, program.frozen(), state)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    tokens = [label.token for label in program.manifest.labels]
+
+    def scores(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([model(torch.tensor([e.tokens])).logits[0, -1, tokens] for e in texts])
+
+    ours = evaluate(program, state, texts).scores
+    assert ours is not None
+    plain = scores(base)
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(ours, scores(adapted), rtol=0, atol=1e-3)
+    assert (ours - plain).abs().max() > 0.05
+    from prge.export.merge import merge_adapter
+
+    with quiet():
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged", None)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    torch.testing.assert_close(ours, scores(merged), rtol=0, atol=1e-3)
+
+
+def test_untied_head_with_biases(export: Callable[..., Path], make_model: Callable[..., Path], demo_data: Path) -> None:
+    """Zero-shot scores equal the model's for an untied head, biased linears, and ungrouped heads."""
+    config = tiny_config(tie_word_embeddings=False, attention_bias=True, mlp_bias=True, num_key_value_heads=4)
+    model = make_model(config)
+    folder = export(model=model)
+    program = StepProgram(folder)
+    texts = examples(program, folder, demo_data / "test.tsv", 4)
+    hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    tokens = [label.token for label in program.manifest.labels]
+    with torch.no_grad():
+        expected = torch.stack([hf(torch.tensor([e.tokens])).logits[0, -1, tokens] for e in texts])
+    ours = evaluate(program, program.initial_state(), texts).scores
+    assert ours is not None
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_ctrl_c_keeps_what_there_is(program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from prge.runtime_driver.cli import main; main()", "train", str(program_folder)]
+    command += ["--data", str(demo_data / "train.tsv"), "--output", str(out), "--steps", "1000000", "--truncate"]
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    log = out / "log.jsonl"
+    for _ in range(600):
+        if log.exists() and log.read_text().count("\n") > 3:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    result = json.loads(printed)
+    assert process.returncode == 0 and result["completed"] is False and result["steps"] >= 3
+    assert (out / "state.safetensors").exists() and (out / "curves.png").stat().st_size > 5000
+    assert (out / "adapter" / "adapter_model.safetensors").exists()
+    assert log.read_text().count("\n") == result["steps"]
