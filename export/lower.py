@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import (
     EdgeCompileConfig,
     EdgeProgramManager,
@@ -99,11 +100,11 @@ class LayeredPartitioner(XnnpackPartitioner):
         # With this spec the backend runs one graph pass per delegate instead of seventeen, none
         # of which finds anything in our graphs; each costs a retrace of the delegate.
         spec = CompileSpec("dqlinear_partitioner", b"")
-        self.delegation_spec = DelegationSpec(self.delegation_spec.backend_id, [spec])
+        self.delegation_spec = DelegationSpec(XnnpackBackend.__name__, [spec])
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
-        partitions = []
+        partitions: list[Partition] = []
         for whole in super().generate_partitions(ep):
             chunks: dict[int, list[Node]] = {}
             current, place = 0, {}

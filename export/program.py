@@ -33,9 +33,17 @@ from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
 
-# Measured on SmolLM2-135M and SST-2 (README, "Choosing eps and the learning rate").
-DEFAULT_EPS = {"f32": 1e-2, "8da8w": 1e-1, "8da4w": 1e-1}
-DEFAULT_LR = {"svd": 3e-2, None: 1e-3}
+
+def default_eps(adapter: AdapterConfig, quantization: Quantization) -> float:
+    """Measured for the svd subspace (README, "eps and the learning rate"); else the paper's."""
+    if adapter.subspace is None:
+        return 1e-2 if quantization == "f32" else 1e-1
+    return 0.1 if quantization == "f32" else 0.2
+
+
+def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
+    """Measured for the svd subspace, growing with the effective batch E = q B; else the paper's."""
+    return 5e-5 if adapter.subspace is None else 0.1 * step.queries * step.batch / 32
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,9 @@ def export_program(
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
     try:
-        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens)
+        built = build_step(
+            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, config.quantization == "f32"
+        )
     except (UnsupportedModel, ValueError) as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     step = built.step.eval()
@@ -221,7 +231,7 @@ def _manifest(
         max_targets=0 if labels else config.max_targets,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
-        eps=config.eps or DEFAULT_EPS[config.quantization],
-        lr=config.lr or DEFAULT_LR[adapter.subspace],
+        eps=config.eps or default_eps(adapter, config.quantization),
+        lr=config.lr or default_lr(adapter, step),
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
     )

@@ -57,10 +57,14 @@ def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quanti
             raise UserError(
                 f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
             )
-        config = Int8DynamicActivationIntxWeightConfig(torch.int4, PerGroup(_GROUP))
+        config = Int8DynamicActivationIntxWeightConfig(
+            torch.int4,  # type: ignore[attr-defined]
+            PerGroup(_GROUP),
+        )
     # A tied head shares its tensor with the embedding: give it its own before it changes.
     for module in base_linears:
         module.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
+    assert isinstance(step.embedding, nn.Embedding)
     step.embedding = QuantizedEmbedding(step.embedding)
     chosen = {id(module) for module in base_linears}
     quantize_(step, config, filter_fn=lambda module, _: id(module) in chosen)

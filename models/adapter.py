@@ -14,8 +14,8 @@ Both start at zero, so the initial state is the zero vector, and both are LoRA p
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +33,16 @@ class AdapterConfig:
         alpha: LoRA's alpha; the pair is scaled by ``alpha / rank``.
         modules: names of linear modules as they end, ``("q_proj", "v_proj")``, or shell
             patterns of full names, ``("*.mlp.*_proj",)``.
-        layers: which decoder layers to adapt, ``slice(20, None)`` for those from the 21st on.
+        layers: which decoder layers to adapt, ``slice(20, None)`` for those from the 21st on;
+            None for the upper half, whose directional derivatives carry the most signal.
         subspace: ``"svd"`` for the r x r core, None for LoRA-FA's B.
         seed: of the random A (``subspace=None``).
     """
 
     rank: int = 8
     alpha: float = 8.0
-    modules: tuple[str, ...] = ("q_proj", "v_proj")
-    layers: slice = field(default_factory=lambda: slice(None))
+    modules: tuple[str, ...] = ("v_proj", "o_proj")
+    layers: slice | None = None
     subspace: Subspace | None = "svd"
     seed: int = 0
 
@@ -49,7 +50,7 @@ class AdapterConfig:
         """Whether the linear ``layers.3.mlp.up_proj`` of a decoder of ``depth`` layers trains."""
         layer = int(name.split(".")[1])
         named = any(name.split(".")[-1] == m or fnmatch.fnmatch(name, m) for m in self.modules)
-        return named and layer in range(depth)[self.layers]
+        return named and layer in range(depth)[self.layers or slice(depth // 2, None)]
 
 
 class Copies:
@@ -131,7 +132,7 @@ def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u.float(), s.float(), v.float()
 
 
-def adapt(decoder: nn.Module, prefix: str, config: AdapterConfig, copies: Copies) -> list[AdaptedLinear]:
+def adapt(decoder: Any, prefix: str, config: AdapterConfig, copies: Copies) -> list[AdaptedLinear]:
     """Replace the selected linears of ``decoder.layers`` in place; returns them in state order.
 
     ``prefix`` completes the names, as the checkpoint and PEFT have them.

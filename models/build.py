@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Copies, adapt
-from prge.models.engine import Attention, RMSNorm, Rotary
+from prge.models.engine import Attention, RMSNorm, Rotary, SharedEmbedding, SharedHead
 from prge.models.step import LabelWords, LanguageModel, Step, StepConfig
 
 # Model types whose decoder layers have Llama's parts under Llama's names.
@@ -43,16 +44,22 @@ class BuiltStep:
 
 
 def build_step(
-    model: nn.Module,
+    model: Any,
     adapter: AdapterConfig,
     config: StepConfig,
     objective: LabelWordsObjective | LanguageModelObjective,
     max_tokens: int,
+    share_table: bool = False,
 ) -> BuiltStep:
     """Swap what blocks delegation, adapt the selected linears, and wrap all in a `Step`.
 
     ``model`` (a transformers causal LM in float32) is consumed: its modules are moved into
     the step and changed in place.
+
+    Args:
+        max_tokens: the longest row.
+        share_table: whether the LM head of a tied model reads the embedding's table, for
+            language modelling in float32.
 
     Raises:
         UnsupportedModel: when its type is not in FAMILIES.
@@ -81,13 +88,17 @@ def build_step(
         if type(module).__name__.endswith("RMSNorm"):
             decoder.set_submodule(name, RMSNorm(module))
     base_linears = [m for m in decoder.layers.modules() if isinstance(m, nn.Linear)]
-    head: nn.Module
+    embedding = decoder.embed_tokens
+    head: LabelWords | LanguageModel
     if isinstance(objective, LabelWordsObjective):
         bias: Tensor | None = model.lm_head.bias
         head = LabelWords(decoder.norm, model.lm_head.weight, bias, objective.tokens)
+    elif share_table and model.lm_head.weight is embedding.weight:
+        embedding = SharedEmbedding(embedding)
+        head = LanguageModel(decoder.norm, SharedHead(embedding), objective.max_targets)
     else:
         head = LanguageModel(decoder.norm, model.lm_head, objective.max_targets)
         base_linears.append(model.lm_head)
     size = sum(layer.size for layer in adapters)
-    step = Step(decoder.embed_tokens, decoder.layers, rotary, head, copies, size, config)
+    step = Step(embedding, decoder.layers, rotary, head, copies, size, config)
     return BuiltStep(step, adapters, base_linears)

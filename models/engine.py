@@ -7,6 +7,8 @@ with at most one unknown dimension).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,15 +17,43 @@ from torch.nn import functional as F
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension; the mean is a linear layer with weights 1/H."""
 
-    def __init__(self, norm: nn.Module):
+    def __init__(self, norm: Any):
         super().__init__()
-        self.weight = norm.weight
+        self.weight: Tensor = norm.weight
         self.eps = float(norm.variance_epsilon)
         size = norm.weight.numel()
-        self.mean = nn.Buffer(torch.full((1, size), 1.0 / size))
+        self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
+
+
+class SharedEmbedding(nn.Module):
+    """An embedding whose one table also serves as the LM head; kept as [1, V, H] for both."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self.table = nn.Buffer(embedding.weight.detach().unsqueeze(0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """i64[R, T] -> f32[R, T, H]."""
+        rows = self.table.index_select(1, tokens.reshape(-1))
+        return rows.reshape(tokens.shape[0], -1, self.table.shape[2])
+
+
+class SharedHead(nn.Module):
+    """The LM head of a tied model, ``(E h^T)^T``: a linear layer would store and pack the table again."""
+
+    def __init__(self, embedding: SharedEmbedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """f32[R, M, H] -> logits f32[R, M, V]."""
+        rows, targets, size = hidden.shape
+        columns = hidden.reshape(1, rows * targets, size).permute(0, 2, 1).contiguous()
+        logits = torch.bmm(self.embedding.table, columns).permute(0, 2, 1).contiguous()
+        return logits.reshape(rows, targets, -1)
 
 
 class Rotary(nn.Module):
@@ -59,15 +89,15 @@ class Attention(nn.Module):
     before a row's end sees what comes after it.
     """
 
-    def __init__(self, attention: nn.Module):
+    def __init__(self, attention: Any):
         super().__init__()
         self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
         self.v_proj, self.o_proj = attention.v_proj, attention.o_proj
         self.q_norm = getattr(attention, "q_norm", nn.Identity())
         self.k_norm = getattr(attention, "k_norm", nn.Identity())
-        self.head = attention.head_dim
-        self.group = attention.num_key_value_groups
-        self.kv_heads = attention.config.num_key_value_heads
+        self.head: int = attention.head_dim
+        self.group: int = attention.num_key_value_groups
+        self.kv_heads: int = attention.config.num_key_value_heads
         half = self.head // 2
         swap = torch.zeros(self.head, self.head)
         swap[:half, half:], swap[half:, :half] = -torch.eye(half), torch.eye(half)

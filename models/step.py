@@ -86,7 +86,7 @@ class LanguageModel(nn.Module):
 
     inputs = ("position", "target", "weight")
 
-    def __init__(self, norm: nn.Module, head: nn.Linear, max_targets: int):
+    def __init__(self, norm: nn.Module, head: nn.Module, max_targets: int):
         super().__init__()
         self.norm, self.head, self.max_targets = norm, head, max_targets
 

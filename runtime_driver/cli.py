@@ -58,16 +58,18 @@ def export(
     ] = None,
     target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
     max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
-    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 2,
+    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 8,
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Examples per step.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
     fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
     quantization: Annotated[Literal["f32", "8da8w", "8da4w"], typer.Option()] = "8da8w",
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
     module: Annotated[
-        list[str] | None, typer.Option(help="Linear modules to adapt, by name or pattern; repeatable.")
+        list[str] | None, typer.Option(help="Linear modules to adapt, by name or pattern; default: v_proj, o_proj.")
     ] = None,
-    layers: Annotated[str, typer.Option(help="Layers to adapt as a slice: '20:', ':4', '-10:', ':' for all.")] = ":",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
+    ] = None,
     rank: Annotated[int, typer.Option(min=1)] = 8,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
@@ -91,7 +93,7 @@ def export(
             rank=rank,
             alpha=rank if alpha is None else alpha,
             modules=tuple(module) if module else AdapterConfig.modules,
-            layers=parse_slice(layers),
+            layers=None if layers is None else parse_slice(layers),
             subspace="svd" if subspace == "svd" else None,
         ),
         step=StepConfig(queries, batch, outer, inner, noise),

@@ -96,7 +96,8 @@ def train(
             note = _scores(before)
             progress.reset(bar, total=steps, description="training", note=note)
             mean = 0.0
-            for state, record in train_steps(loaded, state, examples, dev_examples, config):
+            for new_state, record in train_steps(loaded, state, examples, dev_examples, config):
+                state = new_state
                 records.append(record)
                 run.log(record)
                 mean += (record.loss - mean) / min(len(records), 20)
@@ -251,7 +252,7 @@ def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[
         if not (program / PROGRAM_FILE).is_file():
             config = ExportConfig(
                 adapter=AdapterConfig(),
-                step=StepConfig(queries=4, batch=8),
+                step=StepConfig(queries=8, batch=4),
                 template=DEMO_TEMPLATE,
                 label_words=DEMO_LABELS,
                 max_tokens=64,

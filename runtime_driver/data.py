@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -83,7 +84,7 @@ def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
 
 def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Record]]:
     # Tabs separate; quotes are ordinary characters of a TSV's text.
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] | None = None
     records = []
@@ -102,7 +103,7 @@ def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Record]]:
                     f"{path}, line {reader.line_num}: {len(row)} columns where {len(header)} were expected "
                     f"({', '.join(header)})"
                 )
-            records.append((reader.line_num, dict(zip(header, row))))
+            records.append((reader.line_num, dict(zip(header, row, strict=True))))
     except csv.Error as e:
         raise UserError(f"{path}, line {reader.line_num}: {e}") from e
     return records
@@ -263,7 +264,7 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     longest = max(len(e.tokens) for e in examples)
     length = max(longest, manifest.min_tokens)
     tokens = torch.full((len(examples), length), manifest.pad_token, dtype=torch.int64)
-    for row, e in zip(tokens, examples):
+    for row, e in zip(tokens, examples, strict=True):
         row[: len(e.tokens)] = torch.tensor(e.tokens)
     if manifest.objective == "label-words":
         position = torch.tensor([len(e.tokens) - 1 for e in examples])

@@ -94,9 +94,10 @@ def plot_curves(path: Path, records: list[StepRecord], before: Evaluation | None
     points += [(r.step + 1, r.evaluation) for r in records if r.evaluation]
     if points:
         axis.plot([s for s, _ in points], [e.loss for _, e in points], "o--", color="tab:cyan", label="dev loss")
-    if points and points[0][1].accuracy is not None:
+    accuracies = [(s, e.accuracy) for s, e in points if e.accuracy is not None]
+    if accuracies:
         right = axis.twinx()
-        right.plot([s for s, _ in points], [e.accuracy for _, e in points], "s-", color="tab:orange")
+        right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
         right.set_ylabel("dev accuracy", color="tab:orange")
         right.set_ylim(0, 1)
     axis.legend(loc="upper right")

@@ -88,7 +88,7 @@ def test_refusals_say_what_and_where(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2: unknown label 'never'; the program knows today, later"):
         encoder.examples(path)
     path.write_text('{"body": "x", "label": "today"}\n')
-    with pytest.raises(UserError, match="no column 'text'.*it has body, label"):
+    with pytest.raises(UserError, match=r"no column 'text'.*it has body, label"):
         encoder.examples(path)
     path.write_text('{"text": "x"}\n')
     with pytest.raises(UserError, match="no column 'label'"):
@@ -115,7 +115,7 @@ def test_templates() -> None:
 
 
 def make(n: int, duplicates: int = 0) -> list[Example]:
-    distinct = [Example(tuple(range(1, 2 + i * 7 % 23)) + (i,), i % 3 % 2) for i in range(n)]
+    distinct = [Example((*range(1, 2 + i * 7 % 23), i), i % 3 % 2) for i in range(n)]
     return distinct + distinct[:duplicates]
 
 

@@ -62,7 +62,7 @@ def test_language_model_losses_equal_the_model_s() -> None:
 
 def test_other_families_are_refused_by_name() -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=50))
-    with pytest.raises(UnsupportedModel, match="gpt2.*llama"):
+    with pytest.raises(UnsupportedModel, match=r"gpt2.*llama"):
         build_step(model, AdapterConfig(), StepConfig(), LabelWordsObjective([1, 2]), 8)
 
 

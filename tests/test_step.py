@@ -60,8 +60,14 @@ def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("subspace", ["svd", None])
 @pytest.mark.parametrize(("queries", "batch", "tokens"), [(2, 3, 17), (3, 1, 9)])
 def test_step_equals_the_reference(
-    export: Callable[..., Path], tiny_model: Path, backend: str, subspace: str | None, queries: int, batch: int, tokens: int
-) -> None:  # fmt: skip
+    export: Callable[..., Path],
+    tiny_model: Path,
+    backend: str,
+    subspace: str | None,
+    queries: int,
+    batch: int,
+    tokens: int,
+) -> None:
     folder = export(
         step=StepConfig(queries, batch),
         adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace),  # type: ignore[arg-type]

@@ -33,7 +33,8 @@ def examples(program: StepProgram, folder: Path, data: Path, count: int) -> list
 
 def run(program: StepProgram, data: list[Example], config: TrainConfig, upto: int | None = None) -> torch.Tensor:
     state = program.initial_state()
-    for state, record in train(program, state, data, [], config):
+    for new_state, record in train(program, state, data, [], config):
+        state = new_state
         if record.step + 1 == upto:
             break
     return state

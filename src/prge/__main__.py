@@ -1,0 +1,5 @@
+"""`python -m prge`."""
+
+from prge.runtime_driver.cli import main
+
+main()
