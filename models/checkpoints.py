@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -75,7 +76,7 @@ def load_checkpoint(source: str) -> Checkpoint:
     if source in PRESETS:
         preset = PRESETS[source]
         try:
-            return _load(preset.hub_id, source)
+            return _load(preset.hub_id, source, local_files_only=not hub_answers())
         except (OSError, ValueError):
             file = _gguf_from_wheel(preset)
             return _load(str(file.parent), source, gguf_file=file.name)
@@ -90,10 +91,19 @@ def load_checkpoint(source: str) -> Checkpoint:
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
         raise UserError(f"{source}: no such folder or file, and not a hub id (owner/name) or a preset ({known})")
-    return _load_or_explain(source, source)
+    return _load_or_explain(source, source, local_files_only=not hub_answers())
 
 
-def _load_or_explain(name: str, source: str, **kwargs: str) -> Checkpoint:
+def hub_answers() -> bool:
+    """One request, without the libraries' minute of retries; offline, their cache still serves."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # whatever its network stack raises, the answer is no
+        return False
+    return True
+
+
+def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
     try:
         return _load(name, source, **kwargs)
     except (OSError, ValueError, KeyError) as e:

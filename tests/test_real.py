@@ -1,0 +1,87 @@
+"""Once on the real model: SmolLM2-135M in float32 on XNNPACK, with real sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from peft import PeftModel
+
+from prge.errors import UserError
+from prge.export.program import REPORT_FILE, ExportConfig, export_program
+from prge.models.adapter import AdapterConfig
+from prge.models.checkpoints import Checkpoint, load_checkpoint
+from prge.models.step import StepConfig
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import save_peft
+from prge.runtime_driver.data import Encoder, collate
+from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program import StepProgram
+
+SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
+SENTENCES = [
+    "a gripping , lovely film\t1",
+    "dull and far too long\t0",
+    "the cast is a delight\t1",
+    "a waste of time\t0",
+]
+
+
+def checkpoint() -> Checkpoint:
+    try:
+        with quiet():
+            return load_checkpoint("smollm2-135m")
+    except UserError as e:
+        pytest.skip(f"SmolLM2-135M is out of reach: {e}")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> StepProgram:
+    folder = tmp_path_factory.mktemp("real") / "program"
+    config = ExportConfig(
+        adapter=AdapterConfig(),
+        step=StepConfig(queries=2, batch=4),
+        template="{text} It was",
+        label_words=(("0", " terrible"), ("1", " great")),
+        min_tokens=32,
+        max_tokens=32,
+    )
+    loaded = checkpoint()
+    with quiet():
+        export_program(loaded, config, folder)
+    return StepProgram(folder)
+
+
+def test_the_real_model(program: StepProgram, tmp_path: Path) -> None:
+    """Delegation, size, one step against the reference, and PEFT's logits."""
+    report = json.loads((program.path.parent / REPORT_FILE).read_text())
+    assert report["delegate_calls"] <= 10 and report["inside_share"] > 0.999
+    assert report["program_bytes"] < 1.03 * report["weight_bytes"]  # nothing is stored twice
+
+    lines = SST2.read_text().splitlines()[10:] if SST2.exists() else SENTENCES
+    data = tmp_path / "data.tsv"
+    data.write_text("\n".join(line for line in lines if len(line) < 90))
+    m = program.manifest
+    batch = Encoder(m, program.path.parent / "tokenizer.json").examples(data, 4)
+    hf, frozen = checkpoint().model, program.frozen()
+    state = 0.05 * torch.randn(m.state_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected_state, expected_loss = reference.step(hf, m, frozen, state, batch, 77, 0.1, 0.1)
+        expected_losses = torch.stack([reference.loss(hf, m, frozen, state, e) for e in batch])
+    new_state, loss = program.step(state, *collate(batch, m), 77, 0.1, 0.1)
+    assert abs(loss - expected_loss) < 1e-4
+    assert (new_state - expected_state).abs().max() < 1e-4
+    assert (new_state - state).abs().max() > 1e-3
+    evaluation = evaluate(program, state, batch)
+    torch.testing.assert_close(evaluation.losses, expected_losses, rtol=0, atol=1e-4)
+
+    save_peft(tmp_path / "adapter", m, frozen, state)
+    adapted = PeftModel.from_pretrained(hf, str(tmp_path / "adapter")).eval()
+    tokens = [label.token for label in m.labels]
+    with torch.no_grad():
+        scores = torch.stack([adapted(torch.tensor([e.tokens])).logits[0, -1, tokens] for e in batch])
+    assert evaluation.scores is not None
+    torch.testing.assert_close(evaluation.scores, scores, rtol=0, atol=1e-3)
