@@ -54,6 +54,7 @@ class ExportConfig:
         adapter, step: what trains, and the step's shape.
         template: the prompt, with the data's column names in braces.
         label_words: (label name, label word) pairs; empty for language modelling.
+        label_column: the data's column of label names.
         target: template of the target text (language modelling).
         max_targets: most target tokens of an example (language modelling).
         min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
@@ -65,6 +66,7 @@ class ExportConfig:
     step: StepConfig
     template: str
     label_words: tuple[tuple[str, str], ...] = ()
+    label_column: str = "label"
     target: str = ""
     max_targets: int = 32
     min_tokens: int = 4
@@ -227,6 +229,7 @@ def _manifest(
         objective="label-words" if labels else "language-modelling",
         template=config.template,
         labels=labels,
+        label_column=config.label_column,
         target="" if labels else config.target,
         max_targets=0 if labels else config.max_targets,
         tokenizer_sha256=tokenizer_sha256,

@@ -56,9 +56,10 @@ def export(
     label: Annotated[
         list[str] | None, typer.Option(help="NAME=WORD, a class and its label word; once per class.")
     ] = None,
+    label_column: Annotated[str, typer.Option(help="The data's column of class names.")] = "label",
     target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
     max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
-    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 8,
+    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 4,
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Examples per step.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
     fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
@@ -99,6 +100,7 @@ def export(
         step=StepConfig(queries, batch, outer, inner, noise),
         template=template,
         label_words=tuple(parse_label(text) for text in label or []),
+        label_column=label_column,
         target=target,
         max_targets=max_targets,
         min_tokens=max_tokens if fixed else min(4, max_tokens),

@@ -158,7 +158,9 @@ def predict(
         raise UserError(f"the template {m.template!r} takes {len(columns)} columns; give --data with them")
     records = [(f"text {i}", {columns[0]: text}) for i, text in enumerate(texts, 1)]
     if data is not None:
-        records += [(f"{data}, line {n}", {k: v for k, v in r.items() if k != "label"}) for n, r in read_records(data)]
+        for number, record in encoder.records(data):
+            record.pop(m.label_column, None)
+            records.append((f"{data}, line {number}", record))
     if not records:
         raise UserError("nothing to predict; give texts or --data")
     examples: list[Example] = []
@@ -252,7 +254,7 @@ def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[
         if not (program / PROGRAM_FILE).is_file():
             config = ExportConfig(
                 adapter=AdapterConfig(),
-                step=StepConfig(queries=8, batch=4),
+                step=StepConfig(queries=4, batch=4),
                 template=DEMO_TEMPLATE,
                 label_words=DEMO_LABELS,
                 max_tokens=64,

@@ -38,11 +38,10 @@ class Example:
     targets: int = 0
 
 
-def read_records(path: Path) -> list[tuple[int, Record]]:
+def read_records(path: Path, columns: Sequence[str] = ("text", "label")) -> list[tuple[int, Record]]:
     """Rows of a JSONL, CSV or TSV file with their line numbers.
 
-    CSV has a header. A TSV without one (its first line holds no column named like a known
-    one) gets the columns ``text`` and ``label``.
+    CSV has a header. A TSV whose first line holds none of ``columns`` has none, and gets them.
 
     Raises:
         UserError: missing, empty, of an unknown kind, or malformed (with the line's number).
@@ -57,9 +56,9 @@ def read_records(path: Path) -> list[tuple[int, Record]]:
     if suffix in (".jsonl", ".ndjson"):
         records = _jsonl(path, text)
     elif suffix == ".csv":
-        records = _table(path, text, ",")
+        records = _table(path, text, ",", columns)
     elif suffix in (".tsv", ".txt"):
-        records = _table(path, text, "\t")
+        records = _table(path, text, "\t", columns)
     else:
         raise UserError(f"{path}: unknown kind of data file; use .jsonl, .csv or .tsv")
     if not records:
@@ -82,7 +81,7 @@ def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
     return records
 
 
-def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Record]]:
+def _table(path: Path, text: str, delimiter: str, columns: Sequence[str]) -> list[tuple[int, Record]]:
     # Tabs separate; quotes are ordinary characters of a TSV's text.
     quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
@@ -94,10 +93,10 @@ def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Record]]:
                 continue
             if header is None:
                 names = [name.strip() for name in row]
-                if delimiter == "," or "label" in names:
+                if delimiter == "," or set(names) & set(columns):
                     header = names
                     continue
-                header = ["text", "label"]
+                header = list(columns)
             if len(row) != len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(row)} columns where {len(header)} were expected "
@@ -142,11 +141,12 @@ class Encoder:
         text = self._fill(m.template, record, where)
         if m.objective == "label-words":
             label = -1
-            if "label" in record:
+            name = record.get(m.label_column)
+            if name is not None:
                 names = [known.name for known in m.labels]
-                if record["label"] not in names:
-                    raise UserError(f"{where}: unknown label {record['label']!r}; the program knows {', '.join(names)}")
-                label = names.index(record["label"])
+                if name not in names:
+                    raise UserError(f"{where}: unknown label {name!r}; the program knows {', '.join(names)}")
+                label = names.index(name)
             return Example(tuple(self.tokenizer.encode(text).ids), label)
         prompt = self.tokenizer.encode(text).ids
         target = self.tokenizer.encode(self._fill(m.target, record, where), add_special_tokens=False).ids
@@ -161,6 +161,12 @@ class Encoder:
             raise UserError(f"{where}: no target tokens; the target template is {m.target!r}")
         return Example(tuple(prompt + target), targets=len(target))
 
+    def records(self, path: Path) -> list[tuple[int, Record]]:
+        """`read_records` with the columns that the program's templates name."""
+        m = self.manifest
+        columns = template_columns(m.template) + template_columns(m.target)
+        return read_records(path, columns + [m.label_column] * (m.objective == "label-words"))
+
     def examples(self, path: Path, limit: int | None = None) -> list[Example]:
         """Read and encode a file, in its order; with ``limit`` the first so many.
 
@@ -169,11 +175,11 @@ class Encoder:
                 longer than the program's bound (how many).
         """
         encoded, too_long = [], 0
-        bound = self.manifest.max_tokens
-        for number, record in read_records(path)[:limit]:
+        m, bound = self.manifest, self.manifest.max_tokens
+        for number, record in self.records(path)[:limit]:
             where = f"{path}, line {number}"
-            if self.manifest.objective == "label-words" and "label" not in record:
-                raise UserError(f"{where}: no column 'label'; it has {', '.join(record)}")
+            if m.objective == "label-words" and m.label_column not in record:
+                raise UserError(f"{where}: no column {m.label_column!r}; it has {', '.join(record)}")
             example = self.example(record, where)
             too_long += len(example.tokens) > bound
             encoded.append(self.fit(example))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from prge.errors import UserError
@@ -62,8 +63,8 @@ class RunFolder:
             save_state(paths["state"], state)
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
             plot_curves(paths["picture"], records, before)
-        except OSError as e:
-            raise UserError(f"{self.folder} cannot be written: {e.strerror or e}; the log so far is there") from e
+        except (OSError, SafetensorError) as e:
+            raise UserError(f"{self.folder} cannot be written: {e}; the log so far is there") from e
         return {name: str(path) for name, path in paths.items()}
 
 

@@ -40,6 +40,14 @@ def test_formats_agree(tmp_path: Path, name: str, content: str) -> None:
     assert rows == [{"text": 'one, "1"', "label": "0"}, {"text": "two", "label": "1"}]
 
 
+def test_a_header_is_known_by_any_of_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("review\tstars\nfine\t4\n")
+    expected = [(2, {"review": "fine", "stars": "4"})]
+    assert read_records(tmp_path / "a.tsv", ["review", "label"]) == expected
+    (tmp_path / "a.tsv").write_text("fine\t4\n")
+    assert read_records(tmp_path / "a.tsv", ["review", "stars"]) == [(1, expected[0][1])]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -66,6 +66,7 @@ class Manifest:
         objective: ``"label-words"`` or ``"language-modelling"``.
         template: the prompt, with the data's column names in braces.
         labels: the classes (label words only).
+        label_column: where the data names the class (label words only).
         target: the template of the target text (language modelling only).
         max_targets: M, the most target tokens of an example (language modelling only).
         tokenizer_sha256: of the tokenizer file's bytes.
@@ -92,6 +93,7 @@ class Manifest:
     lr: float
     adapter: Adapter
     labels: tuple[Label, ...] = ()
+    label_column: str = "label"
     target: str = ""
     max_targets: int = 0
     format: str = field(default=FORMAT)
