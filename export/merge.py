@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 
 from prge.errors import UserError
+from prge.folders import new_folder, refuse_used
 from prge.models.checkpoints import load_checkpoint
 from prge.quiet import quiet
 
@@ -24,8 +26,7 @@ def merge_adapter(adapter: Path, output: Path, model: str | None) -> dict[str, A
     config = adapter / "adapter_config.json"
     if not config.is_file():
         raise UserError(f"{adapter} is not a PEFT adapter folder (no adapter_config.json)")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is not empty; choose another output folder or remove it")
+    refuse_used(output)
     try:
         base = model or str(json.loads(config.read_text())["base_model_name_or_path"])
     except (ValueError, KeyError) as e:
@@ -33,12 +34,14 @@ def merge_adapter(adapter: Path, output: Path, model: str | None) -> dict[str, A
     with quiet():
         checkpoint = load_checkpoint(base)
         try:
+            with safe_open(adapter / "adapter_model.safetensors", "pt") as f:
+                expected = (f.metadata() or {}).get("base_sha256")
+            if expected not in (None, checkpoint.digest()):
+                raise UserError(f"{adapter} was trained on other weights than {base} has; name its base by --model")
             merged = PeftModel.from_pretrained(checkpoint.model, str(adapter)).merge_and_unload()
-        except (ValueError, RuntimeError) as e:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as e:
             raise UserError(f"{adapter} does not fit {base}: {str(e).splitlines()[0]}") from e
-        try:
-            merged.save_pretrained(output)
-            checkpoint.tokenizer.save_pretrained(output)
-        except OSError as e:
-            raise UserError(f"{output} cannot be written: {e.strerror or e}") from e
+        with new_folder(output) as out:
+            merged.save_pretrained(out)
+            checkpoint.tokenizer.save_pretrained(out)
     return {"model": str(output), "base": base, "parameters": sum(p.numel() for p in merged.parameters())}

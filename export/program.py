@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from prge.errors import UserError
 from prge.export.lower import Backend, emit, lower, trace
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
+from prge.folders import new_folder
 from prge.manifest import (
     PROGRAM_FILE,
     AdaptedModule,
@@ -24,9 +23,10 @@ from prge.manifest import (
     Label,
     Manifest,
     file_sha256,
+    template_columns,
 )
 from prge.models.adapter import AdaptedLinear, AdapterConfig
-from prge.models.build import LabelWordsObjective, LanguageModelObjective, UnsupportedModel, build_step
+from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step
 from prge.models.checkpoints import Checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
@@ -35,7 +35,7 @@ REPORT_FILE = "export.json"
 
 
 def default_eps(adapter: AdapterConfig, quantization: Quantization) -> float:
-    """Measured for the svd subspace (README, "eps and the learning rate"); else the paper's."""
+    """Measured for the svd subspace (README, "eps and the learning rate"); else the paper's, in f32."""
     if adapter.subspace is None:
         return 1e-2 if quantization == "f32" else 1e-1
     return 0.1 if quantization == "f32" else 0.2
@@ -105,100 +105,106 @@ def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> 
     return tuple(labels)
 
 
+def check_config(config: ExportConfig) -> None:
+    """Refuse what could not be used, before anything slow happens.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if bool(config.label_words) == bool(config.target):
+        raise UserError("give either the classes' label words (--label, once per class) or a --target template")
+    for template in (config.template, config.target):
+        template_columns(template)
+    for name, value in (("eps", config.eps), ("lr", config.lr)):
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above zero, not {value}")
+    if not 1 <= config.min_tokens <= config.max_tokens:
+        raise UserError(f"tokens must be 1 <= min ({config.min_tokens}) <= max ({config.max_tokens})")
+    if config.min_tokens == 1 < config.max_tokens:
+        raise UserError("a program of dynamic length needs at least 2 tokens (torch.export treats 1 apart)")
+    if config.backend == "portable" and config.quantization != "f32":
+        raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
+
+
+class _Phases:
+    """Tells who listens which phase begins, and measures each."""
+
+    def __init__(self, listener: Callable[[str], None]):
+        self.listener, self.seconds, self.name, self.began = listener, dict[str, float](), "", 0.0
+
+    def enter(self, name: str) -> None:
+        now = time.perf_counter()
+        if self.name:
+            self.seconds[self.name] = now - self.began
+        self.name, self.began = name, now
+        self.listener(name)
+
+
 def export_program(
     checkpoint: Checkpoint,
     config: ExportConfig,
     folder: Path,
-    phase: Callable[[str], None] = lambda name: None,
+    listener: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Manifest, ExportReport]:
     """Write ``folder`` with the program, its tokenizer and a report; all of it or nothing.
 
-    ``checkpoint.model`` is consumed. ``phase`` hears the name of each phase as it begins.
+    ``checkpoint.model`` is consumed. ``listener`` hears the name of each phase as it begins.
 
     Raises:
-        UserError: the folder exists and holds something, the model is not supported, the
-            adapter does not fit, a label word is no single token, or the disk is full.
+        UserError: the folder exists and holds something, the settings do not fit each other
+            or the model, a label word is no single token, or the disk is full.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty; choose another output folder or remove it")
-    if not 1 <= config.min_tokens <= config.max_tokens:
-        raise UserError(f"tokens must be 1 <= min ({config.min_tokens}) <= max ({config.max_tokens})")
-    if config.min_tokens < config.max_tokens and config.min_tokens < 2:
-        raise UserError("a program of dynamic length needs at least 2 tokens (torch.export treats 1 apart)")
-    if config.backend == "portable" and config.quantization != "f32":
-        raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
+    check_config(config)
     labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
-    seconds: dict[str, float] = {}
-    last, began = "", time.perf_counter()
-
-    def enter(name: str) -> None:
-        nonlocal last, began
-        now = time.perf_counter()
-        if last:
-            seconds[last] = now - began
-        last, began = name, now
-        if name:
-            phase(name)
-
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
-    enter("adapt")
-    objective = (
-        LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
-    )
-    try:
-        built = build_step(
-            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, config.quantization == "f32"
-        )
-    except (UnsupportedModel, ValueError) as e:
-        raise UserError(f"{checkpoint.source}: {e}") from e
-    step = built.step.eval()
-    enter("quantize")
-    with quiet():
-        quantize(step, built.base_linears, config.quantization)
-    enter("trace")
-    program = trace(step, config.min_tokens, config.max_tokens)
-    total = multiply_adds(program.graph)
-    with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=f".{folder.name}-") as scratch:
-        out = Path(scratch) / "out"
-        out.mkdir()
+    phases = _Phases(listener)
+    with new_folder(folder) as out:
+        phases.enter("adapt")
+        digest = checkpoint.digest()
+        built = _build(checkpoint, config, labels)
+        phases.enter("quantize")
+        with quiet():
+            quantize(built.step, built.base_linears, config.quantization)
+        phases.enter("trace")
+        traced = trace(built.step, config.min_tokens, config.max_tokens)
+        phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
-        manifest = _manifest(checkpoint, config, built.adapters, labels, file_sha256(tokenizer))
+        manifest = _manifest(checkpoint, config, built.adapters, labels, digest, file_sha256(tokenizer))
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
-        enter("lower")
-        edge = lower(program, len(step.layers), config.backend, constants)
-        calls, outside = outside_ops(edge.exported_program().graph)
-        left = multiply_adds(edge.exported_program().graph)
-        enter("emit")
+        edge = lower(traced, len(built.step.layers), config.backend, constants)
+        phases.enter("emit")
         emitted = emit(edge)
-        enter("write")
-        try:
-            with (out / PROGRAM_FILE).open("wb") as f:
-                emitted.write_to_file(f)
-            enter("")
-            report = ExportReport(
-                delegate_calls=calls,
-                outside=outside,
-                inside_share=1.0 - left / total,
-                multiply_adds=total,
-                program_bytes=(out / PROGRAM_FILE).stat().st_size,
-                weight_bytes=weight_bytes,
-                seconds=seconds,
-            )
-            (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
-        except OSError as e:
-            raise UserError(f"{folder} cannot be written: {e.strerror}; nothing was left there") from e
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(out, folder)
+        phases.enter("write")
+        with (out / PROGRAM_FILE).open("wb") as f:
+            emitted.write_to_file(f)
+        phases.enter("done")
+        graph = edge.exported_program().graph
+        calls, outside = outside_ops(graph)
+        total = multiply_adds(traced.graph)
+        report = ExportReport(
+            delegate_calls=calls,
+            outside=outside,
+            inside_share=1.0 - multiply_adds(graph) / total,
+            multiply_adds=total,
+            program_bytes=(out / PROGRAM_FILE).stat().st_size,
+            weight_bytes=weight_bytes,
+            seconds=phases.seconds,
+        )
+        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return manifest, report
 
 
-def _made(folder: Path) -> Path:
+def _build(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...]) -> BuiltStep:
+    objective = (
+        LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
+    )
+    share_table = config.quantization == "f32"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"{folder} cannot be made: {e.strerror}") from e
-    return folder
+        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens, share_table)
+    except ValueError as e:
+        raise UserError(f"{checkpoint.source}: {e}") from e
+    built.step.eval()
+    return built
 
 
 def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
@@ -211,12 +217,14 @@ def _manifest(
     config: ExportConfig,
     adapters: list[AdaptedLinear],
     labels: tuple[Label, ...],
+    digest: str,
     tokenizer_sha256: str,
 ) -> Manifest:
     step, adapter = config.step, config.adapter
     modules = tuple(AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in adapters)
     return Manifest(
         model=checkpoint.source,
+        model_sha256=digest,
         quantization=config.quantization,
         queries=step.queries,
         batch=step.batch,
@@ -234,7 +242,7 @@ def _manifest(
         max_targets=0 if labels else config.max_targets,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
-        eps=config.eps or default_eps(adapter, config.quantization),
-        lr=config.lr or default_lr(adapter, step),
+        eps=default_eps(adapter, config.quantization) if config.eps is None else config.eps,
+        lr=default_lr(adapter, step) if config.lr is None else config.lr,
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
     )

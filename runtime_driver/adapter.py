@@ -52,7 +52,9 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_sha256": manifest.model_sha256}
+    )
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE
@@ -44,7 +45,7 @@ def show(result: dict[str, Any], as_json: bool, title: str) -> None:
     for key, value in result.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {commands.plain(v)}" for k, v in value.items())
-        table.add_row(key.replace("_", " "), commands.plain(value))
+        table.add_row(key.replace("_", " "), Text(commands.plain(value)))
     out.print(table)
 
 
@@ -174,7 +175,7 @@ def evaluate(
 def predict(
     program: Program,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify; or give --data.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Examples; labels are not needed.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Examples with named columns; labels are not needed.")] = None,
     state: State = None,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
@@ -189,7 +190,7 @@ def predict(
     for column in ("label", "probability", "text"):
         table.add_column(column, justify="left")
     for p in predictions:
-        table.add_row(p["label"], f"{p['probability']:.2f}", p["text"])
+        table.add_row(Text(p["label"]), f"{p['probability']:.2f}", Text(p["text"]))
     out.print(table)
 
 
@@ -227,8 +228,13 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(e)}))
-        err.print("error:", style="bold red", end=" ")
-        err.print(str(e), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        message = str(e)
+    except ModuleNotFoundError as e:
+        if e.name not in ("transformers", "torchao", "peft", "gguf", "accelerate"):
+            raise
+        message = f"this command needs {e.name}: pip install 'prge[export]' (a device needs only the other commands)"
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)

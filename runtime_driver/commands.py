@@ -7,6 +7,7 @@ a device without them runs all others.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,10 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE
+from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, template_columns
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state
-from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, template_columns, without
+from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, without
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
@@ -111,12 +112,12 @@ def train(
             raise
     if not records:
         raise UserError(f"interrupted before the first step; {output} holds its configuration only")
-    after = next((r.evaluation for r in reversed(records) if r.evaluation), None)
+    after = next((r for r in reversed(records) if r.evaluation), None)
     result: dict[str, Any] = {"completed": not interrupted, "steps": len(records)}
     if before:
         result["before"] = summary(before)
-    if after:
-        result["after"] = summary(after)
+    if after and after.evaluation:
+        result["after"] = {"steps": after.step + 1, **summary(after.evaluation)}
     result["seconds"] = time.perf_counter() - began
     result["seconds_per_step"] = torch.tensor([r.seconds for r in records]).median().item()
     if dropped:
@@ -241,17 +242,17 @@ def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
 
 
 def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
-    """`prge demo`: export unless that is done, train, and predict three messages of the test set."""
+    """`prge demo`: export, train, and predict three messages of the test set; what is done is reused."""
     with quiet():
         from prge.export.program import ExportConfig
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    program, run = output / "program", output / f"run-{steps}-steps"
+    program, run = output / f"program-{Path(model).stem}", output / f"run-{Path(model).stem}-{steps}-steps"
+    done = run / "result.json"
     files = resources.files("prge.runtime_driver") / "demo"
-    result: dict[str, Any] = {}
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
-        if not (program / PROGRAM_FILE).is_file():
+        if not program.exists():
             config = ExportConfig(
                 adapter=AdapterConfig(),
                 step=StepConfig(queries=4, batch=4),
@@ -260,17 +261,19 @@ def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[
                 max_tokens=64,
                 quantization="8da8w",
             )
-            exported = export(model, program, config, console)
-            result["export"] = {k: exported[k] for k in ("megabytes", "delegate_calls")}
-        if not (run / STATE_FILE).is_file():
+            export(model, program, config, console)
+        if not done.exists():
+            shutil.rmtree(run, ignore_errors=True)  # an interrupted one
             trained = train(
                 program, train_file, run, dev=test_file, dev_fraction=0.0, limit=None, steps=steps, lr=None, eps=None,
                 seed=0, eval_every=max(1, steps // 5), truncate=False, tokenizer=None, console=console,
             )  # fmt: skip
-            (run / "result.json").write_text(json.dumps(trained) + "\n")
-        trained = json.loads((run / "result.json").read_text())
-        messages = [record["text"] for _, record in read_records(test_file)[:3]]
-    result |= {k: trained[k] for k in ("before", "after", "seconds_per_step", "picture", "adapter")}
-    for i, p in enumerate(predict(program, messages, None, run, False, None), 1):
+            if not trained["completed"]:
+                return trained
+            done.write_text(json.dumps(trained) + "\n")
+        trained = json.loads(done.read_text())
+        texts = [record["text"] for _, record in read_records(test_file)[:3]]
+    result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
+    for i, p in enumerate(predict(program, texts, None, run, False, None), 1):
         result[f"prediction_{i}"] = f"{p['label']} ({p['probability']:.2f}): {p['text']}"
     return result

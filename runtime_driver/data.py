@@ -10,7 +10,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256
+from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256, template_columns
 
 Record = dict[str, str]
 
@@ -147,7 +146,10 @@ class Encoder:
                 if name not in names:
                     raise UserError(f"{where}: unknown label {name!r}; the program knows {', '.join(names)}")
                 label = names.index(name)
-            return Example(tuple(self.tokenizer.encode(text).ids), label)
+            tokens = tuple(self.tokenizer.encode(text).ids)
+            if not tokens:
+                raise UserError(f"{where}: empty text")
+            return Example(tokens, label)
         prompt = self.tokenizer.encode(text).ids
         target = self.tokenizer.encode(self._fill(m.target, record, where), add_special_tokens=False).ids
         if len(target) > m.max_targets:
@@ -201,17 +203,6 @@ class Encoder:
             return template.format_map(record)
         except KeyError as e:
             raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
-
-
-def template_columns(template: str) -> list[str]:
-    """Column names in a template; a UserError if it cannot be used."""
-    try:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    except ValueError as e:
-        raise UserError(f"template {template!r}: {e}") from e
-    if any(not name.isidentifier() for name in fields):
-        raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
-    return fields
 
 
 def check_classes(examples: Sequence[Example], manifest: Manifest, path: Path) -> None:

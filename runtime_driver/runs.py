@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.folders import refuse_used
 from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.program import StepProgram
@@ -29,9 +30,7 @@ class RunFolder:
             UserError: it holds another run or anything else, or cannot be written.
         """
         self.folder, self.program = folder, program
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            held = "another run" if (folder / "config.json").exists() else "something else"
-            raise UserError(f"{folder} holds {held}; choose another --output or remove it")
+        refuse_used(folder)
         described = {"program": str(program.path), "train": asdict(config), "data": data}
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -87,5 +87,5 @@ def train(
         last = step + 1 == config.steps
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
             evaluation = evaluate(program, state, dev_examples, evaluating)
-        size = tokens.numel() * m.copies
+        size = tokens.numel() * 2 * m.queries
         yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, evaluation)

@@ -52,7 +52,7 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(20)) and "dev" in log[9] and log[0]["lr"] == 0.3
     code, message = prge(*train)
-    assert code == 1 and "holds another run" in message["error"]
+    assert code == 1 and "it holds another run" in message["error"]
     code, evaluated = prge("eval", program, "--data", demo_data / "test.tsv", "--state", run, "--truncate")
     assert code == 0 and evaluated["accuracy"] == pytest.approx(trained["after"]["accuracy"])
     code, predicted = prge("predict", program, "call me back", "thanks for dinner", "--state", run)
@@ -127,6 +127,7 @@ def test_bad_input_to_the_driver(
         (["eval", program_folder, "--data", data, "--truncate", "--state", tmp_path], "not a state of prge"),
         (["predict", program_folder, "word " * 99], "use --truncate"),
         (["predict", program_folder], "nothing to predict"),
+        (["predict", program_folder, "a", "--state", tmp_path / "none"], "does not exist"),
         (["merge", tmp_path, "-o", tmp_path / "merged"], "not a PEFT adapter folder"),
     ]:
         code, printed = prge(*arguments)
@@ -152,6 +153,10 @@ def test_bad_input_to_export(
         ([*good, "--rank", 33], "rank 33 is larger"),
         ([*good, "--module", "w_pack"], "the model has q_proj, k_proj"),
         ([*good, "--layers", "first"], "write a slice"),
+        (["export", tiny_model, "-o", out], "either the classes' label words"),
+        ([*good, "--target", "{text}"], "either the classes' label words"),
+        ([*good, "--template", "{0}"], "write column names in braces"),
+        ([*good, "--lr", 0], "lr must be above zero"),
         ([*good, "--backend", "portable"], "the portable backend is the float32 reference"),
         (export_arguments(gpt2, out), "supported are llama"),
         (export_arguments(tmp_path, out), "holds no config.json"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prge.errors import UserError
+from prge.manifest import template_columns
 from prge.runtime_driver.data import (
     Encoder,
     Example,
@@ -19,7 +20,6 @@ from prge.runtime_driver.data import (
     collate,
     read_records,
     split,
-    template_columns,
     without,
 )
 from prge.runtime_driver.program import StepProgram

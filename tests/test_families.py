@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import randomized
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prge.models.adapter import AdapterConfig
@@ -26,7 +27,7 @@ SIZES = {
 
 def tiny(family: str) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES)).eval()
+    return randomized(AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))).eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

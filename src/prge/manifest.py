@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from prge.errors import UserError
@@ -59,6 +60,7 @@ class Manifest:
 
     Attributes:
         model: where the checkpoint came from.
+        model_sha256: of its parameters (`Checkpoint.digest`).
         quantization: ``"f32"``, ``"8da8w"`` or ``"8da4w"``.
         queries, batch, outer, inner, noise: the step's shape (`StepConfig`).
         min_tokens, max_tokens: bounds of T; equal in a program of fixed length.
@@ -76,6 +78,7 @@ class Manifest:
     """
 
     model: str
+    model_sha256: str
     quantization: str
     queries: int
     batch: int
@@ -146,3 +149,14 @@ def file_sha256(path: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def template_columns(template: str) -> list[str]:
+    """Column names in a template; a UserError if it cannot be used."""
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as e:
+        raise UserError(f"template {template!r}: {e}") from e
+    if any(not name.isidentifier() for name in fields):
+        raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
+    return fields

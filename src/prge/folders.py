@@ -1,0 +1,38 @@
+"""Output folders that hold all of a result or do not exist."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prge.errors import UserError
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise a UserError when ``folder`` exists and is anything but an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = "another run" if (folder / "log.jsonl").exists() else "something else"
+        raise UserError(f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a scratch folder that becomes ``folder`` when the block ends well.
+
+    Raises:
+        UserError: ``folder`` is in use, or writing fails, with nothing left behind.
+    """
+    refuse_used(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            out = Path(scratch) / "out"
+            out.mkdir()
+            yield out
+            if folder.exists():
+                folder.rmdir()
+            out.rename(folder)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written: {e.strerror or e}; nothing was left there") from e
