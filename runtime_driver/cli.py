@@ -145,7 +145,7 @@ def train(
         float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
     ] = 0.2,
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1)] = 1000,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: the program's.")] = None,
     eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
@@ -215,7 +215,7 @@ def merge(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1)] = 800,
     as_json: Json = False,
 ) -> None:
     """Teach a language model which messages need a reply today, end to end."""

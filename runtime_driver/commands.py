@@ -104,7 +104,7 @@ def train(
                 mean += (record.loss - mean) / min(len(records), 20)
                 note = _scores(record.evaluation) or note
                 speed = sum(r.seconds for r in records[-20:]) / len(records[-20:])
-                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note} {1 / speed:.2f} steps/s")
+                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
         except KeyboardInterrupt:
             interrupted = True
         except UserError:
@@ -126,12 +126,15 @@ def train(
 
 
 def _scores(evaluation: Any) -> str:
-    return " ".join(f"dev {k} {v:.3f}" for k, v in summary(evaluation).items()) if evaluation else ""
+    if evaluation is None:
+        return ""
+    name, value = list(summary(evaluation).items())[-1]
+    return f"dev {name} {value:.3f} "
 
 
 def _progress(console: Console | None) -> Progress:
     return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
         console=console or Console(quiet=True),
     )  # fmt: skip
