@@ -172,19 +172,19 @@ def export_program(
         manifest = _manifest(checkpoint, config, built.adapters, labels, digest, file_sha256(tokenizer))
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
         edge = lower(traced, len(built.step.layers), config.backend, constants)
+        graph = edge.exported_program().graph
+        calls, outside = outside_ops(graph)  # now: emitting adds memory planning to the graph
+        total, left = multiply_adds(traced.graph), multiply_adds(graph)
         phases.enter("emit")
         emitted = emit(edge)
         phases.enter("write")
         with (out / PROGRAM_FILE).open("wb") as f:
             emitted.write_to_file(f)
         phases.enter("done")
-        graph = edge.exported_program().graph
-        calls, outside = outside_ops(graph)
-        total = multiply_adds(traced.graph)
         report = ExportReport(
             delegate_calls=calls,
             outside=outside,
-            inside_share=1.0 - multiply_adds(graph) / total,
+            inside_share=1.0 - left / total,
             multiply_adds=total,
             program_bytes=(out / PROGRAM_FILE).stat().st_size,
             weight_bytes=weight_bytes,

@@ -42,6 +42,9 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
     program, run = tmp_path / "program", tmp_path / "run"
     code, exported = prge(*export_arguments(tiny_model, program), "--max-tokens", 48, "--rank", 4, "--alpha", 8)
     assert code == 0 and exported["delegate_calls"] <= 10 and exported["multiply_adds_inside"] == 1.0
+    assert {"embedding", "gather"} < set(exported["outside_the_delegates"]) and "alloc" not in exported[
+        "outside_the_delegates"
+    ]
     code, inspected = prge("inspect", program)
     assert code == 0 and inspected["queries"] == 4 and [x["word"] for x in inspected["labels"]] == [" today", " later"]
     train = ["train", program, "--data", demo_data / "train.tsv", "--dev", demo_data / "test.tsv", "--steps", 20]
