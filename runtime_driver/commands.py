@@ -34,8 +34,8 @@ from prge.runtime_driver.train import train as train_steps
 if TYPE_CHECKING:
     from prge.export.program import ExportConfig
 
-DEMO_TEMPLATE = "{text}\nReply needed:"
-DEMO_LABELS = (("today", " today"), ("later", " later"))
+DEMO_TEMPLATE = "{text} This is"
+DEMO_LABELS = (("today", " urgent"), ("later", " good"))
 
 
 def plain(value: Any) -> str:
