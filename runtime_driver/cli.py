@@ -215,7 +215,7 @@ def merge(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
-    steps: Annotated[int, typer.Option(min=1)] = 800,
+    steps: Annotated[int, typer.Option(min=1)] = 600,
     as_json: Json = False,
 ) -> None:
     """Teach a language model which messages need a reply today, end to end."""
