@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
+import torch.fx.experimental._config
 from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
+from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.config.generic_node_configs import CatConfig, SliceCopyConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import (
@@ -21,7 +25,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 from torch.fx.passes.infra.partitioner import Partition
 
-from prge.models.step import LabelWords, Step
+from prge.models.objective import LabelWords
+from prge.models.step import Step
 from prge.quiet import quiet
 
 Backend = Literal["xnnpack", "portable"]
@@ -37,7 +42,7 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
     targets: tuple[Tensor, ...]
     if isinstance(step.objective, LabelWords):
         labels = step.objective.head.shape[0]
-        targets = (torch.full((rows,), tokens - 1), torch.randint(0, labels, (rows,), generator=generator))
+        targets = (torch.full((rows, 1), tokens - 1), torch.randint(0, labels, (rows,), generator=generator))
     else:
         shape = (rows, step.objective.max_targets)
         targets = (torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64), torch.ones(shape))
@@ -51,6 +56,11 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
     )
 
 
+def _oblivious() -> AbstractContextManager[None]:
+    """Symbolic reshapes are taken at their word: comparing strides would add guards that sympy cannot prove."""
+    return torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+
+
 def trace(step: Step, min_tokens: int, max_tokens: int) -> ExportedProgram:
     """torch.export the step, with T dynamic when the bounds differ."""
     dynamic = None
@@ -59,7 +69,7 @@ def trace(step: Step, min_tokens: int, max_tokens: int) -> ExportedProgram:
         tokens = Dim("T", min=min_tokens, max=max_tokens)
         dynamic = (None, {1: tokens}, (None,) * len(step.objective.inputs), None, None, None)
         length = max_tokens - 1
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _oblivious():
         program = torch.export.export(step, example_inputs(step, length), dynamic_shapes=dynamic, strict=False)
         _infer_dynamic_dims(program)
     return program
@@ -85,6 +95,27 @@ def _infer_dynamic_dims(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+class StaticSliceConfig(SliceCopyConfig):
+    """Slices of static size, out of inputs of dynamic size too, which XNNPACK's own rule leaves outside."""
+
+    def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
+        stride = node.args[4] if len(node.args) > 4 else 1
+        static = all(isinstance(size, int) for size in node.meta["val"].shape)
+        return bool(self.check_common_constraints(node, ep) and stride == 1 and static)
+
+
+class ShortCatConfig(CatConfig):
+    """Concatenations of as many tensors as XNNPACK takes, which XNNPACK's own rule does not count."""
+
+    def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
+        tensors = node.args[0]
+        assert isinstance(tensors, list | tuple)
+        return len(tensors) <= 5 and super().check_constraints(node, ep)
+
+
+_RULES: dict[Any, Any] = {SliceCopyConfig: StaticSliceConfig, CatConfig: ShortCatConfig}
+
+
 class LayeredPartitioner(XnnpackPartitioner):
     """XNNPACK's partitioner, with the decoder cut into DELEGATES runs of layers.
 
@@ -92,10 +123,10 @@ class LayeredPartitioner(XnnpackPartitioner):
     so one delegate for all would need twice the model's memory at load.
     """
 
-    DELEGATES = 5
+    DELEGATES = 6
 
     def __init__(self, depth: int):
-        super().__init__()
+        super().__init__([_RULES.get(config, config) for config in ALL_PARTITIONER_CONFIGS])
         self.depth = depth
         # With this spec the backend runs one graph pass per delegate instead of seventeen, none
         # of which finds anything in our graphs; each costs a retrace of the delegate.
@@ -105,19 +136,32 @@ class LayeredPartitioner(XnnpackPartitioner):
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
         partitions: list[Partition] = []
-        for whole in super().generate_partitions(ep):
+        for whole in _with_tails([set(p.nodes) for p in super().generate_partitions(ep)]):
             chunks: dict[int, list[Node]] = {}
-            current, place = 0, {}
-            for node in sorted((n for n in whole.nodes if n.op == "call_function"), key=order.__getitem__):
-                # Never back to an earlier run, so that no delegate waits for a later one.
-                current = max(current, _layer(node) * self.DELEGATES // self.depth)
-                chunks.setdefault(current, []).append(node)
-                place[node] = current
-            for node in whole.nodes:
+            place: dict[Node, int] = {}
+            for node in sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__):
+                # Never before what it needs, so that no delegate waits for a later one.
+                needed = [place[n] for n in node.all_input_nodes if n in place]
+                place[node] = max([_layer(node) * self.DELEGATES // self.depth, *needed])
+                chunks.setdefault(place[node], []).append(node)
+            for node in whole:
                 if node.op != "call_function":
                     chunks[next(place[user] for user in node.users if user in place)].append(node)
             partitions += [Partition(id=len(partitions) + i, nodes=nodes) for i, nodes in enumerate(chunks.values())]
         return partitions
+
+
+def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
+    """Nodes that only read another partition and serve none of their own, as slices of results, moved there."""
+    owner = {node: nodes for nodes in partitions for node in nodes}
+    moved = [set(nodes) for nodes in partitions]
+    for mine, nodes in zip(moved, partitions, strict=True):
+        for node in nodes:
+            sources = [owner.get(x) for x in node.all_input_nodes if x.op == "call_function"]
+            if len(sources) == 1 and sources[0] not in (None, nodes) and not nodes.intersection(node.users):
+                mine.remove(node)
+                moved[partitions.index(sources[0])].add(node)
+    return [nodes for nodes in moved if nodes]
 
 
 def _layer(node: Node) -> int:
@@ -131,12 +175,12 @@ def _layer(node: Node) -> int:
 
 def lower(program: ExportedProgram, depth: int, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
     """Delegate what the backend takes, of a decoder of ``depth`` layers; ``constants`` become constant methods."""
-    with quiet():
+    with quiet(), _oblivious():
         return to_edge_transform_and_lower(
             program,
             transform_passes=[RemoveCloneOpsTransform()],
             partitioner=[LayeredPartitioner(depth)] if backend == "xnnpack" else None,
-            compile_config=EdgeCompileConfig(_skip_dim_order=True),
+            compile_config=EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False),
             constant_methods=constants,
         )
 

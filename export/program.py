@@ -28,22 +28,28 @@ from prge.manifest import (
 from prge.models.adapter import AdaptedLinear, AdapterConfig
 from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step
 from prge.models.checkpoints import Checkpoint
-from prge.models.step import StepConfig
+from prge.models.optimizer import BETAS
+from prge.models.step import Perturbation, StepConfig
 from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
 
 
-def default_eps(adapter: AdapterConfig, quantization: Quantization) -> float:
-    """Measured for the svd subspace (README, "eps and the learning rate"); else the paper's, in f32."""
-    if adapter.subspace is None:
-        return 1e-2 if quantization == "f32" else 1e-1
-    return 0.1 if quantization == "f32" else 0.2
+# Measured (README, "eps and the learning rate"): (eps in float32, eps quantized, lr).
+_DEFAULTS: dict[Perturbation, tuple[float, float, float]] = {
+    "activations": (0.05, 0.1, 8e-3),
+    "weights": (0.1, 0.2, 2e-3),
+}
 
 
-def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
-    """Measured for the svd subspace, growing with the effective batch E = q B; else the paper's."""
-    return 5e-5 if adapter.subspace is None else 0.1 * step.queries * step.batch / 32
+def default_eps(step: StepConfig, quantization: Quantization) -> float:
+    """The perturbation's size; quantized, rounding would drown the smaller one."""
+    return _DEFAULTS[step.perturb][quantization != "f32"]
+
+
+def default_lr(step: StepConfig) -> float:
+    """For Adam, whose steps have a size of their own; for others the gradient's size decides (README)."""
+    return _DEFAULTS[step.perturb][2] if step.optimizer == "adam" else 0.1 * step.queries * step.batch / 32
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,9 @@ def export_program(
         traced = trace(built.step, config.min_tokens, config.max_tokens)
         phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
-        manifest = _manifest(checkpoint, config, built.adapters, labels, digest, file_sha256(tokenizer))
+        manifest = _manifest(
+            checkpoint, config, built.adapters, labels, built.step.state_size, digest, file_sha256(tokenizer)
+        )
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
         edge = lower(traced, len(built.step.layers), config.backend, constants)
         graph = edge.exported_program().graph
@@ -217,6 +225,7 @@ def _manifest(
     config: ExportConfig,
     adapters: list[AdaptedLinear],
     labels: tuple[Label, ...],
+    state_size: int,
     digest: str,
     tokenizer_sha256: str,
 ) -> Manifest:
@@ -233,7 +242,10 @@ def _manifest(
         noise=step.noise,
         min_tokens=config.min_tokens,
         max_tokens=config.max_tokens,
-        state_size=sum(a.size for a in adapters),
+        state_size=state_size,
+        perturb=step.perturb,
+        optimizer=step.optimizer,
+        betas=BETAS,
         objective="label-words" if labels else "language-modelling",
         template=config.template,
         labels=labels,
@@ -242,7 +254,7 @@ def _manifest(
         max_targets=0 if labels else config.max_targets,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
-        eps=default_eps(adapter, config.quantization) if config.eps is None else config.eps,
-        lr=default_lr(adapter, step) if config.lr is None else config.lr,
+        eps=default_eps(step, config.quantization) if config.eps is None else config.eps,
+        lr=default_lr(step) if config.lr is None else config.lr,
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
     )

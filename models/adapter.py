@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class AdapterConfig:
 
     rank: int = 8
     alpha: float = 8.0
-    modules: tuple[str, ...] = ("v_proj", "o_proj")
+    modules: tuple[str, ...] = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     layers: slice | None = None
     subspace: Subspace | None = "svd"
     seed: int = 0
@@ -53,19 +53,21 @@ class AdapterConfig:
         return named and layer in range(depth)[self.layers or slice(depth // 2, None)]
 
 
-class Copies:
-    """The perturbed states of the step being traced, f32[copies, S], shared by all adapted layers.
+class Copies(Protocol):
+    """How the copies of a step differ; shared by all adapted layers, set anew by each trace.
 
-    A plain object on purpose: torch.export takes a tensor attribute of a module for a leak.
+    Plain objects on purpose: torch.export takes a tensor attribute of a module for a leak.
     """
 
-    weights: Tensor
+    def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
+        """The layer's trainable core in every row: f32[R, T, rank] -> f32[R, T, core columns]."""
+        ...
 
 
 class AdaptedLinear(nn.Module):
-    """One frozen linear for all copies and one small factor per copy (the paper's dual-forwarding LoRA).
+    """One frozen linear for all copies, and beside it the low-rank pair, whose core `Copies` applies.
 
-    Rows come copy-major: row ``c * B + b`` is example b under copy c.
+    The paper's dual-forwarding LoRA.
     """
 
     def __init__(self, base: nn.Linear, name: str, config: AdapterConfig, offset: int, copies: Copies):
@@ -77,7 +79,7 @@ class AdaptedLinear(nn.Module):
                 f"({base.out_features} x {base.in_features}); choose a smaller rank"
             )
         self.base = base
-        self.name, self.offset, self.shared = name, offset, copies
+        self.name, self.offset, self.copies = name, offset, copies
         self.scale = config.alpha / r
         weight = base.weight.detach().float()
         if config.subspace == "svd":
@@ -101,12 +103,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[R, T, in] -> f32[R, T, out]."""
-        weights = self.shared.weights[:, self.offset : self.offset + self.size]
-        copies, rows = weights.shape[0], x.shape[0]
-        low = F.linear(x, self.scaled_down).reshape(copies, -1, self.core[0])
-        low = torch.bmm(low, weights.reshape(copies, *self.core))
-        # Back to rows by way of four dimensions: torch.export cannot prove the direct reshape at a dynamic T.
-        low = low.reshape(copies, rows // copies, -1, self.core[1]).reshape(rows, -1, self.core[1])
+        low = self.copies.core(F.linear(x, self.scaled_down), self)
         if self.up is not None:
             low = F.linear(low, self.up)
         return self.base(x) + low

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prge.models.adapter import AdaptedLinear, AdapterConfig, Copies, adapt
+from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt
 from prge.models.engine import Attention, RMSNorm, Rotary, SharedEmbedding, SharedHead
-from prge.models.step import LabelWords, LanguageModel, Step, StepConfig
+from prge.models.objective import LabelWords, LanguageModel
+from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
 
 # Model types whose decoder layers have Llama's parts under Llama's names.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -78,10 +79,14 @@ def build_step(
         )
     model.eval().requires_grad_(False)
     decoder = model.model
-    copies = Copies()
+    by_weights = config.perturb == "weights"
+    if not by_weights and adapter.subspace is None:
+        raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
+    copies = WeightCopies() if by_weights else ActivationCopies(adapter.rank)
     adapters = adapt(decoder, "model.", adapter, copies)
     first = decoder.layers[0].self_attn
-    rotary = Rotary(decoder.rotary_emb, max_tokens, first.scaling, first.num_key_value_groups)
+    group, kv_heads = first.num_key_value_groups, hf.num_key_value_heads
+    rotary = Rotary(decoder.rotary_emb, max_tokens, first.scaling, group, kv_heads)
     for layer in decoder.layers:
         layer.self_attn = Attention(layer.self_attn)
     for name, module in list(decoder.named_modules()):
@@ -100,5 +105,7 @@ def build_step(
         head = LanguageModel(decoder.norm, model.lm_head, objective.max_targets)
         base_linears.append(model.lm_head)
     size = sum(layer.size for layer in adapters)
-    step = Step(embedding, decoder.layers, rotary, head, copies, size, config)
+    first_layer = min(int(layer.name.removeprefix("model.layers.").split(".")[0]) for layer in adapters)
+    kind = WeightStep if by_weights else ActivationStep
+    step = kind(embedding, decoder.layers, rotary, head, copies, size, first_layer, config)
     return BuiltStep(step, adapters, base_linears)

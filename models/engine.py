@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Added to the scores of keys that a query does not see.
+HIDDEN = torch.finfo(torch.float32).min
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension; the mean is a linear layer with weights 1/H."""
@@ -62,23 +65,48 @@ class Rotary(nn.Module):
     Keys' tables carry the attention's scale, which saves one multiplication of the scores.
     """
 
-    def __init__(self, rotary: nn.Module, max_tokens: int, scale: float, group: int):
+    def __init__(self, rotary: nn.Module, max_tokens: int, scale: float, group: int, kv_heads: int):
         super().__init__()
         # One longer than the bound: a slice that could be the whole table fixes the traced length.
         size = max_tokens + 1
         cos, sin = rotary(torch.zeros(1), torch.arange(size).unsqueeze(0))
-        mask = torch.full((size, size), torch.finfo(torch.float32).min).triu(1)
+        mask = torch.full((size, size), HIDDEN).triu(1)
         cos, sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
+        self.places = nn.Buffer(torch.arange(size).unsqueeze(0))
         self.cos, self.sin = nn.Buffer(cos), nn.Buffer(sin)
         self.key_cos, self.key_sin = nn.Buffer(cos * scale), nn.Buffer(sin * scale)
         self.mask = nn.Buffer(mask)
-        self.group = group
+        self.group, self.kv_heads = group, kv_heads
 
     def forward(self, tokens: int) -> tuple[Tensor, ...]:
         """(cos, sin, key cos, key sin), each f32[T, 1, head], and the mask f32[group * T, T]."""
         tables = (self.cos, self.sin, self.key_cos, self.key_sin)
         mask = torch.cat([self.mask[:tokens, :tokens]] * self.group)
         return *(table[:tokens] for table in tables), mask
+
+    def tree(self, position: Tensor, copies: Tensor, tokens: int) -> tuple[Tensor, ...]:
+        """The same for rows in which copies of M target positions stand before the T tokens.
+
+        A copy's target sees the tokens before the first target, and its own copy's targets up
+        to itself; tokens see tokens. As in tree attention (arXiv 2305.09781).
+
+        Args:
+            position: i64[B, M], consecutive.
+            copies: the numbers of the copies' positions, i64[1, copies * M].
+
+        Returns:
+            four tables f32[B, copies * M + T, 1, head] and the mask f32[B * kv, group * (copies * M + T), ...].
+        """
+        rows, m = position.shape
+        text = self.places[:, :tokens]
+        places = torch.cat((position.repeat(1, copies.shape[1] // m), text.expand(rows, -1)), dim=1)
+        copies, order = torch.cat((copies, torch.full_like(text, -1)), 1), torch.cat((copies % m, text), 1)
+        mine = (copies.unsqueeze(2) // m == copies.unsqueeze(1) // m) & (order.unsqueeze(1) <= order.unsqueeze(2))
+        prompt = (copies.unsqueeze(1) < 0) & (places.unsqueeze(1) < position[:, :1].unsqueeze(2))
+        seen = mine | (prompt & (copies.unsqueeze(2) >= 0))
+        mask = torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1).repeat_interleave(self.kv_heads, dim=0)
+        tables = (self.cos, self.sin, self.key_cos, self.key_sin)
+        return *(nn.functional.embedding(places, table.squeeze(1)).unsqueeze(2) for table in tables), mask
 
 
 class Attention(nn.Module):

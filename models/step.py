@@ -1,20 +1,30 @@
 """One fine-tuning step as one forward function: perturb, run all copies, estimate, update.
 
-P-RGE (arXiv 2409.15520): the q queries and both signs of the perturbation run as one batch
-of ``copies * B`` rows through one set of frozen weights.
+Two estimators of the gradient, both from losses of perturbed copies that run as one batch through
+one set of frozen weights:
+
+* `WeightStep`, P-RGE (arXiv 2409.15520): a copy is the whole batch under a perturbed adapter,
+  ``2q`` copies of every row.
+* `ActivationStep`: a copy is only the target tokens' positions, with the adapters' outputs there
+  perturbed (activity perturbation, arXiv 2210.03310, at the positions that the loss reads). The
+  prompt's positions, which all copies see, run once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from prge.models.adapter import Copies
+from prge.models.adapter import AdaptedLinear
+from prge.models.engine import Rotary
 from prge.models.noise import Noise, noise
+from prge.models.objective import LabelWords, LanguageModel, take_rows
+from prge.models.optimizer import SLOTS, Optimizer, update
+
+Perturbation = Literal["activations", "weights"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +32,20 @@ class StepConfig:
     """The step's shape, the exporter's choice.
 
     Attributes:
-        queries: q, random directions per step.
+        queries: q, random directions per step (and per example, for activations).
         batch: B, examples per step.
+        perturb: what the copies differ in.
+        optimizer: the update rule.
         outer: all queries in one execution; off, one query each, and the host runs q of them.
         inner: +eps and -eps in one execution; off, one sign each, and the host runs both.
+            Both can only be off for weights with SGD, whose updates add up.
         noise: distribution of the directions.
     """
 
-    queries: int = 2
-    batch: int = 4
+    queries: int = 16
+    batch: int = 16
+    perturb: Perturbation = "activations"
+    optimizer: Optimizer = "adam"
     outer: bool = True
     inner: bool = True
     noise: Noise = "rademacher"
@@ -39,6 +54,8 @@ class StepConfig:
         for field in ("queries", "batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if not (self.outer and self.inner) and (self.perturb, self.optimizer) != ("weights", "sgd"):
+            raise ValueError("loops on the host (outer or inner off) need perturbed weights and the sgd optimizer")
 
     @property
     def parallel_queries(self) -> int:
@@ -46,6 +63,9 @@ class StepConfig:
 
     @property
     def copies(self) -> int:
+        """Copies of every row in one execution."""
+        if self.perturb == "activations":
+            return 1
         return self.parallel_queries * (2 if self.inner else 1)
 
     @property
@@ -53,100 +73,178 @@ class StepConfig:
         return self.copies * self.batch
 
 
-class LabelWords(nn.Module):
-    """Cross-entropy over the label words at one position per row.
+class WeightCopies:
+    """Perturbed weights, f32[copies, S]; rows come copy-major: row ``c * B + b`` is example b under copy c."""
 
-    Holds only the label words' rows of the LM head. Targets: ``position`` i64[R], the hidden
-    row that predicts; ``label`` i64[R], the right word's index. Beside the losses f32[R] it
-    returns the words' logits f32[R, K].
+    weights: Tensor
+
+    def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
+        weights = self.weights[:, layer.offset : layer.offset + layer.size]
+        copies, rows = weights.shape[0], low.shape[0]
+        low = torch.bmm(low.reshape(copies, -1, layer.core[0]), weights.reshape(copies, *layer.core))
+        # Back to rows by way of four dimensions: torch.export cannot prove the direct reshape at a dynamic T.
+        return low.reshape(copies, rows // copies, -1, layer.core[1]).reshape(rows, -1, layer.core[1])
+
+
+class ActivationCopies:
+    """Perturbed outputs of the cores at the appended target positions.
+
+    Attributes:
+        params: f32[S].
+        shift: f32[B, copies * M, D], what is added to all cores' outputs, D their columns.
+        rest: f32[B, T, rank], zeros for the positions that are not perturbed.
+        inputs: each core's input at the targets of the unperturbed copy, f32[B, M, rank], in state order.
     """
 
-    inputs = ("position", "label")
+    params: Tensor
+    shift: Tensor
+    rest: Tensor
+    inputs: list[Tensor]
+    targets: int
 
-    def __init__(self, norm: nn.Module, head: Tensor, bias: Tensor | None, tokens: Sequence[int]):
-        super().__init__()
-        self.norm = norm
-        self.head = nn.Buffer(head.detach()[list(tokens)].clone())
-        self.bias = nn.Buffer(bias.detach()[list(tokens)].clone()) if bias is not None else None
+    def __init__(self, rank: int):
+        self.rank = rank
 
-    def forward(self, hidden: Tensor, position: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        h = take_rows(hidden, position.unsqueeze(1))
-        logits = F.linear(self.norm(h), self.head, self.bias).squeeze(1)
-        losses = -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)).squeeze(1)
-        return losses, logits
-
-
-class LanguageModel(nn.Module):
-    """Cross-entropy over the vocabulary at up to M marked target tokens per row.
-
-    Targets: ``position`` i64[R, M], the hidden row that predicts each target; ``target``
-    i64[R, M]; ``weight`` f32[R, M], zero where a row has fewer targets. A row's loss is its
-    weighted sum. Beside the losses f32[R] it returns each target's own f32[R, M].
-    """
-
-    inputs = ("position", "target", "weight")
-
-    def __init__(self, norm: nn.Module, head: nn.Module, max_targets: int):
-        super().__init__()
-        self.norm, self.head, self.max_targets = norm, head, max_targets
-
-    def forward(self, hidden: Tensor, position: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.norm(take_rows(hidden, position)))
-        each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
-        return (each * weight).sum(1), each
-
-
-def take_rows(hidden: Tensor, position: Tensor) -> Tensor:
-    """hidden f32[R, T, H] at position i64[R, M] -> f32[R, M, H]."""
-    return hidden.gather(1, position.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
+    def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
+        rank, columns = layer.core
+        self.inputs.append(low[:, : self.targets])
+        core = self.params[layer.offset : layer.offset + layer.size].reshape(1, rank, columns)
+        out = torch.bmm(low.reshape(1, -1, rank), core).reshape(low.shape[0], -1, columns)
+        first = layer.offset // rank
+        shift = self.shift[:, :, first : first + columns]
+        return out + torch.cat((shift, self.rest), dim=1)
 
 
 class Step(nn.Module):
-    """The traced program. See `forward`."""
+    """What both estimators share; `forward` is the traced program.
+
+    Attributes:
+        size: S, the parameters' count.
+        first: the first adapted layer.
+    """
 
     def __init__(
         self,
         embedding: nn.Module,
         layers: nn.ModuleList,
-        rotary: nn.Module,
+        rotary: Rotary,
         objective: LabelWords | LanguageModel,
-        copies: Copies,
-        state_size: int,
+        copies: WeightCopies | ActivationCopies,
+        size: int,
+        first: int,
         config: StepConfig,
     ):
         super().__init__()
         self.embedding, self.layers, self.rotary, self.objective = embedding, layers, rotary, objective
-        self.copies, self.state_size, self.config = copies, state_size, config
+        self.copies, self.size, self.first, self.config = copies, size, first, config
+
+    @property
+    def state_size(self) -> int:
+        """Parameters and the optimizer's slots."""
+        return self.size * (1 + SLOTS[self.config.optimizer])
 
     def forward(
         self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: ``state' = state - lr * mean_i g_i z_i`` (eq. 2 and 3 of the paper).
+        """One step.
 
         Args:
-            state: f32[S].
-            tokens: i64[R, T], rows copy-major, right-padded.
+            state: f32[state_size], parameters first.
+            tokens: i64[R, T], right-padded.
             targets: the objective's inputs, rows as in ``tokens``.
             seed: i64[1]; query i draws its direction from ``seed + i``.
             lr, eps: f32[1]. With ``eps = 0`` the losses are the state's own, and the new
                 state is to be dropped.
 
         Returns:
-            the new state f32[S], losses f32[R], and the objective's detail.
+            the new state, losses f32[R], and the objective's detail.
         """
+        raise NotImplementedError
+
+
+class WeightStep(Step):
+    """The paper's: ``R = copies * B`` rows, copy-major, each copy's adapters moved by +-eps z (eq. 2 and 3)."""
+
+    copies: WeightCopies
+
+    def forward(
+        self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
-        z = noise(seed, c.parallel_queries, self.state_size, c.noise)
+        params = state[: self.size]
+        z = noise(seed, c.parallel_queries, self.size, c.noise)
         delta = z * eps
-        weights = torch.cat((state + delta, state - delta)) if c.inner else state + delta
-        self.copies.weights = weights
+        self.copies.weights = torch.cat((params + delta, params - delta)) if c.inner else params + delta
         hidden = self.embedding(tokens)
-        position_embeddings = self.rotary(tokens.shape[1])
+        tables = self.rotary(tokens.shape[1])
         for layer in self.layers:
-            hidden = layer(hidden, position_embeddings=position_embeddings)
-        losses, detail = self.objective(hidden, *targets)
+            hidden = layer(hidden, position_embeddings=tables)
+        position, *rest = targets
+        losses, detail = self.objective(take_rows(hidden, position), *rest)
         # One sign per execution: L / 2eps with eps of that sign; the host adds the two.
         each = losses.reshape(c.copies, c.batch).mean(1)
         difference = each[: c.parallel_queries] - each[c.parallel_queries :] if c.inner else each
-        slopes = difference / (2.0 * eps) * (lr / c.parallel_queries)
-        update = torch.bmm(slopes.reshape(1, 1, -1), z.unsqueeze(0)).reshape(-1)
-        return state - update, losses, detail
+        slopes = difference / (2.0 * eps) / c.parallel_queries
+        gradient = torch.bmm(slopes.reshape(1, 1, -1), z.unsqueeze(0)).reshape(-1)
+        return update(state, gradient, lr, c.optimizer), losses, detail
+
+
+class ActivationStep(Step):
+    """``R = B`` rows; behind each stand ``1 + q`` copies of its M target positions, the first unperturbed.
+
+    With a [rank], d [columns] a core's input and its output's gradient at one position, the
+    gradient in the core is the sum of ``a d^T`` over the positions; d is estimated per example by
+    ``mean_i (L_i - L) / eps * z_i``, L the mean of all copies' losses (which takes a factor
+    ``(1 + q) / q``). What the adapters do at the prompt's own positions is left out of the
+    estimate: no perturbation there, no cost.
+    """
+
+    copies: ActivationCopies
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.ends = nn.Buffer(torch.arange((1 + self.config.queries) * self.objective.max_targets).unsqueeze(0))
+
+    def forward(
+        self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        c, m = self.config, self.objective.max_targets
+        rows, length, copies = c.batch, tokens.shape[1], 1 + c.queries
+        hidden = self.embedding(tokens)
+        tables = self.rotary(length)
+        layers = list(self.layers)  # a slice of the ModuleList would rename its modules in the trace
+        for layer in layers[: self.first]:
+            hidden = layer(hidden, position_embeddings=tables)
+
+        position, *rest = targets
+        z, shared = self._perturb(state, hidden, self.objective.used(*targets), seed, eps)
+        hidden = torch.cat((take_rows(hidden, position).repeat(1, copies, 1), hidden), dim=1)
+        tables = self.rotary.tree(position, self.ends, length)
+        for layer in layers[self.first :]:
+            hidden = layer(hidden, position_embeddings=tables)
+        ends = hidden[:, : copies * m].reshape(rows * copies, m, -1)
+        losses, detail = self.objective(ends, *(t.repeat_interleave(copies, 0) for t in rest))
+
+        # Against the mean of all copies, whose rounding and curvature are smaller than those of one.
+        losses = losses.reshape(rows, copies)
+        slopes = (losses[:, 1:] - losses.mean(1, keepdim=True)) * (copies / c.queries / c.queries / rows) / eps
+        # [B, 1, q] x [B, q, M * D] -> per module [B * M, columns]
+        modules = len(shared.inputs)
+        outer = torch.bmm(slopes.unsqueeze(1), z).reshape(rows * m, modules, -1).permute(1, 0, 2)
+        inner = torch.stack(shared.inputs).reshape(modules, rows * m, -1).permute(0, 2, 1)
+        gradient = torch.bmm(inner, outer).reshape(-1)
+        return update(state, gradient, lr, c.optimizer), losses[:, 0], detail[::copies]
+
+    def _perturb(
+        self, state: Tensor, hidden: Tensor, used: Tensor, seed: Tensor, eps: Tensor
+    ) -> tuple[Tensor, ActivationCopies]:
+        """(z f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; the copies, set up with it)."""
+        c, m, shared = self.config, self.objective.max_targets, self.copies
+        columns = self.size // shared.rank
+        z = noise(seed, c.queries, c.batch * m * columns, c.noise)
+        z = z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)
+        z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
+        shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
+        shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, [], m
+        shared.rest = torch.zeros_like(hidden[:, :, : shared.rank])
+        return z, shared

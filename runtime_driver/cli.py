@@ -60,14 +60,23 @@ def export(
     label_column: Annotated[str, typer.Option(help="The data's column of class names.")] = "label",
     target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
     max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
-    queries: Annotated[int, typer.Option("--queries", "-q", min=1, help="Random directions per step.")] = 4,
-    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Examples per step.")] = 4,
+    queries: Annotated[
+        int | None, typer.Option("--queries", "-q", min=1, help="Random directions per step; default: 16, or 4.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", min=1, help="Examples per step; default: 16, or 4 with --target.")
+    ] = None,
+    perturb: Annotated[
+        Literal["activations", "weights"], typer.Option(help="What the copies differ in; weights: the paper's way.")
+    ] = "activations",
+    optimizer: Annotated[Literal["adam", "momentum", "sgd"], typer.Option(help="The update rule.")] = "adam",
     max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
     fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
     quantization: Annotated[Literal["f32", "8da8w", "8da4w"], typer.Option()] = "8da8w",
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
     module: Annotated[
-        list[str] | None, typer.Option(help="Linear modules to adapt, by name or pattern; default: v_proj, o_proj.")
+        list[str] | None,
+        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but k_proj, v_proj."),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
@@ -90,6 +99,11 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
+    usual = 16 if label else 4  # copies of a target of many tokens are long
+    try:
+        step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
+    except ValueError as e:
+        raise UserError(str(e)) from e
     config = ExportConfig(
         adapter=AdapterConfig(
             rank=rank,
@@ -98,7 +112,7 @@ def export(
             layers=None if layers is None else parse_slice(layers),
             subspace="svd" if subspace == "svd" else None,
         ),
-        step=StepConfig(queries, batch, outer, inner, noise),
+        step=step,
         template=template,
         label_words=tuple(parse_label(text) for text in label or []),
         label_column=label_column,
@@ -145,7 +159,7 @@ def train(
         float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
     ] = 0.2,
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 1000,
+    steps: Annotated[int, typer.Option(min=1)] = 400,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: the program's.")] = None,
     eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
@@ -215,7 +229,7 @@ def merge(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
-    steps: Annotated[int, typer.Option(min=1)] = 600,
+    steps: Annotated[int, typer.Option(min=1)] = 300,
     as_json: Json = False,
 ) -> None:
     """Teach a language model which messages need a reply today, end to end."""

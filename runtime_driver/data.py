@@ -264,7 +264,7 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     for row, e in zip(tokens, examples, strict=True):
         row[: len(e.tokens)] = torch.tensor(e.tokens)
     if manifest.objective == "label-words":
-        position = torch.tensor([len(e.tokens) - 1 for e in examples])
+        position = torch.tensor([[len(e.tokens) - 1] for e in examples])
         return tokens, (position, torch.tensor([max(e.label, 0) for e in examples]))
     position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
     target, weight = torch.zeros_like(position), torch.zeros(position.shape)

@@ -11,6 +11,7 @@ from itertools import islice
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.manifest import Manifest
 from prge.runtime_driver.data import Example, batches, collate
 from prge.runtime_driver.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program import StepProgram
@@ -33,8 +34,13 @@ class TrainConfig:
     seed: int = 0
     eval_every: int = 0
 
-    def lr_at(self, step: int) -> float:
-        return self.lr * (1.0 - step / self.steps)
+    def lr_at(self, step: int, manifest: Manifest) -> float:
+        """The program's lr of a step: with the decay, and the correction that the optimizer's young means need."""
+        lr = self.lr * (1.0 - step / self.steps)
+        mean, square = (1.0 - beta ** (step + 1) for beta in manifest.betas)
+        if manifest.optimizer == "sgd":
+            return lr
+        return lr / mean if manifest.optimizer == "momentum" else lr * math.sqrt(square) / mean
 
     def seed_at(self, step: int, queries: int) -> int:
         """The program's seed of a step: runs and steps never share a direction."""
@@ -77,7 +83,7 @@ def train(
     for step, batch in enumerate(islice(order, first_step, config.steps), first_step):
         began = time.perf_counter()
         tokens, targets = collate(batch, m)
-        lr, seed = config.lr_at(step), config.seed_at(step, m.queries)
+        lr, seed = config.lr_at(step, m), config.seed_at(step, m.queries)
         new_state, loss = program.step(state, tokens, targets, seed, lr, config.eps)
         seconds = time.perf_counter() - began
         if not math.isfinite(loss) or not bool(new_state.isfinite().all()):
@@ -87,5 +93,5 @@ def train(
         last = step + 1 == config.steps
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
             evaluation = evaluate(program, state, dev_examples, evaluating)
-        size = tokens.numel() * 2 * m.queries
+        size = tokens.numel() * m.copies
         yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, evaluation)

@@ -121,5 +121,11 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callab
 
 @pytest.fixture(scope="session")
 def program_folder(export: Callable[..., Path]) -> Path:
-    """The program that most tests drive: q = 2, B = 2, f32, T up to 40, svd on v and o."""
+    """The program that most tests drive: q = 2, B = 2, f32, T up to 40, perturbed activations, Adam."""
     return export()
+
+
+@pytest.fixture(scope="session")
+def weights_program(export: Callable[..., Path]) -> Path:
+    """The same with perturbed weights and SGD: the paper's step."""
+    return export(step=StepConfig(2, 2, "weights", "sgd"))

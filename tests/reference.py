@@ -1,4 +1,4 @@
-"""The step written again, the slow way, from the paper: no code of prge's, no batching, no padding.
+"""The step written again, the slow way: no code of prge's, no batching, no padding.
 
 Every copy of every example is one unpadded run of transformers' own model, with the adapter
 folded into its weights; noise bits come from Python integers.
@@ -58,9 +58,8 @@ def logits(model: Any, weights: dict[str, Tensor], tokens: Sequence[int]) -> Ten
     return result
 
 
-def loss(model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any) -> Tensor:
-    """Cross-entropy of one example: over the label words, or over its target tokens."""
-    rows = logits(model, adapted_weights(model, manifest, frozen, state), example.tokens)
+def example_loss(manifest: Any, rows: Tensor, example: Any) -> Tensor:
+    """Cross-entropy of one example's logits: over the label words, or over its target tokens."""
     if manifest.objective == "label-words":
         candidates = rows[-1, [label.token for label in manifest.labels]]
         return torch.nn.functional.cross_entropy(candidates, torch.tensor(example.label))
@@ -68,20 +67,100 @@ def loss(model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any)
     return torch.nn.functional.cross_entropy(rows[-n - 1 : -1], torch.tensor(example.tokens[-n:]))
 
 
-def step(
-    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int, lr: float, eps: float
-) -> tuple[Tensor, float]:
-    """(new state, mean loss over all copies): SGD on the mean of g_i z_i."""
-    update, losses = torch.zeros_like(state), []
+def loss(model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any) -> Tensor:
+    return example_loss(
+        manifest, logits(model, adapted_weights(model, manifest, frozen, state), example.tokens), example
+    )
+
+
+def target_positions(manifest: Any, example: Any) -> list[int]:
+    """Where the loss reads the hidden states."""
+    end = len(example.tokens)
+    if manifest.objective == "label-words":
+        return [end - 1]
+    return list(range(end - example.targets - 1, end - 1))
+
+
+def shifted_loss(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any, shifts: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss when the adapters' cores put out ``shifts`` [M, D] more at the target positions.
+
+    Also each core's inputs there, [n targets, rank].
+    """
+    rank, at, handles = manifest.adapter.rank, 0, []
+    positions = target_positions(manifest, example)
+    inputs: dict[int, Tensor] = {}
+    for i, module in enumerate(manifest.adapter.modules):
+        a = frozen[at : at + rank * module.in_features].view(rank, -1)
+        us = frozen[at + a.numel() :][: module.out_features * rank].view(-1, rank)
+        at += a.numel() + us.numel()
+
+        def hook(_: Any, x: Any, y: Tensor, a: Tensor = a, us: Tensor = us, i: int = i) -> Tensor:
+            inputs[i] = manifest.adapter.alpha / rank * x[0][0, positions] @ a.T
+            moved = y.clone()
+            moved[0, positions] += shifts[: len(positions), i * rank : (i + 1) * rank] @ us.T
+            return moved
+
+        handles.append(model.get_submodule(module.name).register_forward_hook(hook))
+    rows = logits(model, adapted_weights(model, manifest, frozen, state), example.tokens)
+    for handle in handles:
+        handle.remove()
+    return example_loss(manifest, rows, example), [inputs[i] for i in range(len(inputs))]
+
+
+def rank_one_sum(inputs: Sequence[Tensor], outputs: Tensor, rank: int) -> Tensor:
+    """The cores' gradients in state order, from inputs [n, rank] and output gradients [n, D] at n positions."""
+    parts = [(a.T @ outputs[: len(a), i * rank : (i + 1) * rank]).reshape(-1) for i, a in enumerate(inputs)]
+    return torch.cat(parts)
+
+
+def activation_estimate(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(gradient estimate, each example's unperturbed loss) of perturbed activations."""
+    q, rank = manifest.queries, manifest.adapter.rank
+    m = 1 if manifest.objective == "label-words" else manifest.max_targets
+    columns = rank * len(manifest.adapter.modules)
+    z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)]).view(q, len(batch), m, columns)
+    total, plain = torch.zeros_like(state), []
+    for b, example in enumerate(batch):
+        zero, inputs = shifted_loss(model, manifest, frozen, state, example, torch.zeros(m, columns))
+        moved = [shifted_loss(model, manifest, frozen, state, example, eps * z[i, b])[0] for i in range(q)]
+        mean = torch.stack([zero, *moved]).mean()
+        output_gradient = sum((moved[i] - mean) / eps * z[i, b] for i in range(q)) * (1 + q) / q / q
+        total += rank_one_sum(inputs, output_gradient, rank) / len(batch)
+        plain.append(zero)
+    return total, torch.stack(plain)
+
+
+def weight_estimate(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(gradient estimate, losses of all copies) of perturbed weights: the paper's mean of g_i z_i."""
+    total, losses = torch.zeros_like(state), []
     for i in range(manifest.queries):
         z = rademacher(seed + i, len(state))
         sides = []
         for sign in (1.0, -1.0):
             moved = state + sign * eps * z
             sides.append(torch.stack([loss(model, manifest, frozen, moved, e) for e in batch]).mean())
-        update += (sides[0] - sides[1]) / (2 * eps) * z / manifest.queries
+        total += (sides[0] - sides[1]) / (2 * eps) * z / manifest.queries
         losses += sides
-    return state - lr * update, float(torch.stack(losses).mean())
+    return total, torch.stack(losses)
+
+
+def target_gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]) -> Tensor:
+    """Autograd's gradient in the cores of what they do at the target positions."""
+    rank = manifest.adapter.rank
+    total = torch.zeros_like(state)
+    for example in batch:
+        n = len(target_positions(manifest, example))
+        shifts = torch.zeros(n, rank * len(manifest.adapter.modules), requires_grad=True)
+        value, inputs = shifted_loss(model, manifest, frozen, state, example, shifts)
+        (outputs,) = torch.autograd.grad(value, shifts)
+        total += rank_one_sum([x.detach() for x in inputs], outputs, rank) / len(batch)
+    return total
 
 
 def gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]) -> Tensor:

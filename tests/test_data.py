@@ -160,4 +160,4 @@ def test_batches_are_balanced_and_of_like_length() -> None:
 def test_collate_pads_right_and_points_at_the_last_token(encoder: Encoder) -> None:
     tokens, (position, label) = collate([Example((5, 6, 7), 1), Example((8,), 0)], encoder.manifest)
     assert tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]  # at least four columns, the program's minimum
-    assert position.tolist() == [2, 0] and label.tolist() == [1, 0]
+    assert position.tolist() == [[2], [0]] and label.tolist() == [1, 0]

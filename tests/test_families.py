@@ -30,28 +30,30 @@ def tiny(family: str) -> Any:
     return randomized(AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))).eval()
 
 
+@pytest.mark.parametrize("step_config", [StepConfig(2, 4), StepConfig(1, 2, "weights")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_step_losses_equal_the_model_s(family: str) -> None:
+def test_step_losses_equal_the_model_s(family: str, step_config: StepConfig) -> None:
     tokens = torch.randint(0, 100, (4, 11), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = tiny(family)(tokens).logits
         step = build_step(
-            tiny(family), AdapterConfig(rank=2), StepConfig(1, 2), LabelWordsObjective([5, 7, 9]), max_tokens=16
+            tiny(family), AdapterConfig(rank=2), step_config, LabelWordsObjective([5, 7, 9]), max_tokens=16
         ).step
         position, label = torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0])
         zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-        _, losses, scores = step(torch.zeros(step.state_size), tokens, (position, label), one, zero, zero)
+        _, losses, scores = step(torch.zeros(step.state_size), tokens, (position.unsqueeze(1), label), one, zero, zero)
     expected = logits[torch.arange(4), position][:, [5, 7, 9]]
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(expected, label, reduction="none"))
 
 
-def test_language_model_losses_equal_the_model_s() -> None:
+@pytest.mark.parametrize("step_config", [StepConfig(2, 2), StepConfig(1, 1, "weights")])
+def test_language_model_losses_equal_the_model_s(step_config: StepConfig) -> None:
     tokens = torch.randint(0, 100, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = tiny("llama")(tokens).logits
         objective = LanguageModelObjective(max_targets=3)
-        step = build_step(tiny("llama"), AdapterConfig(rank=2), StepConfig(1, 1), objective, max_tokens=16).step
+        step = build_step(tiny("llama"), AdapterConfig(rank=2), step_config, objective, max_tokens=16).step
         position, target = torch.tensor([[2, 3, 0], [5, 6, 7]]), torch.tensor([[11, 12, 0], [13, 14, 15]])
         weight = torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
         zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)

@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from prge.models.adapter import AdapterConfig
+from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state, save_peft, save_state
 from prge.runtime_driver.data import Encoder, Example
@@ -24,7 +25,7 @@ from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 
-CONFIG = TrainConfig(steps=12, lr=0.5, eps=0.02, seed=5)
+CONFIG = TrainConfig(steps=12, lr=0.02, eps=0.02, seed=5)
 
 
 def examples(program: StepProgram, folder: Path, data: Path, count: int) -> list[Example]:
@@ -71,7 +72,7 @@ def test_training_lowers_the_loss(program_folder: Path, demo_data: Path) -> None
     program = StepProgram(program_folder)
     texts = examples(program, program_folder, demo_data / "train.tsv", 40)
     before = evaluate(program, program.initial_state(), texts)
-    after = evaluate(program, run(program, texts, TrainConfig(400, lr=0.3, eps=0.02)), texts)
+    after = evaluate(program, run(program, texts, TrainConfig(400, lr=0.01, eps=0.02)), texts)
     assert after.loss < 0.9 * before.loss
 
 
@@ -79,7 +80,8 @@ def test_training_lowers_the_loss(program_folder: Path, demo_data: Path) -> None
 def test_peft_gives_the_program_s_logits(
     export: Callable[..., Path], tiny_model: Path, demo_data: Path, tmp_path: Path, subspace: str | None
 ) -> None:
-    folder = export(adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace))  # type: ignore[arg-type]
+    adapter = AdapterConfig(rank=4, alpha=8.0, subspace=subspace)  # type: ignore[arg-type]
+    folder = export(adapter=adapter, step=StepConfig(2, 2, "activations" if subspace else "weights", "sgd"))
     program = StepProgram(folder)
     texts = examples(program, folder, demo_data / "test.tsv", 6)
     state = 0.2 * torch.randn(program.manifest.state_size, generator=torch.Generator().manual_seed(2))

@@ -62,9 +62,10 @@ class Manifest:
         model: where the checkpoint came from.
         model_sha256: of its parameters (`Checkpoint.digest`).
         quantization: ``"f32"``, ``"8da8w"`` or ``"8da4w"``.
-        queries, batch, outer, inner, noise: the step's shape (`StepConfig`).
+        queries, batch, outer, inner, noise, perturb, optimizer: the step's shape (`StepConfig`).
+        betas: decay of the optimizer's means, for the correction of the first steps in lr.
         min_tokens, max_tokens: bounds of T; equal in a program of fixed length.
-        state_size: S.
+        state_size: of the state: the parameters, and behind them the optimizer's slots.
         objective: ``"label-words"`` or ``"language-modelling"``.
         template: the prompt, with the data's column names in braces.
         labels: the classes (label words only).
@@ -85,6 +86,9 @@ class Manifest:
     outer: bool
     inner: bool
     noise: str
+    perturb: str
+    optimizer: str
+    betas: tuple[float, float]
     min_tokens: int
     max_tokens: int
     state_size: int
@@ -104,6 +108,9 @@ class Manifest:
 
     @property
     def copies(self) -> int:
+        """Copies of every row in one execution."""
+        if self.perturb == "activations":
+            return 1
         return (self.queries if self.outer else 1) * (2 if self.inner else 1)
 
     @property
@@ -137,6 +144,7 @@ class Manifest:
             adapter = data.pop("adapter")
             modules = tuple(AdaptedModule(**{**m, "core": tuple(m["core"])}) for m in adapter.pop("modules"))
             labels = tuple(Label(**label) for label in data.pop("labels"))
+            data["betas"] = tuple(data["betas"])
             return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules))
         except (TypeError, KeyError) as e:
             raise UserError(f"{where} has a manifest with missing or unknown fields: {e}") from e
