@@ -123,7 +123,7 @@ class LayeredPartitioner(XnnpackPartitioner):
     so one delegate for all would need twice the model's memory at load.
     """
 
-    DELEGATES = 6
+    DELEGATES = 4
 
     def __init__(self, depth: int):
         super().__init__([_RULES.get(config, config) for config in ALL_PARTITIONER_CONFIGS])

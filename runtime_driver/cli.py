@@ -237,6 +237,45 @@ def demo(
     show(result, as_json, "Demo")
 
 
+bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def convergence(
+    programs: Annotated[list[Path], typer.Argument(help="Programs; the first one's time is the others' budget.")],
+    data: Data,
+    dev: Annotated[Path, typer.Option(help="Examples to evaluate on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for table, picture and JSON.")],
+    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of the first program.")] = 400,
+    lora_steps: Annotated[int, typer.Option(min=1, help="Of PyTorch LoRA with AdamW, batch 16.")] = 100,
+    lora_lr: Annotated[list[float] | None, typer.Option(help="To choose from; default: 5e-4, 1e-3, 2e-3.")] = None,
+    target: Annotated[float, typer.Option(min=0, max=1, help="Accuracy to measure the time to.")] = 0.8,
+    curve: Annotated[int, typer.Option(min=1, help="Dev examples that draw the curve; the end uses all.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Accuracy over wall-clock: programs against PyTorch + PEFT LoRA with AdamW on this machine."""
+    from prge.runtime_driver.bench.convergence import convergence as run
+
+    result = run(
+        programs, output, data, dev, examples=examples, seeds=seeds, steps=steps, lora_steps=lora_steps,
+        lora_lrs=lora_lr or [5e-4, 1e-3, 2e-3], target=target, curve=curve,
+        listener=(lambda text: None) if as_json else (lambda text: err.print(text, highlight=False)),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(box=None)
+    for column in result["rows"][0]:
+        table.add_column(column.replace("_", " "))
+    for row in result["rows"]:
+        table.add_row(*("not reached" if v is None else commands.plain(v) for v in row.values()))
+    out.print(table)
+    out.print(result["picture"])
+
+
 def main() -> None:
     """Run the command line; mistakes of the user's become one sentence and exit code 1."""
     try:

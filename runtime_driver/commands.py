@@ -95,6 +95,7 @@ def train(
     before = None
     with _progress(console) as progress:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
+        loaded.reserve(max(m.min_tokens, *(len(e.tokens) for e in [*examples, *dev_examples])))
         try:
             if dev_examples:
                 before = evaluate(loaded, state, dev_examples, lambda n: progress.update(bar, completed=n))

@@ -37,12 +37,11 @@ def evaluate(
 ) -> Evaluation:
     """Run all examples through ``program`` with ``state``; ``progress`` hears how many are done.
 
-    Examples of like length share an execution, the longest first, so that the runtime's buffers
-    are made once and not grown; the last execution is filled up by repetition.
+    Examples of like length share an execution; the last one is filled up by repetition.
     """
     m = program.manifest
     classify = m.objective == "label-words"
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].tokens))
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     losses = torch.zeros(len(examples))
     scores = torch.zeros(len(examples), len(m.labels))
     for start in range(0, len(order), m.rows):

@@ -127,7 +127,10 @@ def test_ctrl_c_keeps_what_there_is(program_folder: Path, demo_data: Path, tmp_p
     out = tmp_path / "run"
     command = [sys.executable, "-c", "from prge.runtime_driver.cli import main; main()", "train", str(program_folder)]
     command += ["--data", str(demo_data / "train.tsv"), "--output", str(out), "--steps", "1000000", "--truncate"]
+    # A shell that starts the tests in the background has SIGINT ignored; the command is to hear it.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
     log = out / "log.jsonl"
     for _ in range(600):
         if log.exists() and log.read_text().count("\n") > 3:

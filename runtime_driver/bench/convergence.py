@@ -1,0 +1,163 @@
+"""`prge bench convergence`: accuracy over wall-clock, programs against PyTorch LoRA with AdamW, in turn."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+from prge.folders import new_folder
+from prge.runtime_driver.bench.runners import Run
+from prge.runtime_driver.program import StepProgram
+
+LORA = "lora-adamw"
+
+
+@dataclass
+class Curve:
+    """One run: points of (seconds of training, steps, accuracy), and what it cost.
+
+    The last point's accuracy is of all of dev, the others' of the part that draws the curve.
+    """
+
+    name: str
+    run: Run
+    points: list[dict[str, Any]] = field(default_factory=list)
+    seconds_per_step: float = 0.0
+    peak_megabytes: float = 0.0
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Training time until the curve first reaches an accuracy."""
+        return next((p["seconds"] for p in self.points if p["accuracy"] >= accuracy), None)
+
+
+def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
+    """One run in a process of its own.
+
+    Raises:
+        UserError: when it fails, with the last line that it said.
+    """
+    command = [sys.executable, "-m", "prge.runtime_driver.bench.runners"]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+    assert process.stdin and process.stdout and process.stderr
+    process.stdin.write(json.dumps(asdict(run)))
+    process.stdin.close()
+    curve = Curve(name, run)
+    for text in process.stdout:
+        line = json.loads(text)
+        if "accuracy" in line:
+            curve.points.append(line)
+            listener(f"{name}, seed {run.seed}: step {line['steps']}, accuracy {line['accuracy']:.3f}")
+        else:
+            curve.seconds_per_step, curve.peak_megabytes = line["seconds_per_step"], line["peak_megabytes"]
+    said = process.stderr.read().strip().splitlines()
+    if process.wait():
+        raise UserError(f"{name} failed: {said[-1] if said else process.returncode}")
+    return curve
+
+
+def convergence(
+    programs: Sequence[Path], output: Path, data: Path, dev: Path, *, examples: int | None, seeds: int, steps: int,
+    lora_steps: int, lora_lrs: Sequence[float], target: float, curve: int, listener: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Run everything and write ``output``: ``convergence.json``, ``convergence.md`` and ``convergence.png``.
+
+    The first program runs ``steps`` steps; others get the time that it took. LoRA's lr is the
+    one of ``lora_lrs`` with the best last accuracy on seed 0.
+    """
+    with new_folder(output) as out:
+        common: dict[str, Any] = {
+            "method": "program", "program": str(programs[0]), "lr": None, "data": str(data), "dev": str(dev),
+            "examples": examples, "curve": curve, "seed": 0, "steps": steps, "every": 5.0,
+        }  # fmt: skip
+        first = Run(**common)
+        lora = replace(first, method=LORA, steps=lora_steps)
+        curves: list[Curve] = []
+        names = [path.name for path in programs]
+        best: float | None = None
+        for seed in range(seeds):
+            ours = measure(names[0], replace(first, seed=seed), listener)
+            curves.append(ours)
+            budget = ours.points[-1]["seconds"]
+            lrs = lora_lrs if best is None else [best]
+            rivals = [measure(f"{LORA} lr {lr:g}", replace(lora, seed=seed, lr=lr), listener) for lr in lrs]
+            if rivals:
+                best = max(rivals, key=lambda c: c.points[-1]["accuracy"]).run.lr
+            curves += rivals
+            for path, name in zip(programs[1:], names[1:], strict=True):
+                other = replace(first, program=str(path), seed=seed)
+                pace = measure(name, replace(other, steps=3), lambda _: None).seconds_per_step
+                curves.append(measure(name, replace(other, steps=max(1, round(budget / pace))), listener))
+        kept = [c for c in curves if c.run.method != LORA or c.run.lr == best]
+        rows = table(kept, target)
+        result = {"target": target, "rows": rows, "curves": [asdict(c) for c in curves]}
+        (out / "convergence.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / "convergence.md").write_text(markdown(rows, target, StepProgram(programs[0])))
+        plot(out / "convergence.png", kept, target)
+    return {"target": target, "rows": rows, "picture": str(output / "convergence.png")}
+
+
+def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
+    """A row per method, medians over its seeds; None where the target was not reached in every run."""
+    rows = []
+    for name in dict.fromkeys(c.name for c in curves):
+        runs = [c for c in curves if c.name == name]
+        reached = [c.seconds_to(target) for c in runs]
+        times = [t for t in reached if t is not None]
+        rows.append(
+            {
+                "method": name,
+                "seeds": len(runs),
+                "seconds_to_target": statistics.median(times) if len(times) == len(runs) else None,
+                "final_accuracy": statistics.median(c.points[-1]["accuracy"] for c in runs),
+                "seconds": statistics.median(c.points[-1]["seconds"] for c in runs),
+                "seconds_per_step": statistics.median(c.seconds_per_step for c in runs),
+                "peak_megabytes": statistics.median(c.peak_megabytes for c in runs),
+            }
+        )
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram) -> str:
+    """The table for a document."""
+    m = program.manifest
+    lines = [
+        f"{m.model}, {m.quantization}, template `{m.template}`",
+        "",
+        f"| method | seeds | seconds to {target:g} | final accuracy | seconds | per step | peak MB above imports |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        reached = "not reached" if r["seconds_to_target"] is None else f"{r['seconds_to_target']:.0f}"
+        lines.append(
+            f"| {r['method']} | {r['seeds']} | {reached} | {r['final_accuracy']:.3f} | {r['seconds']:.0f} "
+            f"| {r['seconds_per_step']:.3f} | {r['peak_megabytes']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
+    """Accuracy over seconds of training, a color per method, a line per seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    names = list(dict.fromkeys(c.name for c in curves))
+    for i, name in enumerate(names):
+        for j, c in enumerate(c for c in curves if c.name == name):
+            label = name if j == 0 else None
+            x, y = [p["seconds"] for p in c.points], [p["accuracy"] for p in c.points]
+            axis.plot(x, y, ".-", color=f"C{i}", label=label, linewidth=1)
+    axis.axhline(target, color="gray", linestyle=":", linewidth=1)
+    axis.set(xlabel="seconds of training", ylabel="dev accuracy")
+    axis.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,163 @@
+"""One training run of one method in a process of its own: a JSON line per evaluation, then one with its cost.
+
+Run as ``python -m prge.runtime_driver.bench.runners`` with the run's settings as JSON on stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prge.manifest import TOKENIZER_FILE, Manifest
+from prge.quiet import quiet
+from prge.runtime_driver.data import Encoder, Example, batches, collate, without
+from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.train import TrainConfig, train
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to run.
+
+    Attributes:
+        method: ``"program"``, or ``"lora-adamw"``: PyTorch and PEFT on the program's own base and prompt.
+        program: the folder of the program.
+        steps, lr, seed: of the run; lr None for the program's.
+        data, examples, dev, curve: files; how many examples to train on, and of dev to draw the curve with.
+        every: seconds of training between evaluations.
+        batch, rank: of lora-adamw.
+    """
+
+    method: str
+    program: str
+    steps: int
+    lr: float | None
+    seed: int
+    data: str
+    examples: int | None
+    dev: str
+    curve: int
+    every: float
+    batch: int = 16
+    rank: int = 8
+
+
+def peak_megabytes() -> float:
+    """The process's greatest resident memory so far (Linux; elsewhere NaN)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def run(settings: Run) -> Iterator[dict[str, Any]]:
+    """Yield a point per evaluation and at last the cost: seconds per step, and peak memory above imports."""
+    folder = Path(settings.program)
+    torch_side = settings.method != "program"
+    if torch_side:
+        with quiet():
+            import peft  # noqa: F401
+            import transformers  # noqa: F401
+    base = peak_megabytes()
+    program = StepProgram(folder)
+    encoder = Encoder(program.manifest, folder / TOKENIZER_FILE, truncate=True)
+    dev = encoder.examples(Path(settings.dev))
+    examples = without(encoder.examples(Path(settings.data), settings.examples), dev)
+    few = random.Random(0).sample(dev, min(settings.curve, len(dev)))
+    trainer = LoraAdamW(program.manifest, settings) if torch_side else ProgramRun(program, settings)
+    spent, steps, shown = 0.0, 0, 0.0
+    for seconds in trainer.steps(examples):
+        spent, steps = spent + seconds, steps + 1
+        last = steps == settings.steps
+        if spent - shown >= settings.every or last:
+            shown = spent
+            accuracy = trainer.accuracy(dev if last else few)
+            yield {"seconds": spent, "steps": steps, "accuracy": accuracy, "full": last}
+    yield {"seconds_per_step": spent / steps, "peak_megabytes": peak_megabytes() - base}
+
+
+class ProgramRun:
+    """A program on the ExecuTorch runtime, as `prge train` runs it."""
+
+    def __init__(self, program: StepProgram, settings: Run):
+        self.program, self.state = program, program.initial_state()
+        lr = program.manifest.lr if settings.lr is None else settings.lr
+        self.config = TrainConfig(settings.steps, lr, program.manifest.eps, settings.seed)
+
+    def steps(self, examples: list[Example]) -> Iterator[float]:
+        for state, record in train(self.program, self.state, examples, [], self.config):
+            self.state = state
+            yield record.seconds
+
+    def accuracy(self, examples: list[Example]) -> float:
+        accuracy = evaluate(self.program, self.state, examples).accuracy
+        assert accuracy is not None
+        return accuracy
+
+
+class LoraAdamW:
+    """PEFT's LoRA on q_proj and v_proj with AdamW and backpropagation, in float32.
+
+    The loss is the program's own, over the label words at the last token; only these rows of
+    the head are computed.
+    """
+
+    def __init__(self, manifest: Manifest, settings: Run):
+        with quiet():
+            from peft import LoraConfig, get_peft_model
+
+            from prge.models.checkpoints import load_checkpoint
+
+            model = load_checkpoint(manifest.model).model
+        torch.manual_seed(settings.seed)
+        config = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules=["q_proj", "v_proj"])
+        self.head = model.lm_head.weight.detach()[[label.token for label in manifest.labels]].clone()
+        adapted: Any = get_peft_model(model, config)
+        self.decoder = adapted.base_model.model.model
+        self.manifest, self.settings = manifest, settings
+        trainable = [p for p in self.decoder.parameters() if p.requires_grad]
+        assert settings.lr is not None
+        self.optimizer = torch.optim.AdamW(trainable, lr=settings.lr)
+
+    def scores(self, examples: list[Example]) -> torch.Tensor:
+        tokens, (position, _) = collate(examples, self.manifest)
+        hidden = self.decoder(tokens, use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(examples)), position[:, 0]] @ self.head.T
+
+    def steps(self, examples: list[Example]) -> Iterator[float]:
+        order = batches(examples, self.settings.batch, self.settings.seed)
+        for step, batch in zip(range(self.settings.steps), order, strict=False):
+            began = time.perf_counter()
+            for group in self.optimizer.param_groups:
+                group["lr"] = (self.settings.lr or 0.0) * (1.0 - step / self.settings.steps)
+            labels = torch.tensor([e.label for e in batch])
+            loss = torch.nn.functional.cross_entropy(self.scores(batch), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            yield time.perf_counter() - began
+
+    def accuracy(self, examples: list[Example]) -> float:
+        ordered = sorted(examples, key=lambda e: len(e.tokens))
+        right = 0
+        with torch.no_grad():
+            for start in range(0, len(ordered), 16):
+                part = ordered[start : start + 16]
+                labels = torch.tensor([e.label for e in part])
+                right += int((self.scores(part).argmax(1) == labels).sum())
+        return right / len(ordered)
+
+
+if __name__ == "__main__":
+    for line in run(Run(**json.load(sys.stdin))):
+        print(json.dumps(line), flush=True)
