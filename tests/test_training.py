@@ -137,7 +137,10 @@ def test_ctrl_c_keeps_what_there_is(program_folder: Path, demo_data: Path, tmp_p
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     result = json.loads(printed)
     assert process.returncode == 0 and result["completed"] is False and result["steps"] >= 3
     assert (out / "state.safetensors").exists() and (out / "curves.png").stat().st_size > 5000

@@ -74,7 +74,7 @@ def convergence(
     with new_folder(output) as out:
         common: dict[str, Any] = {
             "method": "program", "program": str(programs[0]), "lr": None, "data": str(data), "dev": str(dev),
-            "examples": examples, "curve": curve, "seed": 0, "steps": steps, "every": 5.0,
+            "examples": examples, "curve": curve, "seed": 0, "steps": steps, "points": 12,
         }  # fmt: skip
         first = Run(**common)
         lora = replace(first, method=LORA, steps=lora_steps)

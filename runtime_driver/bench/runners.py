@@ -33,7 +33,7 @@ class Run:
         program: the folder of the program.
         steps, lr, seed: of the run; lr None for the program's.
         data, examples, dev, curve: files; how many examples to train on, and of dev to draw the curve with.
-        every: seconds of training between evaluations.
+        points: evaluations along the run.
         batch, rank: of lora-adamw.
     """
 
@@ -46,7 +46,7 @@ class Run:
     examples: int | None
     dev: str
     curve: int
-    every: float
+    points: int
     batch: int = 16
     rank: int = 8
 
@@ -75,12 +75,11 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     examples = without(encoder.examples(Path(settings.data), settings.examples), dev)
     few = random.Random(0).sample(dev, min(settings.curve, len(dev)))
     trainer = LoraAdamW(program.manifest, settings) if torch_side else ProgramRun(program, settings)
-    spent, steps, shown = 0.0, 0, 0.0
+    spent, steps = 0.0, 0
     for seconds in trainer.steps(examples):
         spent, steps = spent + seconds, steps + 1
         last = steps == settings.steps
-        if spent - shown >= settings.every or last:
-            shown = spent
+        if last or steps % max(1, settings.steps // settings.points) == 0:
             accuracy = trainer.accuracy(dev if last else few)
             yield {"seconds": spent, "steps": steps, "accuracy": accuracy, "full": last}
     yield {"seconds_per_step": spent / steps, "peak_megabytes": peak_megabytes() - base}
