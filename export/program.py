@@ -35,20 +35,25 @@ from prge.quiet import quiet
 REPORT_FILE = "export.json"
 
 
-# Measured (README, "eps and the learning rate"): (eps in float32, eps quantized, lr).
+# (eps in float32, eps quantized, lr with Adam), measured on SST-2 but for the lr of weights.
 _DEFAULTS: dict[Perturbation, tuple[float, float, float]] = {
     "activations": (0.05, 0.1, 1e-2),
     "weights": (0.1, 0.2, 2e-3),
 }
+# The paper's, for LoRA-FA; quantized, rounding would drown its eps.
+_LORA_FA = (1e-2, 1e-1, 5e-5)
 
 
-def default_eps(step: StepConfig, quantization: Quantization) -> float:
-    """The perturbation's size; quantized, rounding would drown the smaller one."""
-    return _DEFAULTS[step.perturb][quantization != "f32"]
+def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:
+    """The perturbation's size."""
+    chosen = _DEFAULTS[step.perturb] if adapter.subspace else _LORA_FA
+    return chosen[quantization != "f32"]
 
 
-def default_lr(step: StepConfig) -> float:
-    """For Adam, whose steps have a size of their own; for others the gradient's size decides (README)."""
+def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
+    """Adam's steps have a size of their own; else it grows with the effective batch E = q B (measured for weights)."""
+    if not adapter.subspace:
+        return _LORA_FA[2]
     return _DEFAULTS[step.perturb][2] if step.optimizer == "adam" else 0.1 * step.queries * step.batch / 32
 
 
@@ -254,7 +259,7 @@ def _manifest(
         max_targets=0 if labels else config.max_targets,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
-        eps=default_eps(step, config.quantization) if config.eps is None else config.eps,
-        lr=default_lr(step) if config.lr is None else config.lr,
+        eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
+        lr=default_lr(adapter, step) if config.lr is None else config.lr,
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
     )

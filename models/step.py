@@ -93,13 +93,13 @@ class ActivationCopies:
         params: f32[S].
         shift: f32[B, copies * M, D], what is added to all cores' outputs, D their columns.
         rest: f32[B, T, rank], zeros for the positions that are not perturbed.
-        inputs: each core's input at the targets of the unperturbed copy, f32[B, M, rank], in state order.
+        inputs: by offset in the state, each core's input at the targets of the unperturbed copy, f32[B, M, rank].
     """
 
     params: Tensor
     shift: Tensor
     rest: Tensor
-    inputs: list[Tensor]
+    inputs: dict[int, Tensor]
     targets: int
 
     def __init__(self, rank: int):
@@ -107,7 +107,7 @@ class ActivationCopies:
 
     def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
         rank, columns = layer.core
-        self.inputs.append(low[:, : self.targets])
+        self.inputs[layer.offset] = low[:, : self.targets]
         core = self.params[layer.offset : layer.offset + layer.size].reshape(1, rank, columns)
         out = torch.bmm(low.reshape(1, -1, rank), core).reshape(low.shape[0], -1, columns)
         first = layer.offset // rank
@@ -231,7 +231,11 @@ class ActivationStep(Step):
         # [B, 1, q] x [B, q, M * D] -> per module [B * M, columns]
         modules = len(shared.inputs)
         outer = torch.bmm(slopes.unsqueeze(1), z).reshape(rows * m, modules, -1).permute(1, 0, 2)
-        inner = torch.stack(shared.inputs).reshape(modules, rows * m, -1).permute(0, 2, 1)
+        inner = (
+            torch.stack([shared.inputs[offset] for offset in sorted(shared.inputs)])
+            .reshape(modules, rows * m, -1)
+            .permute(0, 2, 1)
+        )
         gradient = torch.bmm(inner, outer).reshape(-1)
         return update(state, gradient, lr, c.optimizer), losses[:, 0], detail[::copies]
 
@@ -245,6 +249,6 @@ class ActivationStep(Step):
         z = z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)
         z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
         shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
-        shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, [], m
+        shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, {}, m
         shared.rest = torch.zeros_like(hidden[:, :, : shared.rank])
         return z, shared

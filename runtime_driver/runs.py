@@ -100,6 +100,6 @@ def plot_curves(path: Path, records: list[StepRecord], before: Evaluation | None
         right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
         right.set_ylabel("dev accuracy", color="tab:orange")
         right.set_ylim(0, 1)
-    axis.legend(loc="upper right")
+    axis.legend(loc="center right")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
