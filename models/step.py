@@ -217,7 +217,7 @@ class ActivationStep(Step):
             hidden = layer(hidden, position_embeddings=tables)
 
         position, *rest = targets
-        z, shared = self._perturb(state, hidden, self.objective.used(*targets), seed, eps)
+        z = self._perturb(state, hidden, self.objective.used(*targets), seed, eps)
         hidden = torch.cat((take_rows(hidden, position).repeat(1, copies, 1), hidden), dim=1)
         tables = self.rotary.tree(position, self.ends, length)
         for layer in layers[self.first :]:
@@ -229,20 +229,14 @@ class ActivationStep(Step):
         losses = losses.reshape(rows, copies)
         slopes = (losses[:, 1:] - losses.mean(1, keepdim=True)) * (copies / c.queries / c.queries / rows) / eps
         # [B, 1, q] x [B, q, M * D] -> per module [B * M, columns]
-        modules = len(shared.inputs)
-        outer = torch.bmm(slopes.unsqueeze(1), z).reshape(rows * m, modules, -1).permute(1, 0, 2)
-        inner = (
-            torch.stack([shared.inputs[offset] for offset in sorted(shared.inputs)])
-            .reshape(modules, rows * m, -1)
-            .permute(0, 2, 1)
-        )
+        inputs = [self.copies.inputs[offset] for offset in sorted(self.copies.inputs)]
+        outer = torch.bmm(slopes.unsqueeze(1), z).reshape(rows * m, len(inputs), -1).permute(1, 0, 2)
+        inner = torch.stack(inputs).reshape(len(inputs), rows * m, -1).permute(0, 2, 1)
         gradient = torch.bmm(inner, outer).reshape(-1)
         return update(state, gradient, lr, c.optimizer), losses[:, 0], detail[::copies]
 
-    def _perturb(
-        self, state: Tensor, hidden: Tensor, used: Tensor, seed: Tensor, eps: Tensor
-    ) -> tuple[Tensor, ActivationCopies]:
-        """(z f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; the copies, set up with it)."""
+    def _perturb(self, state: Tensor, hidden: Tensor, used: Tensor, seed: Tensor, eps: Tensor) -> Tensor:
+        """Set the copies up with z, f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; returns z."""
         c, m, shared = self.config, self.objective.max_targets, self.copies
         columns = self.size // shared.rank
         z = noise(seed, c.queries, c.batch * m * columns, c.noise)
@@ -251,4 +245,4 @@ class ActivationStep(Step):
         shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
         shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, {}, m
         shared.rest = torch.zeros_like(hidden[:, :, : shared.rank])
-        return z, shared
+        return z

@@ -95,7 +95,9 @@ def train(
     before = None
     with _progress(console) as progress:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
-        loaded.reserve(max(m.min_tokens, *(len(e.tokens) for e in [*examples, *dev_examples])))
+        # The longest first, so that the runtime's buffers are made once and never grown.
+        longest = max([*examples, *dev_examples], key=lambda e: len(e.tokens))
+        evaluate(loaded, loaded.initial_state(), [longest])
         try:
             if dev_examples:
                 before = evaluate(loaded, state, dev_examples, lambda n: progress.update(bar, completed=n))

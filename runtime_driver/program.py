@@ -110,17 +110,6 @@ class StepProgram:
         """f32[S]: zeros, an adapter that changes nothing."""
         return torch.zeros(self.manifest.state_size)
 
-    def reserve(self, tokens: int) -> None:
-        """Execute once on rows of ``tokens``, so that the runtime's buffers are made once and never grown."""
-        m = self.manifest
-        rows = torch.full((m.rows, tokens), m.pad_token, dtype=torch.int64)
-        targets: list[Tensor] = [torch.zeros(m.rows, max(1, m.max_targets), dtype=torch.int64)]
-        if m.objective == "label-words":
-            targets.append(torch.zeros(m.rows, dtype=torch.int64))
-        else:
-            targets += [torch.zeros_like(targets[0]), torch.zeros(m.rows, m.max_targets)]
-        self.execute(self.initial_state(), rows, targets, 0, 0.0, 0.0)
-
     def frozen(self) -> Tensor:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
         vector: Tensor = self._call("frozen", ())[0]

@@ -14,6 +14,7 @@ from prge.errors import UserError
 from prge.folders import refuse_used
 from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.evaluate import Evaluation
+from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import StepRecord, TrainConfig
 
@@ -77,29 +78,22 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
 
 def plot_curves(path: Path, records: list[StepRecord], before: Evaluation | None) -> None:
     """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    steps, losses = [r.step + 1 for r in records], [r.loss for r in records]
-    axis.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-    smooth: list[float] = []
-    for i, loss in enumerate(losses):  # a bias-corrected exponential mean over about 20 steps
-        smooth.append(loss if i == 0 else smooth[-1] + (loss - smooth[-1]) / min(i + 1, 20))
-    axis.plot(steps, smooth, color="tab:blue", label="training loss")
-    axis.set(xlabel="step", ylabel="loss")
-    points = [(0, before)] if before else []
-    points += [(r.step + 1, r.evaluation) for r in records if r.evaluation]
-    if points:
-        axis.plot([s for s, _ in points], [e.loss for _, e in points], "o--", color="tab:cyan", label="dev loss")
-    accuracies = [(s, e.accuracy) for s, e in points if e.accuracy is not None]
-    if accuracies:
-        right = axis.twinx()
-        right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
-        right.set_ylabel("dev accuracy", color="tab:orange")
-        right.set_ylim(0, 1)
-    axis.legend(loc="center right")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as axis:
+        steps, losses = [r.step + 1 for r in records], [r.loss for r in records]
+        axis.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+        smooth: list[float] = []
+        for i, loss in enumerate(losses):  # a bias-corrected exponential mean over about 20 steps
+            smooth.append(loss if i == 0 else smooth[-1] + (loss - smooth[-1]) / min(i + 1, 20))
+        axis.plot(steps, smooth, color="tab:blue", label="training loss")
+        axis.set(xlabel="step", ylabel="loss")
+        points = [(0, before)] if before else []
+        points += [(r.step + 1, r.evaluation) for r in records if r.evaluation]
+        if points:
+            axis.plot([s for s, _ in points], [e.loss for _, e in points], "o--", color="tab:cyan", label="dev loss")
+        accuracies = [(s, e.accuracy) for s, e in points if e.accuracy is not None]
+        if accuracies:
+            right = axis.twinx()
+            right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
+            right.set_ylabel("dev accuracy", color="tab:orange")
+            right.set_ylim(0, 1)
+        axis.legend(loc="center right")

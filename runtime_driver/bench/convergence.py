@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from prge.errors import UserError
 from prge.folders import new_folder
 from prge.runtime_driver.bench.runners import Run
+from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 
 LORA = "lora-adamw"
@@ -44,21 +46,24 @@ def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
         UserError: when it fails, with the last line that it said.
     """
     command = [sys.executable, "-m", "prge.runtime_driver.bench.runners"]
-    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
-    assert process.stdin and process.stdout and process.stderr
-    process.stdin.write(json.dumps(asdict(run)))
-    process.stdin.close()
-    curve = Curve(name, run)
-    for text in process.stdout:
-        line = json.loads(text)
-        if "accuracy" in line:
-            curve.points.append(line)
-            listener(f"{name}, seed {run.seed}: step {line['steps']}, accuracy {line['accuracy']:.3f}")
-        else:
-            curve.seconds_per_step, curve.peak_megabytes = line["seconds_per_step"], line["peak_megabytes"]
-    said = process.stderr.read().strip().splitlines()
-    if process.wait():
-        raise UserError(f"{name} failed: {said[-1] if said else process.returncode}")
+    # Stderr to a file: a full pipe that nobody reads would stop the run.
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(asdict(run)))
+        process.stdin.close()
+        curve = Curve(name, run)
+        for text in process.stdout:
+            line = json.loads(text)
+            if "accuracy" in line:
+                curve.points.append(line)
+                listener(f"{name}, seed {run.seed}: step {line['steps']}, accuracy {line['accuracy']:.3f}")
+            else:
+                curve.seconds_per_step, curve.peak_megabytes = line["seconds_per_step"], line["peak_megabytes"]
+        if process.wait():
+            stderr.seek(0)
+            said = stderr.read().strip().splitlines()
+            raise UserError(f"{name} failed: {said[-1] if said else process.returncode}")
     return curve
 
 
@@ -72,11 +77,10 @@ def convergence(
     one of ``lora_lrs`` with the best last accuracy on seed 0.
     """
     with new_folder(output) as out:
-        common: dict[str, Any] = {
-            "method": "program", "program": str(programs[0]), "lr": None, "data": str(data), "dev": str(dev),
-            "examples": examples, "curve": curve, "seed": 0, "steps": steps, "points": 12,
-        }  # fmt: skip
-        first = Run(**common)
+        first = Run(
+            method="program", program=str(programs[0]), steps=steps, lr=None, seed=0, data=str(data),
+            examples=examples, dev=str(dev), curve=curve, points=12,
+        )  # fmt: skip
         lora = replace(first, method=LORA, steps=lora_steps)
         curves: list[Curve] = []
         names = [path.name for path in programs]
@@ -144,20 +148,13 @@ def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram
 
 def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
     """Accuracy over seconds of training, a color per method, a line per seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    names = list(dict.fromkeys(c.name for c in curves))
-    for i, name in enumerate(names):
-        for j, c in enumerate(c for c in curves if c.name == name):
-            label = name if j == 0 else None
-            x, y = [p["seconds"] for p in c.points], [p["accuracy"] for p in c.points]
-            axis.plot(x, y, ".-", color=f"C{i}", label=label, linewidth=1)
-    axis.axhline(target, color="gray", linestyle=":", linewidth=1)
-    axis.set(xlabel="seconds of training", ylabel="dev accuracy")
-    axis.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as axis:
+        names = list(dict.fromkeys(c.name for c in curves))
+        for i, name in enumerate(names):
+            for j, c in enumerate(c for c in curves if c.name == name):
+                label = name if j == 0 else None
+                x, y = [p["seconds"] for p in c.points], [p["accuracy"] for p in c.points]
+                axis.plot(x, y, ".-", color=f"C{i}", label=label, linewidth=1)
+        axis.axhline(target, color="gray", linestyle=":", linewidth=1)
+        axis.set(xlabel="seconds of training", ylabel="dev accuracy")
+        axis.legend(loc="lower right")
