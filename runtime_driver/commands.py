@@ -30,6 +30,7 @@ from prge.runtime_driver.data import Encoder, Example, check_classes, read_recor
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
+from prge.runtime_driver.stopping import Stopping
 from prge.runtime_driver.train import TrainConfig
 from prge.runtime_driver.train import train as train_steps
 
@@ -93,18 +94,25 @@ def train(
     began = time.perf_counter()
     state, records, interrupted = loaded.initial_state(), [], False
     before = None
-    with _progress(console) as progress:
+    with _progress(console) as progress, Stopping() as stopping:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
+
+        def evaluating(done: int) -> None:
+            stopping.check()
+            progress.update(bar, completed=done)
+
         # The longest first, so that the runtime's buffers are made once and never grown.
         longest = max([*examples, *dev_examples], key=lambda e: len(e.tokens))
         evaluate(loaded, loaded.initial_state(), [longest])
         try:
             if dev_examples:
-                before = evaluate(loaded, state, dev_examples, lambda n: progress.update(bar, completed=n))
+                before = evaluate(loaded, state, dev_examples, evaluating)
             note = _scores(before)
             progress.reset(bar, total=steps, description="training", note=note)
             mean = 0.0
-            for new_state, record in train_steps(loaded, state, examples, dev_examples, config):
+            for new_state, record in train_steps(
+                loaded, state, examples, dev_examples, config, evaluating=lambda done: stopping.check()
+            ):
                 state = new_state
                 records.append(record)
                 run.log(record)
@@ -112,6 +120,7 @@ def train(
                 note = _scores(record.evaluation) or note
                 speed = sum(r.seconds for r in records[-20:]) / len(records[-20:])
                 progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
+                stopping.check()
         except KeyboardInterrupt:
             interrupted = True
         except UserError:

@@ -123,7 +123,8 @@ def test_untied_head_with_biases(export: Callable[..., Path], make_model: Callab
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
-def test_ctrl_c_keeps_what_there_is(program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_there_is(number: int, program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-c", "from prge.runtime_driver.cli import main; main()", "train", str(program_folder)]
     command += ["--data", str(demo_data / "train.tsv"), "--output", str(out), "--steps", "1000000", "--truncate"]
@@ -136,7 +137,7 @@ def test_ctrl_c_keeps_what_there_is(program_folder: Path, demo_data: Path, tmp_p
         if log.exists() and log.read_text().count("\n") > 3:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
         printed, _ = process.communicate(timeout=60)
     finally:
