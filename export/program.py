@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,36 +25,40 @@ from prge.manifest import (
     file_sha256,
     template_columns,
 )
-from prge.models.adapter import AdaptedLinear, AdapterConfig
+from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
 from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step
 from prge.models.checkpoints import Checkpoint
 from prge.models.optimizer import BETAS
 from prge.models.step import Perturbation, StepConfig
+from prge.models.subspace import Row
 from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
 
+# How many texts the fisher subspace is taken from.
+_TEXTS = 64
 
-# (eps in float32, eps quantized, lr with Adam), measured on SST-2 but for the lr of weights.
-_DEFAULTS: dict[Perturbation, tuple[float, float, float]] = {
-    "activations": (0.05, 0.1, 1e-2),
-    "weights": (0.1, 0.2, 2e-3),
+# (eps in float32, eps quantized, lr with Adam): measured on SST-2, but for weights' lr. LoRA-FA's are the
+# paper's; quantized, rounding would drown its eps.
+_DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]] = {
+    ("activations", "fisher"): (0.02, 0.05, 5e-3),
+    ("activations", "svd"): (0.05, 0.1, 1e-2),
+    ("weights", "fisher"): (0.1, 0.2, 2e-3),
+    ("weights", "svd"): (0.1, 0.2, 2e-3),
+    ("weights", None): (1e-2, 1e-1, 5e-5),
 }
-# The paper's, for LoRA-FA; quantized, rounding would drown its eps.
-_LORA_FA = (1e-2, 1e-1, 5e-5)
 
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:
     """The perturbation's size."""
-    chosen = _DEFAULTS[step.perturb] if adapter.subspace else _LORA_FA
-    return chosen[quantization != "f32"]
+    return _DEFAULTS[step.perturb, adapter.subspace][quantization != "f32"]
 
 
 def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
     """Adam's steps have a size of their own; else it grows with the effective batch E = q B (measured for weights)."""
-    if not adapter.subspace:
-        return _LORA_FA[2]
-    return _DEFAULTS[step.perturb][2] if step.optimizer == "adam" else 0.1 * step.queries * step.batch / 32
+    if step.optimizer == "adam" or not adapter.subspace:
+        return _DEFAULTS[step.perturb, adapter.subspace][2]
+    return 0.1 * step.queries * step.batch / 32
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,12 @@ def export_program(
     config: ExportConfig,
     folder: Path,
     listener: Callable[[str], None] = lambda phase: None,
+    records: Sequence[Mapping[str, str]] = (),
 ) -> tuple[Manifest, ExportReport]:
     """Write ``folder`` with the program, its tokenizer and a report; all of it or nothing.
 
     ``checkpoint.model`` is consumed. ``listener`` hears the name of each phase as it begins.
+    ``records`` are examples by column for the fisher subspace; their labels are not needed.
 
     Raises:
         UserError: the folder exists and holds something, the settings do not fit each other
@@ -172,7 +178,7 @@ def export_program(
     with new_folder(folder) as out:
         phases.enter("adapt")
         digest = checkpoint.digest()
-        built = _build(checkpoint, config, labels)
+        built = _build(checkpoint, config, labels, records)
         phases.enter("quantize")
         with quiet():
             quantize(built.step, built.base_linears, config.quantization)
@@ -207,13 +213,37 @@ def export_program(
     return manifest, report
 
 
-def _build(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...]) -> BuiltStep:
+def _rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Mapping[str, str]]) -> list[Row]:
+    """The prompts (and targets) of some records, spread over all of them."""
+    rows = []
+    for record in records[:: -(-len(records) // _TEXTS)]:
+        try:
+            prompt, target = config.template.format_map(record), config.target.format_map(record)
+        except KeyError as e:
+            raise UserError(f"the texts have no column {e}; they have {', '.join(record)}") from e
+        tokens = checkpoint.tokenizer(prompt)["input_ids"] or [checkpoint.pad_token]
+        ends = checkpoint.tokenizer(target, add_special_tokens=False)["input_ids"][: config.max_targets]
+        row = (tokens + ends)[-config.max_tokens :]
+        last = len(row) - bool(ends)  # the last target is predicted from the token before it
+        rows.append(Row(tuple(row), tuple(range(max(0, last - max(1, len(ends))), last))))
+    return rows
+
+
+def _build(
+    checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...], records: Sequence[Mapping[str, str]]
+) -> BuiltStep:
     objective = (
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
     share_table = config.quantization == "f32"
+    fisher = config.adapter.subspace == "fisher"
+    if fisher and not records:
+        raise UserError("the fisher subspace is taken from texts; give some with --texts")
+    rows = _rows(checkpoint, config, records) if fisher else []
     try:
-        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens, share_table)
+        built = build_step(
+            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, share_table, rows
+        )
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     built.step.eval()

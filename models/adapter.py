@@ -7,13 +7,17 @@ offset, the trainable factor:
   and random, B [out, r] trained and stored transposed, [r, out].
 * ``subspace="svd"`` (as LoRA-XS, arXiv 2405.17604): with ``W ~ U S V^T`` (top r), ``A = V^T``,
   ``B = U S R`` and only the core R [r, r] trained, stored transposed.
+* ``subspace="fisher"``: A [r, in] and ``B = D R``, R [k, r], where A spans what the layer's inputs mostly
+  are and D [out, k] which of its outputs move the loss (`principal_factors`), as long as W's mean
+  singular value.
 
-Both start at zero, so the initial state is the zero vector, and both are LoRA pairs.
+All start at zero, so the initial state is the zero vector, and all are LoRA pairs.
 """
 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,7 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Subspace = Literal["svd"]
+from prge.models.subspace import Factors, top_singular
+
+Subspace = Literal["fisher", "svd"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class AdapterConfig:
             patterns of full names, ``("*.mlp.*_proj",)``.
         layers: which decoder layers to adapt, ``slice(20, None)`` for those from the 21st on;
             None for the upper half, whose directional derivatives carry the most signal.
-        subspace: ``"svd"`` for the r x r core, None for LoRA-FA's B.
+        subspace: where the core trains; None for LoRA-FA's B.
+        directions: k, of the outputs (``subspace="fisher"``).
         seed: of the random A (``subspace=None``).
     """
 
@@ -44,7 +51,13 @@ class AdapterConfig:
     modules: tuple[str, ...] = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     layers: slice | None = None
     subspace: Subspace | None = "svd"
+    directions: int = 4
     seed: int = 0
+
+    @property
+    def columns(self) -> int:
+        """Of a core in a subspace."""
+        return self.directions if self.subspace == "fisher" else self.rank
 
     def selects(self, name: str, depth: int) -> bool:
         """Whether the linear ``layers.3.mlp.up_proj`` of a decoder of ``depth`` layers trains."""
@@ -70,7 +83,9 @@ class AdaptedLinear(nn.Module):
     The paper's dual-forwarding LoRA.
     """
 
-    def __init__(self, base: nn.Linear, name: str, config: AdapterConfig, offset: int, copies: Copies):
+    def __init__(
+        self, base: nn.Linear, name: str, config: AdapterConfig, offset: int, copies: Copies, factors: Factors | None
+    ):
         super().__init__()
         r = config.rank
         if r > min(base.in_features, base.out_features):
@@ -82,7 +97,10 @@ class AdaptedLinear(nn.Module):
         self.name, self.offset, self.copies = name, offset, copies
         self.scale = config.alpha / r
         weight = base.weight.detach().float()
-        if config.subspace == "svd":
+        if factors:
+            down, up = factors.inputs, factors.outputs * weight.norm() / min(weight.shape) ** 0.5
+            self.core = (r, up.shape[1])
+        elif config.subspace:
             u, s, v = top_singular(weight, r)
             down, up = v.T, u * s
             self.core = (r, r)
@@ -92,7 +110,7 @@ class AdaptedLinear(nn.Module):
             up = None
             self.core = (r, base.out_features)
         self.down = nn.Buffer(down.contiguous())  # A, [r, in]
-        self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r]
+        self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]
         # The scale is folded in, so that the graph has one multiplication less per layer.
         self.scaled_down = nn.Buffer((down * self.scale).contiguous())
 
@@ -109,49 +127,38 @@ class AdaptedLinear(nn.Module):
         return self.base(x) + low
 
 
-def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The top singular triplets of W [out, in]: U [out, r], s [r], V [in, r], signs fixed.
-
-    Through the Gram matrix of the smaller side in float64, which is several times faster
-    than a full SVD and exact enough for the top of the spectrum.
-    """
-    w = weight.double()
-    tall = w.shape[0] >= w.shape[1]
-    gram = w.T @ w if tall else w @ w.T
-    values, vectors = torch.linalg.eigh(gram)
-    s = values[-rank:].flip(0).clamp_min(1e-24).sqrt()
-    side = vectors[:, -rank:].flip(1)
-    # An eigenvector's sign is arbitrary: make its largest entry positive on every machine.
-    largest = side.gather(0, side.abs().argmax(0, keepdim=True))
-    side = side * torch.where(largest < 0, -1.0, 1.0)
-    other = (w @ side if tall else w.T @ side) / s
-    u, v = (other, side) if tall else (side, other)
-    return u.float(), s.float(), v.float()
-
-
-def adapt(decoder: Any, prefix: str, config: AdapterConfig, copies: Copies) -> list[AdaptedLinear]:
-    """Replace the selected linears of ``decoder.layers`` in place; returns them in state order.
-
-    ``prefix`` completes the names, as the checkpoint and PEFT have them.
+def selected(decoder: Any, config: AdapterConfig) -> dict[str, nn.Linear]:
+    """The linears of ``decoder.layers`` that train, by name, in state order.
 
     Raises:
         ValueError: when nothing is selected, naming the linear modules there are.
     """
     depth = len(decoder.layers)
     linears = {f"layers.{n}": m for n, m in decoder.layers.named_modules() if isinstance(m, nn.Linear)}
-    adapted: list[AdaptedLinear] = []
-    offset = 0
-    for name, linear in linears.items():
-        if not config.selects(name, depth):
-            continue
-        layer = AdaptedLinear(linear, prefix + name, config, offset, copies)
-        decoder.set_submodule(name, layer)
-        adapted.append(layer)
-        offset += layer.size
-    if not adapted:
+    chosen = {name: linear for name, linear in linears.items() if config.selects(name, depth)}
+    if not chosen:
         names = dict.fromkeys(n.split(".")[-1] for n in linears)
         raise ValueError(
             f"no linear module matches {', '.join(config.modules)} in the layers chosen; "
             f"the model has {', '.join(names)} in {depth} layers"
         )
+    return chosen
+
+
+def adapt(
+    decoder: Any, prefix: str, config: AdapterConfig, copies: Copies, factors: Mapping[str, Factors]
+) -> list[AdaptedLinear]:
+    """Replace the selected linears in place; returns them in state order.
+
+    Args:
+        prefix: completes the names, as the checkpoint and PEFT have them.
+        factors: by the decoder's name (``subspace="fisher"``).
+    """
+    adapted: list[AdaptedLinear] = []
+    offset = 0
+    for name, linear in selected(decoder, config).items():
+        layer = AdaptedLinear(linear, prefix + name, config, offset, copies, factors.get(name))
+        decoder.set_submodule(name, layer)
+        adapted.append(layer)
+        offset += layer.size
     return adapted

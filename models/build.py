@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt
+from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt, selected
 from prge.models.engine import Attention, RMSNorm, Rotary, SharedEmbedding, SharedHead
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
+from prge.models.subspace import Factors, Row, principal_factors
 
 # Model types whose decoder layers have Llama's parts under Llama's names.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -51,6 +52,7 @@ def build_step(
     objective: LabelWordsObjective | LanguageModelObjective,
     max_tokens: int,
     share_table: bool = False,
+    rows: Sequence[Row] = (),
 ) -> BuiltStep:
     """Swap what blocks delegation, adapt the selected linears, and wrap all in a `Step`.
 
@@ -61,6 +63,7 @@ def build_step(
         max_tokens: the longest row.
         share_table: whether the LM head of a tied model reads the embedding's table, for
             language modelling in float32.
+        rows: texts of the task's form, from which ``subspace="fisher"`` takes its directions.
 
     Raises:
         UnsupportedModel: when its type is not in FAMILIES.
@@ -82,8 +85,12 @@ def build_step(
     by_weights = config.perturb == "weights"
     if not by_weights and adapter.subspace is None:
         raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
-    copies = WeightCopies() if by_weights else ActivationCopies(adapter.rank)
-    adapters = adapt(decoder, "model.", adapter, copies)
+    copies = WeightCopies() if by_weights else ActivationCopies(adapter.rank, adapter.columns)
+    factors: dict[str, Factors] = {}
+    if adapter.subspace == "fisher":
+        words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
+        factors = principal_factors(model, selected(decoder, adapter), rows, words, adapter.rank, adapter.directions)
+    adapters = adapt(decoder, "model.", adapter, copies, factors)
     first = decoder.layers[0].self_attn
     group, kv_heads = first.num_key_value_groups, hf.num_key_value_heads
     rotary = Rotary(decoder.rotary_emb, max_tokens, first.scaling, group, kv_heads)

@@ -92,7 +92,7 @@ class ActivationCopies:
     Attributes:
         params: f32[S].
         shift: f32[B, copies * M, D], what is added to all cores' outputs, D their columns.
-        rest: f32[B, T, rank], zeros for the positions that are not perturbed.
+        rest: f32[B, T, columns], zeros for the positions that are not perturbed.
         inputs: by offset in the state, each core's input at the targets of the unperturbed copy, f32[B, M, rank].
     """
 
@@ -102,8 +102,8 @@ class ActivationCopies:
     inputs: dict[int, Tensor]
     targets: int
 
-    def __init__(self, rank: int):
-        self.rank = rank
+    def __init__(self, rank: int, columns: int):
+        self.rank, self.columns = rank, columns
 
     def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
         rank, columns = layer.core
@@ -244,5 +244,5 @@ class ActivationStep(Step):
         z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
         shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
         shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, {}, m
-        shared.rest = torch.zeros_like(hidden[:, :, : shared.rank])
+        shared.rest = torch.zeros_like(hidden[:, :, : shared.columns])
         return z

@@ -17,7 +17,7 @@ from prge.manifest import Manifest
 def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """LoRA's (A [r, in], B [out, r]) per module, to be scaled by ``alpha / rank``.
 
-    With the svd subspace ``B = U S R``; the state holds the transpose of R (or of B).
+    In a subspace ``B = D R``; the state holds the transpose of R (or of B).
     """
     rank = manifest.adapter.rank
     pairs, at = {}, 0
@@ -26,8 +26,8 @@ def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, t
         at += a.numel()
         rows, columns = module.core
         core = state[module.offset : module.offset + rows * columns].reshape(rows, columns).T
-        if manifest.adapter.subspace == "svd":
-            up = frozen[at : at + module.out_features * rank].reshape(-1, rank)
+        if manifest.adapter.subspace:
+            up = frozen[at : at + module.out_features * columns].reshape(-1, columns)
             at += up.numel()
             core = up @ core
         pairs[module.name] = a.contiguous(), core.contiguous()

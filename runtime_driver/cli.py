@@ -84,8 +84,16 @@ def export(
     rank: Annotated[int, typer.Option(min=1)] = 8,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
-        Literal["svd", "none"], typer.Option(help="What trains: the r x r core, or LoRA-FA's whole B.")
-    ] = "svd",
+        Literal["fisher", "svd", "none"] | None,
+        typer.Option(help="Where the core trains; none: LoRA-FA's whole B; default: fisher with --texts, else svd."),
+    ] = None,
+    directions: Annotated[int, typer.Option(min=1, help="Of a module's outputs (--subspace fisher).")] = 4,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Examples like those to come, labels not needed: the adapter's directions are chosen for them."
+        ),
+    ] = None,
     noise: Annotated[Literal["rademacher", "gaussian"], typer.Option()] = "rademacher",
     outer: Annotated[bool, typer.Option(help="All queries in one execution.")] = True,
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
@@ -110,7 +118,8 @@ def export(
             alpha=rank if alpha is None else alpha,
             modules=tuple(module) if module else AdapterConfig.modules,
             layers=None if layers is None else parse_slice(layers),
-            subspace="svd" if subspace == "svd" else None,
+            subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
+            directions=directions,
         ),
         step=step,
         template=template,
@@ -125,7 +134,7 @@ def export(
         eps=eps,
         lr=lr,
     )
-    show(commands.export(model, output, config, None if as_json else err), as_json, "Exported")
+    show(commands.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
 
 
 def parse_slice(text: str) -> slice:
@@ -160,7 +169,7 @@ def train(
     ] = 0.2,
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
     steps: Annotated[int, typer.Option(min=1)] = 400,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; default: the program's.")] = None,
+    lr: Annotated[str, typer.Option(help="Of the first step; auto: measured on a few batches.")] = "auto",
     eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 50,
@@ -170,10 +179,44 @@ def train(
 ) -> None:
     """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
     result = commands.train(
-        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=lr, eps=eps,
-        seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer, console=None if as_json else err,
+        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=parse_lr(lr),
+        eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
+        console=None if as_json else err,
     )  # fmt: skip
     show(result, as_json, "Trained" if result["completed"] else "Stopped")
+
+
+def parse_lr(text: str) -> float | None:
+    """A number above zero; None for auto."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise UserError(f"--lr {text!r}: give a number above zero, or auto")
+    return value
+
+
+@app.command()
+def calibrate(
+    program: Program,
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG of what was measured.")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time to train in; proposes the steps too.")] = None,
+    megabytes: Annotated[float | None, typer.Option(min=1, help="Memory to stay within; bounds the batch.")] = None,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the estimate's quality on this data, and propose eps, lr, q and B."""
+    result = commands.calibrate(
+        program, data, output, limit=examples, minutes=minutes, megabytes=megabytes, truncate=truncate,
+        tokenizer=tokenizer, console=None if as_json else err,
+    )  # fmt: skip
+    show(result, as_json, "Calibrated")
 
 
 @app.command(name="eval")

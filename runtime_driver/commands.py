@@ -6,10 +6,8 @@ a device without them runs all others.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,11 +21,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.folders import refuse_used
 from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, template_columns
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state
+from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
+from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, without
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
 from prge.runtime_driver.stopping import Stopping
@@ -72,9 +74,9 @@ def train(
     """`prge train`."""
     loaded, encoder = open_program(program, tokenizer, truncate)
     m = loaded.manifest
-    config = TrainConfig(steps, m.lr if lr is None else lr, m.eps if eps is None else eps, seed, eval_every)
-    if config.eps <= 0:
-        raise UserError(f"--eps must be above zero, not {config.eps}")
+    eps = m.eps if eps is None else eps
+    if eps <= 0:
+        raise UserError(f"--eps must be above zero, not {eps}")
     examples = encoder.examples(data, limit)
     if dev is not None:
         dev_examples = encoder.examples(dev)
@@ -87,8 +89,14 @@ def train(
         raise UserError(f"{data}: no example is left to train on beside those of the dev set")
     check_classes(examples, m, data)
     del encoder
-    _return_freed_memory()
+    return_freed()
     described = {"train": str(data), "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
+    refuse_used(output)
+    if lr is None:
+        with _progress(console) as progress:
+            progress.add_task("calibrating", total=None, note="learning rate")
+            lr = propose_lr(Estimates(loaded, examples), eps)[0]
+    config = TrainConfig(steps, lr, eps, seed, eval_every)
     run = RunFolder(output, loaded, config, described)
 
     began = time.perf_counter()
@@ -120,6 +128,10 @@ def train(
                 note = _scores(record.evaluation) or note
                 speed = sum(r.seconds for r in records[-20:]) / len(records[-20:])
                 progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
+                if record.backed_off:
+                    progress.console.print(
+                        f"step {record.step + 1}: the loss diverged; back to the best state, lr halved"
+                    )
                 stopping.check()
         except KeyboardInterrupt:
             interrupted = True
@@ -129,23 +141,18 @@ def train(
     if not records:
         raise UserError(f"interrupted before the first step; {output} holds its configuration only")
     after = next((r for r in reversed(records) if r.evaluation), None)
-    result: dict[str, Any] = {"completed": not interrupted, "steps": len(records)}
+    result: dict[str, Any] = {"completed": not interrupted, "steps": len(records), "lr": config.lr}
     if before:
         result["before"] = summary(before)
     if after and after.evaluation:
         result["after"] = {"steps": after.step + 1, **summary(after.evaluation)}
     result["seconds"] = time.perf_counter() - began
     result["seconds_per_step"] = torch.tensor([r.seconds for r in records]).median().item()
+    if any(r.backed_off for r in records):
+        result["backed_off"] = [r.step + 1 for r in records if r.backed_off]
     if dropped:
         result["left_out"] = f"{dropped} training examples that are also in the dev set"
     return result | run.finish(state, records, before)
-
-
-def _return_freed_memory() -> None:
-    """Give the tokenizer's freed memory (30 MB) back before the weights come; glibc keeps it otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _scores(evaluation: Any) -> str:
@@ -161,6 +168,46 @@ def _progress(console: Console | None) -> Progress:
         TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
         console=console or Console(quiet=True),
     )  # fmt: skip
+
+
+def calibrate(
+    program: Path, data: Path, output: Path | None, *, limit: int | None, minutes: float | None,
+    megabytes: float | None, truncate: bool, tokenizer: Path | None, console: Console | None,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge calibrate`."""
+    loaded, encoder = open_program(program, tokenizer, truncate)
+    examples = encoder.examples(data, limit)
+    del encoder
+    return_freed()
+    with _progress(console) as progress:
+        bar = progress.add_task("calibrating", total=None, note="")
+        found = measure(loaded, examples, lambda text: progress.update(bar, note=text))
+    m = loaded.manifest
+    result: dict[str, Any] = {
+        "eps": found.eps,
+        "lr": found.lr,
+        "correlation_with_exact": {f"{eps:g}": correlation for eps, correlation in found.by_eps},
+        "shares": {
+            "signal": found.signal,
+            "noise of directions": found.directions,
+            "noise of examples": found.examples,
+        },
+        "seconds_per_step": found.seconds_per_step,
+        "exported": {"queries": m.queries, "batch": m.batch},
+        "proposed": {"queries": found.queries, "batch": found.batch},
+    }
+    if megabytes is not None:
+        bound = found.largest_batch(megabytes)
+        if bound < 1:
+            raise UserError(f"{megabytes:g} MB do not hold one example of this program; its weights alone take more")
+        result["proposed"]["batch"] = min(found.batch, bound)
+    if minutes is not None:
+        share = result["proposed"]["batch"] / found.batch
+        result["proposed"]["steps"] = int(minutes * 60 / found.seconds_per_step / share)
+    if output is not None:
+        plot_calibration(output, found)
+        result["picture"] = str(output)
+    return result
 
 
 def evaluate_file(
@@ -231,12 +278,16 @@ def inspect(program: Path, full: bool) -> dict[str, Any]:
     }
 
 
-def export(model: str, output: Path, config: ExportConfig, console: Console | None) -> dict[str, Any]:
+def export(
+    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
+) -> dict[str, Any]:
     """`prge export`."""
     with quiet():
         from prge.export.program import export_program
         from prge.models.checkpoints import load_checkpoint
 
+    columns = template_columns(config.template) + template_columns(config.target)
+    records = [record for _, record in read_records(texts, [*columns, config.label_column])] if texts else []
     with _progress(console) as progress:
         bar = progress.add_task("load", total=None, note=model)
         began = time.perf_counter()
@@ -244,7 +295,7 @@ def export(model: str, output: Path, config: ExportConfig, console: Console | No
             checkpoint = load_checkpoint(model)
         loaded = time.perf_counter() - began
         manifest, report = export_program(
-            checkpoint, config, output, lambda phase: progress.update(bar, description=phase)
+            checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
         )
     return {
         "program": str(output / PROGRAM_FILE),
@@ -281,14 +332,14 @@ def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
             config = ExportConfig(
-                adapter=AdapterConfig(),
+                adapter=AdapterConfig(subspace="fisher"),
                 step=StepConfig(),
                 template=DEMO_TEMPLATE,
                 label_words=DEMO_LABELS,
                 max_tokens=64,
                 quantization="8da8w",
             )
-            export(model, program, config, console)
+            export(model, program, config, train_file, console)
         if not done.exists():
             shutil.rmtree(run, ignore_errors=True)  # an interrupted one
             trained = train(

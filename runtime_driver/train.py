@@ -49,7 +49,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step was and gave; ``evaluation`` where one followed it."""
+    """What one step was and gave.
+
+    Attributes:
+        loss: mean over the batch, of the state before the step.
+        backed_off: the run had diverged, so that the state is an earlier one again.
+        evaluation: where one followed the step.
+    """
 
     step: int
     loss: float
@@ -58,7 +64,44 @@ class StepRecord:
     seed: int
     tokens: int
     seconds: float
+    backed_off: bool = False
     evaluation: Evaluation | None = None
+
+
+class Guard:
+    """Remembers the best state so far, and tells when a run has left it for good.
+
+    Attributes:
+        good: the state whose running mean of losses was the lowest.
+        scale: of lr; halved by every `back_off`.
+    """
+
+    def __init__(self) -> None:
+        self.good: Tensor | None = None
+        self.scale = 1.0
+        self.first = self.mean = self.best = math.inf
+
+    def diverged(self, state: Tensor, loss: float, new_state: Tensor) -> bool:
+        """After a step: whether its loss or state is not finite, or the loss far above where the run began.
+
+        Far above: a running mean over 10 steps that is twice the first loss, and more than 1 nat over it.
+        """
+        if not (math.isfinite(loss) and bool(new_state.isfinite().all())):
+            return True
+        if self.good is None:
+            self.first = self.mean = loss
+        self.mean += (loss - self.mean) / 10
+        if self.mean > self.first + max(self.first, 1.0):
+            return True
+        if self.mean < self.best or self.good is None:
+            self.best, self.good = self.mean, state
+        return False
+
+    def back_off(self) -> Tensor | None:
+        """The state to go on from, at half the lr; None when there is no good one, or 8 times were in vain."""
+        self.scale /= 2
+        self.mean = self.best
+        return self.good if self.scale >= 2**-8 else None
 
 
 def train(
@@ -73,25 +116,33 @@ def train(
     """Yield (state, record) after every step from ``first_step`` on.
 
     A pure function of its arguments: a run cut at any step and continued from that step's
-    state ends with the same bits.
+    state ends with the same bits. Where it diverges it goes on from its best state at half the lr.
 
     Raises:
-        UserError: when a loss is not finite; the last state yielded is the last good one.
+        UserError: when that does not help; the last state yielded is the best one.
     """
-    m = program.manifest
+    m, guard = program.manifest, Guard()
     order = batches(train_examples, m.batch, config.seed)
     for step, batch in enumerate(islice(order, first_step, config.steps), first_step):
         began = time.perf_counter()
         tokens, targets = collate(batch, m)
-        lr, seed = config.lr_at(step, m), config.seed_at(step, m.queries)
+        lr, seed = guard.scale * config.lr_at(step, m), config.seed_at(step, m.queries)
         new_state, loss = program.step(state, tokens, targets, seed, lr, config.eps)
         seconds = time.perf_counter() - began
-        if not math.isfinite(loss) or not bool(new_state.isfinite().all()):
-            raise UserError(f"step {step + 1}: the loss is {loss}; the state before it is kept. Try a smaller --lr")
-        state = new_state
+        backed_off = guard.diverged(state, loss, new_state)
+        if backed_off:
+            best = guard.back_off()
+            if best is None:
+                raise UserError(
+                    f"step {step + 1}: the loss is {loss:.3g}, and a smaller learning rate did not help; "
+                    "the best state is kept. Is --eps or --lr far from what `prge calibrate` proposes?"
+                )
+            state = best
+        else:
+            state = new_state
         evaluation = None
         last = step + 1 == config.steps
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
             evaluation = evaluate(program, state, dev_examples, evaluating)
         size = tokens.numel() * m.copies
-        yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, evaluation)
+        yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, backed_off, evaluation)

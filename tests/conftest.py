@@ -17,6 +17,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
+from prge.runtime_driver.data import read_records
 
 TEMPLATE = "{text} Reply"
 LABELS = (("today", " today"), ("later", " later"))
@@ -94,9 +95,10 @@ def tiny_model(make_model: Callable[[Any], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data: Path) -> Callable[..., Path]:
     """Export with changed settings; equal settings share one folder."""
     made: dict[str, Path] = {}
+    texts = [record for _, record in read_records(demo_data / "train.tsv")]
 
     def run(
         model: Path = tiny_model, step: StepConfig | None = None, adapter: AdapterConfig | None = None, **changes: Any
@@ -105,7 +107,7 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callab
             "template": TEMPLATE,
             "label_words": LABELS,
             "max_tokens": 40,
-            "adapter": adapter or AdapterConfig(rank=4, alpha=8.0),
+            "adapter": adapter or AdapterConfig(rank=4, alpha=8.0, subspace="fisher", directions=3),
             "step": step or StepConfig(queries=2, batch=2),
         }
         config = ExportConfig(**settings | changes)
@@ -113,7 +115,7 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callab
         if key not in made:
             made[key] = tmp_path_factory.mktemp("program") / "out"
             with quiet():
-                export_program(load_checkpoint(str(model)), config, made[key])
+                export_program(load_checkpoint(str(model)), config, made[key], records=texts)
         return made[key]
 
     return run

@@ -42,8 +42,9 @@ def adapted_weights(model: Any, manifest: Any, frozen: Tensor, state: Tensor) ->
         at += a.numel()
         core = state[module.offset :][: module.core[0] * module.core[1]].view(*module.core)
         b = core.T
-        if manifest.adapter.subspace == "svd":
-            us = frozen[at : at + module.out_features * rank].view(module.out_features, rank)
+        if manifest.adapter.subspace:
+            columns = module.core[1]
+            us = frozen[at : at + module.out_features * columns].view(module.out_features, columns)
             at += us.numel()
             b = us @ core.T
         w = model.get_parameter(f"{module.name}.weight")
@@ -89,17 +90,18 @@ def shifted_loss(
     Also each core's inputs there, [n targets, rank].
     """
     rank, at, handles = manifest.adapter.rank, 0, []
+    columns = output_directions(manifest)
     positions = target_positions(manifest, example)
     inputs: dict[int, Tensor] = {}
     for i, module in enumerate(manifest.adapter.modules):
         a = frozen[at : at + rank * module.in_features].view(rank, -1)
-        us = frozen[at + a.numel() :][: module.out_features * rank].view(-1, rank)
+        us = frozen[at + a.numel() :][: module.out_features * columns].view(-1, columns)
         at += a.numel() + us.numel()
 
         def hook(_: Any, x: Any, y: Tensor, a: Tensor = a, us: Tensor = us, i: int = i) -> Tensor:
             inputs[i] = manifest.adapter.alpha / rank * x[0][0, positions] @ a.T
             moved = y.clone()
-            moved[0, positions] += shifts[: len(positions), i * rank : (i + 1) * rank] @ us.T
+            moved[0, positions] += shifts[: len(positions), i * columns : (i + 1) * columns] @ us.T
             return moved
 
         handles.append(model.get_submodule(module.name).register_forward_hook(hook))
@@ -109,19 +111,30 @@ def shifted_loss(
     return example_loss(manifest, rows, example), [inputs[i] for i in range(len(inputs))]
 
 
-def rank_one_sum(inputs: Sequence[Tensor], outputs: Tensor, rank: int) -> Tensor:
+def output_directions(manifest: Any) -> int:
+    """Columns of a core; all have the same."""
+    (columns,) = {module.core[1] for module in manifest.adapter.modules}
+    return int(columns)
+
+
+def parameters(manifest: Any) -> int:
+    """What trains, without the optimizer's slots."""
+    return sum(module.core[0] * module.core[1] for module in manifest.adapter.modules)
+
+
+def rank_one_sum(inputs: Sequence[Tensor], outputs: Tensor) -> Tensor:
     """The cores' gradients in state order, from inputs [n, rank] and output gradients [n, D] at n positions."""
-    parts = [(a.T @ outputs[: len(a), i * rank : (i + 1) * rank]).reshape(-1) for i, a in enumerate(inputs)]
-    return torch.cat(parts)
+    each = outputs.split(outputs.shape[1] // len(inputs), dim=1)
+    return torch.cat([(a.T @ d[: len(a)]).reshape(-1) for a, d in zip(inputs, each, strict=True)])
 
 
 def activation_estimate(
     model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     """(gradient estimate, each example's unperturbed loss) of perturbed activations."""
-    q, rank = manifest.queries, manifest.adapter.rank
+    q = manifest.queries
     m = 1 if manifest.objective == "label-words" else manifest.max_targets
-    columns = rank * len(manifest.adapter.modules)
+    columns = output_directions(manifest) * len(manifest.adapter.modules)
     z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)]).view(q, len(batch), m, columns)
     total, plain = torch.zeros_like(state), []
     for b, example in enumerate(batch):
@@ -129,7 +142,7 @@ def activation_estimate(
         moved = [shifted_loss(model, manifest, frozen, state, example, eps * z[i, b])[0] for i in range(q)]
         mean = torch.stack([zero, *moved]).mean()
         output_gradient = sum((moved[i] - mean) / eps * z[i, b] for i in range(q)) * (1 + q) / q / q
-        total += rank_one_sum(inputs, output_gradient, rank) / len(batch)
+        total += rank_one_sum(inputs, output_gradient) / len(batch)
         plain.append(zero)
     return total, torch.stack(plain)
 
@@ -150,17 +163,24 @@ def weight_estimate(
     return total, torch.stack(losses)
 
 
-def target_gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]) -> Tensor:
-    """Autograd's gradient in the cores of what they do at the target positions."""
-    rank = manifest.adapter.rank
-    total = torch.zeros_like(state)
+def target_gradient(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    """(autograd's gradient in the cores of what they do at the targets, expected squared error of one direction).
+
+    With a the cores' inputs and d the gradient at all D outputs of an example, ``z z^T d`` errs by
+    ``|d|^2`` (less one term in D) at every output, and the core's gradient by ``|a|^2`` times as much.
+    """
+    total, error = torch.zeros_like(state), torch.zeros(())
     for example in batch:
         n = len(target_positions(manifest, example))
-        shifts = torch.zeros(n, rank * len(manifest.adapter.modules), requires_grad=True)
+        shifts = torch.zeros(n, output_directions(manifest) * len(manifest.adapter.modules), requires_grad=True)
         value, inputs = shifted_loss(model, manifest, frozen, state, example, shifts)
         (outputs,) = torch.autograd.grad(value, shifts)
-        total += rank_one_sum([x.detach() for x in inputs], outputs, rank) / len(batch)
-    return total
+        total += rank_one_sum([x.detach() for x in inputs], outputs) / len(batch)
+        lengths = torch.stack([x.detach().square().sum() for x in inputs]).sum()
+        error += output_directions(manifest) * lengths * outputs.square().sum() / len(batch) ** 2
+    return total, error
 
 
 def gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]) -> Tensor:
@@ -169,3 +189,23 @@ def gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Se
     total = torch.stack([loss(model, manifest, frozen, variable, e) for e in batch]).mean()
     (result,) = torch.autograd.grad(total, variable)
     return result
+
+
+def rounded(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Symmetric rounding of groups of inputs to ``bits``."""
+    groups = weight.reshape(weight.shape[0], -1, group)
+    scale = groups.abs().amax(2, keepdim=True) / (2 ** (bits - 1) - 0.5)
+    steps = (groups / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return (steps * scale).reshape(weight.shape)
+
+
+def round_weights(model: Any, quantization: str) -> None:
+    """Give a causal LM the weights that a quantized program computes with, in float32."""
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        embedding = model.model.embed_tokens.weight
+        scale = embedding.abs().amax(1, keepdim=True) / 127
+        embedding.copy_((embedding / scale).round() * scale)
+        for linear in (x for x in model.model.modules() if isinstance(x, torch.nn.Linear)):
+            bits, group = (8, linear.in_features) if quantization == "8da8w" else (4, 32)
+            linear.weight.copy_(rounded(linear.weight, bits, group))

@@ -40,13 +40,20 @@ def export_arguments(model: Path, output: Path) -> list[object]:
 def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, demo_data: Path, tmp_path: Path) -> None:
     """export, inspect, train, eval, predict, merge."""
     program, run = tmp_path / "program", tmp_path / "run"
-    code, exported = prge(*export_arguments(tiny_model, program), "--max-tokens", 48, "--rank", 4, "--alpha", 8)
+    shape = ["--max-tokens", 48, "--rank", 4, "--alpha", 8, "--texts", demo_data / "train.tsv"]
+    code, exported = prge(*export_arguments(tiny_model, program), *shape)
     assert code == 0 and exported["delegate_calls"] <= 10 and exported["multiply_adds_inside"] == 1.0
     assert {"embedding", "gather"} < set(exported["outside_the_delegates"]) and "alloc" not in exported[
         "outside_the_delegates"
     ]
     code, inspected = prge("inspect", program)
     assert code == 0 and inspected["queries"] == 16 and [x["word"] for x in inspected["labels"]] == [" today", " later"]
+    calibrate = ["calibrate", program, "--data", demo_data / "train.tsv", "--truncate", "-o", tmp_path / "cal.png"]
+    code, found = prge(*calibrate, "--minutes", 1, "--megabytes", 100_000)
+    assert code == 0 and found["lr"] > 0 and found["proposed"]["steps"] > 0 and (tmp_path / "cal.png").stat().st_size
+    assert found["eps"] in [float(eps) for eps in found["correlation_with_exact"]]
+    code, message = prge(*calibrate, "--megabytes", 2)
+    assert code == 1 and "2 MB do not hold one example" in message["error"]
     train = ["train", program, "--data", demo_data / "train.tsv", "--dev", demo_data / "test.tsv", "--steps", 20]
     train += ["--eval-every", 10, "--lr", 0.01, "--truncate", "-o", run]
     code, trained = prge(*train)

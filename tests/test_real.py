@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from prge.models.checkpoints import Checkpoint, load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
-from prge.runtime_driver.data import Encoder, collate
+from prge.runtime_driver.data import Encoder, collate, read_records
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 
@@ -30,16 +32,19 @@ SENTENCES = [
 ]
 
 
-def checkpoint() -> Checkpoint:
+@pytest.fixture(scope="module")
+def checkpoint() -> Callable[[], Checkpoint]:
+    """A fresh copy at every call: exporting consumes the model."""
     try:
         with quiet():
-            return load_checkpoint("smollm2-135m")
+            loaded = load_checkpoint("smollm2-135m")
     except UserError as e:
         pytest.skip(f"SmolLM2-135M is out of reach: {e}")
+    return lambda: copy.deepcopy(loaded)
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> StepProgram:
+def program(checkpoint: Callable[[], Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> StepProgram:
     folder = tmp_path_factory.mktemp("real") / "program"
     config = ExportConfig(
         adapter=AdapterConfig(),
@@ -49,13 +54,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> StepProgram:
         min_tokens=32,
         max_tokens=32,
     )
-    loaded = checkpoint()
     with quiet():
-        export_program(loaded, config, folder)
+        export_program(checkpoint(), config, folder)
     return StepProgram(folder)
 
 
-def test_the_real_model(program: StepProgram, tmp_path: Path) -> None:
+def test_the_real_model(program: StepProgram, checkpoint: Callable[[], Checkpoint], tmp_path: Path) -> None:
     """Delegation, size, one step against the reference, and PEFT's logits."""
     report = json.loads((program.path.parent / REPORT_FILE).read_text())
     assert report["delegate_calls"] <= 10 and report["inside_share"] > 0.999
@@ -86,3 +90,32 @@ def test_the_real_model(program: StepProgram, tmp_path: Path) -> None:
         scores = torch.stack([adapted(torch.tensor([e.tokens])).logits[0, -1, tokens] for e in batch])
     assert evaluation.scores is not None
     torch.testing.assert_close(evaluation.scores, scores, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
+def test_quantized_estimates_are_those_of_the_same_weights_in_float32(
+    quantization: str, checkpoint: Callable[[], Checkpoint], demo_data: Path, tmp_path: Path
+) -> None:
+    """On real text, at the default eps: correlation with estimates of the rounded weights at a tiny eps."""
+    config = ExportConfig(
+        adapter=AdapterConfig(subspace="fisher"),
+        step=StepConfig(queries=6, batch=3),
+        template="{text} This is",
+        label_words=(("today", " urgent"), ("later", " good")),
+        min_tokens=48,
+        max_tokens=48,
+        quantization=quantization,  # type: ignore[arg-type]
+    )
+    texts = [record for _, record in read_records(demo_data / "train.tsv")]
+    with quiet():
+        export_program(checkpoint(), config, tmp_path / "program", records=texts)
+    program = StepProgram(tmp_path / "program")
+    m, frozen, hf = program.manifest, program.frozen(), checkpoint().model
+    reference.round_weights(hf, quantization)
+    batch = Encoder(m, tmp_path / "program" / "tokenizer.json", truncate=True).examples(demo_data / "test.tsv", 3)
+    size = reference.parameters(m)
+    with torch.no_grad():
+        exact, _ = reference.activation_estimate(hf, m, frozen, torch.zeros(size), batch, 77, 2e-3)
+    new_state, _ = program.step(program.initial_state(), *collate(batch, m), 77, 0.0, m.eps)
+    correlation = torch.corrcoef(torch.stack((exact, new_state[size : 2 * size])))[0, 1]
+    assert correlation >= 0.97

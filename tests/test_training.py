@@ -76,7 +76,7 @@ def test_training_lowers_the_loss(program_folder: Path, demo_data: Path) -> None
     assert after.loss < 0.9 * before.loss
 
 
-@pytest.mark.parametrize("subspace", ["svd", None])
+@pytest.mark.parametrize("subspace", ["fisher", "svd", None])
 def test_peft_gives_the_program_s_logits(
     export: Callable[..., Path], tiny_model: Path, demo_data: Path, tmp_path: Path, subspace: str | None
 ) -> None:

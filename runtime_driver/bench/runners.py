@@ -18,8 +18,10 @@ import torch
 
 from prge.manifest import TOKENIZER_FILE, Manifest
 from prge.quiet import quiet
+from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.data import Encoder, Example, batches, collate, without
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 
@@ -31,7 +33,7 @@ class Run:
     Attributes:
         method: ``"program"``, or ``"lora-adamw"``: PyTorch and PEFT on the program's own base and prompt.
         program: the folder of the program.
-        steps, lr, seed: of the run; lr None for the program's.
+        steps, lr, seed: of the run; lr None for `--lr auto`, whose time counts.
         data, examples, dev, curve: files; how many examples to train on, and of dev to draw the curve with.
         points: evaluations along the run.
         batch, rank: of lora-adamw.
@@ -49,15 +51,6 @@ class Run:
     points: int
     batch: int = 16
     rank: int = 8
-
-
-def peak_megabytes() -> float:
-    """The process's greatest resident memory so far (Linux; elsewhere NaN)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def run(settings: Run) -> Iterator[dict[str, Any]]:
@@ -90,13 +83,15 @@ class ProgramRun:
 
     def __init__(self, program: StepProgram, settings: Run):
         self.program, self.state = program, program.initial_state()
-        lr = program.manifest.lr if settings.lr is None else settings.lr
-        self.config = TrainConfig(settings.steps, lr, program.manifest.eps, settings.seed)
+        self.settings = settings
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
-        for state, record in train(self.program, self.state, examples, [], self.config):
+        began, eps = time.perf_counter(), self.program.manifest.eps
+        lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
+        config, calibrated = TrainConfig(self.settings.steps, lr, eps, self.settings.seed), time.perf_counter() - began
+        for state, record in train(self.program, self.state, examples, [], config):
             self.state = state
-            yield record.seconds
+            yield record.seconds + (calibrated if record.step == 0 else 0.0)
 
     def accuracy(self, examples: list[Example]) -> float:
         accuracy = evaluate(self.program, self.state, examples).accuracy

@@ -35,8 +35,8 @@ class AdaptedModule:
     """A linear layer's place in the state and in the ``frozen`` vector.
 
     Its trainable core is ``state[offset : offset + core[0] * core[1]]``, row-major. Its
-    frozen factors follow each other in module order: A [rank, in], then for the svd
-    subspace U S [out, rank].
+    frozen factors follow each other in module order: A [rank, in], then in a subspace D
+    [out, core[1]].
     """
 
     name: str

@@ -1,0 +1,252 @@
+"""Measures a program's estimates on some data, and proposes eps, lr, q and B."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.manifest import Manifest
+from prge.runtime_driver.data import Example, batches, collate
+from prge.runtime_driver.memory import peak_megabytes
+from prge.runtime_driver.picture import picture
+from prge.runtime_driver.program import StepProgram
+
+# Octaves around the program's eps; beyond them float32 or curvature has the word.
+_OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
+# Of the way to the least loss, in one step: measured, on SST-2, with two subspaces whose best lr differ by two.
+_SHARE = 0.5
+# Of batches and directions; no run gets so far into the last of their seeds.
+_SEED = 2**31 - 1
+_DIRECTIONS = (_SEED << 32) + 2**31
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured, and what follows.
+
+    Attributes:
+        eps: where the estimates' correlation with exact ones is greatest; ``correlation``, how great.
+        by_eps: (eps, correlation) of all that were tried.
+        lr: of the first step.
+        along: (how far along the optimizer's first direction, loss) of the line search.
+        signal, directions, examples: shares of an estimate's squared length: of the gradient, and
+            of the noise from few directions and from few examples.
+        queries, batch: q and B with the most signal for the time of a step like the program's.
+        seconds_per_step: median.
+        megabytes: the process's peak on one example per row of the longest text; ``per_example`` of it grows with B.
+    """
+
+    eps: float
+    correlation: float
+    by_eps: list[tuple[float, float]]
+    lr: float
+    along: list[tuple[float, float]]
+    signal: float
+    directions: float
+    examples: float
+    queries: int
+    batch: int
+    seconds_per_step: float
+    megabytes: float
+    per_example: float
+    exported_batch: int
+
+    def largest_batch(self, megabytes: float) -> int:
+        """B at which a step on the longest texts stays within; may be below 1."""
+        return math.floor(self.exported_batch + (megabytes - self.megabytes) / max(self.per_example, 1e-9))
+
+
+class Estimates:
+    """Gradient estimates of a program at its initial state, by eps, seed and batch."""
+
+    def __init__(self, program: StepProgram, examples: Sequence[Example]):
+        self.program, m = program, program.manifest
+        self.batches = [batch for batch, _ in zip(batches(examples, m.batch, _SEED), range(8), strict=False)]
+        self.seconds: list[float] = []
+
+    def gradient(self, batch: int, seed: int, eps: float) -> Tensor:
+        """f32[parameters]."""
+        m, state = self.program.manifest, self.program.initial_state()
+        tokens, targets = collate(self.batches[batch], m)
+        began = time.perf_counter()
+        new, _ = self.program.step(state, tokens, targets, _DIRECTIONS + seed * m.queries, 1.0, eps)
+        self.seconds.append(time.perf_counter() - began)
+        if not bool(new.isfinite().all()):
+            raise UserError(f"the estimate is not finite at eps {eps:g}")
+        size = parameters(m)
+        # The first mean of an optimizer that has one is its share of the gradient; else the step itself.
+        return -new[:size] if m.optimizer == "sgd" else new[size : 2 * size] / (1.0 - m.betas[0])
+
+    def loss(self, state: Tensor, used: Sequence[int]) -> float:
+        """Mean loss of a state over some batches."""
+        m, losses = self.program.manifest, []
+        for i in used:
+            tokens, targets = collate((self.batches[i] * m.copies)[: m.rows], m)
+            losses.append(self.program.execute(state, tokens, targets, 0, 0.0, 0.0)[1].mean())
+        return float(torch.stack(losses).mean())
+
+
+def parameters(manifest: Manifest) -> int:
+    """How many numbers train."""
+    return sum(module.core[0] * module.core[1] for module in manifest.adapter.modules)
+
+
+def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
+    """(lr, the line search): a share of the way to the least loss along the optimizer's first direction.
+
+    Half of the batches give the direction, the other half the losses.
+    """
+    m = estimates.program.manifest
+    half = len(estimates.batches) // 2
+    gradients = torch.stack([estimates.gradient(i, i, eps) for i in range(half)])
+    direction = gradients.mean(0)
+    if m.optimizer == "adam":
+        direction = direction / (gradients.square().mean(0).sqrt() + 1e-12)
+    held = range(half, len(estimates.batches))
+    along = [(0.0, estimates.loss(estimates.program.initial_state(), held))]
+    way = m.lr / 4
+    for _ in range(16):
+        state = estimates.program.initial_state()
+        state[: len(direction)] = -way * direction
+        along.append((way, estimates.loss(state, held)))
+        best = min(along, key=lambda point: point[1])
+        if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + 1e-3:
+            break
+        way *= 2
+    return lowest(along[1:]) * _SHARE, along
+
+
+def lowest(points: Sequence[tuple[float, float]]) -> float:
+    """Where a parabola through the least of some (way, value) and its neighbours, ways doubling, has its bottom."""
+    at = min(range(len(points)), key=lambda i: points[i][1])
+    if not 0 < at < len(points) - 1:
+        return points[at][0]
+    (_, left), (way, middle), (_, right) = points[at - 1 : at + 2]
+    bend = left - 2 * middle + right
+    octaves = 0.5 * (left - right) / bend if math.isfinite(bend) and bend > 0 else 0.0
+    return float(way * 2**octaves)
+
+
+def fit_reliability(grams: Tensor, eps: Sequence[float]) -> list[float]:
+    """Correlation with the exact estimate at each eps, from inner products of estimates along the same directions.
+
+    An estimate at eps e is ``g + e c + n / e``: the exact one, curvature, and rounding that is
+    independent at every eps. So ``<e_i, e_j> = S + (e_i + e_j) X + e_i e_j C + [i = j] N / e_i^2``,
+    solved for S, X, C, N by least squares relative to the estimates' lengths.
+
+    Args:
+        grams: f64[E, E].
+    """
+    rows, right = [], []
+    for i, j in itertools.product(range(len(eps)), repeat=2):
+        scale = float((grams[i, i] * grams[j, j]).sqrt())
+        a, b = eps[i], eps[j]
+        rows.append([1 / scale, (a + b) / scale, a * b / scale, (1 / a**2 if i == j else 0.0) / scale])
+        right.append(float(grams[i, j]) / scale)
+    solution = torch.linalg.lstsq(torch.tensor(rows, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
+    s, x = (float(v) for v in solution.solution[:2])
+    return [max(0.0, (s + x * e) / math.sqrt(max(s, 1e-30) * float(grams[i, i]))) for i, e in enumerate(eps)]
+
+
+def calibrate(
+    program: StepProgram, examples: Sequence[Example], progress: Callable[[str], None] = lambda text: None
+) -> Calibration:
+    """Measure on a few batches.
+
+    Raises:
+        UserError: when an estimate is not finite, or there are fewer than 8 batches.
+    """
+    m = program.manifest
+    if len(examples) < 8 * m.batch:
+        raise UserError(f"calibration takes 8 batches of {m.batch} examples; the data has {len(examples)} examples")
+    peak, per_example, longest = peaks(program, examples)
+    estimates = Estimates(program, examples)
+    tried = [m.eps * 2.0**octave for octave in _OCTAVES]
+    grams = torch.zeros(len(tried), len(tried), dtype=torch.float64)
+    for batch in range(4):
+        progress(f"eps, batch {batch + 1} of 4")
+        stacked = torch.stack([estimates.gradient(batch, batch, eps) for eps in tried]).double()
+        grams += stacked @ stacked.T
+    correlations = fit_reliability(grams, tried)
+    correlation, eps = max(zip(correlations, tried, strict=True))
+    progress("signal and noise")
+    pairs = torch.stack([torch.stack([estimates.gradient(b, 2 * b + s, eps) for s in (0, 1)]) for b in range(8)])
+    signal, directions, shares = noise_shares(pairs)
+    length = statistics.mean(len(e.tokens) for e in examples)
+    queries, batch = propose_shape(m, directions, shares, length)
+    # What B adds is in proportion to the positions of a row, and so changes with q too.
+    if m.perturb == "activations":
+        per_example *= (longest + 1 + queries) / (longest + 1 + m.queries)
+    progress("learning rate")
+    lr, along = propose_lr(estimates, eps)
+    return Calibration(
+        eps, correlation, list(zip(tried, correlations, strict=True)), lr, along, signal, directions, shares,
+        queries, batch, statistics.median(estimates.seconds), peak, per_example, m.batch,
+    )  # fmt: skip
+
+
+def peaks(program: StepProgram, examples: Sequence[Example]) -> tuple[float, float, int]:
+    """(peak MB of the process, MB that one more example adds, tokens of the longest) by a short and a long batch."""
+    m, found = program.manifest, []
+    for example in (min(examples, key=lambda e: len(e.tokens)), max(examples, key=lambda e: len(e.tokens))):
+        tokens, targets = collate([example] * m.rows, m)
+        program.execute(program.initial_state(), tokens, targets, 0, 0.0, 0.0)
+        found.append((tokens.shape[1], peak_megabytes()))
+    (short, low), (long, high) = found
+    copies = 1 + m.queries if m.perturb == "activations" else 0
+    per_example = (high - low) / max(1, long - short) * (long + copies) / m.batch
+    return high, per_example, long
+
+
+def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
+    """(signal, noise of directions, noise of examples), shares of the estimates' mean squared length.
+
+    Args:
+        pairs: f32[batches, 2, S], two estimates of each batch with independent directions. Their
+            inner product holds signal and the examples' noise, that of different batches signal alone.
+    """
+    n = pairs.shape[0]
+    total = float(pairs.square().sum(2).mean())
+    same = float((pairs[:, 0] * pairs[:, 1]).sum(1).mean())
+    gram = pairs[:, 0] @ pairs[:, 1].T
+    other = float(gram.sum() - gram.diagonal().sum()) / (n * (n - 1))
+    signal = max(other, 0.0) / total
+    return signal, max(total - same, 0.0) / total, max(same - max(other, 0.0), 0.0) / total
+
+
+def propose_shape(manifest: Manifest, directions: float, examples: float, length: float) -> tuple[int, int]:
+    """(q, B) of least noise for the cost of a step like the program's.
+
+    The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. Activations:
+    a step costs ``B (T + 1 + q)`` rows of a layer, so the best q is ``sqrt(V_d / V_e (T + 1))``.
+    Weights: ``2 q B T``, where every query costs as much as an example: q = 1 and all in B.
+    """
+    m = manifest
+    if m.perturb == "weights":
+        return 1, m.queries * m.batch
+    per_direction = directions * m.queries
+    q = math.sqrt(per_direction / max(examples, 1e-6) * (length + 1))
+    queries = max(1, min(64, 2 ** round(math.log2(max(q, 1.0)))))
+    return queries, max(1, round(m.batch * (length + 1 + m.queries) / (length + 1 + queries)))
+
+
+def plot_calibration(path: Path, found: Calibration) -> None:
+    """A PNG of the estimate's correlation with the exact one over eps, and of the line search for lr."""
+    with picture(path) as axis:
+        axis.semilogx(*zip(*found.by_eps, strict=True), "o-", color="tab:blue")
+        axis.axvline(found.eps, color="tab:blue", linestyle=":")
+        axis.set(xlabel="eps (blue), way along the first direction (orange)", ylim=(0, 1.02))
+        axis.set_ylabel("correlation with the exact estimate", color="tab:blue")
+        right = axis.twinx()
+        right.plot(*zip(*found.along[1:], strict=True), "s-", color="tab:orange")
+        right.axhline(found.along[0][1], color="tab:orange", linestyle=":")
+        right.set_ylabel("loss", color="tab:orange")

@@ -1,0 +1,83 @@
+"""The fisher subspace: its directions are those of autograd's gradients at the outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from prge.models.subspace import Row, principal_factors
+
+WORDS = (5, 9)
+ROWS = [Row((3, 1, 4, 1, 5, 9), (5,)), Row((2, 7, 1), (2,))]
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def output_gradient(model: Any, name: str, row: Row, objective: Any) -> Tensor:
+    """d objective(logits at the row's positions) / d (a shift of the layer's output there), [positions, out]."""
+    linear = model.get_submodule(name)
+    shift = torch.zeros(len(row.tokens), linear.out_features, requires_grad=True)
+    handle = linear.register_forward_hook(lambda m, x, y: y + shift)
+    logits = model(torch.tensor([row.tokens])).logits[0, list(row.positions)]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(objective(logits), shift)
+    return gradient[list(row.positions)]
+
+
+def test_two_answers_have_one_direction_per_text(tiny_model: Path) -> None:
+    """With two label words every drawn answer pushes along the logits' difference: two texts span two directions."""
+    model = load(tiny_model)
+    names = [f"model.layers.{i}.{m}" for i in (0, 1) for m in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")]
+    found = principal_factors(model, {n: model.get_submodule(n) for n in names}, ROWS, WORDS, 3, 2)
+    for name in names:
+        expected = torch.cat(
+            [output_gradient(model, name, row, lambda x: (x[:, WORDS[0]] - x[:, WORDS[1]]).sum()) for row in ROWS]
+        )
+        d = found[name].outputs
+        torch.testing.assert_close(d.T @ d, torch.eye(2), rtol=0, atol=1e-5)
+        torch.testing.assert_close(expected @ d @ d.T, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_inputs_are_the_principal_ones(tiny_model: Path) -> None:
+    """A keeps all of two texts' inputs in two directions, at a mean square of one."""
+    model, name = load(tiny_model), "model.layers.0.mlp.down_proj"
+    seen: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    for row in ROWS:
+        model(torch.tensor([row.tokens]))
+    handle.remove()
+    x = torch.stack([values[0, row.positions[0]] for values, row in zip(seen, ROWS, strict=True)]).detach()
+    a = principal_factors(model, {name: model.get_submodule(name)}, ROWS, WORDS, 2, 2)[name].inputs
+    torch.testing.assert_close((x @ a.T).square().mean(), torch.tensor(1.0))
+    torch.testing.assert_close(x @ a.T @ torch.linalg.pinv(a.T), x, rtol=0, atol=1e-5)
+
+
+def test_more_directions_than_texts(tiny_model: Path) -> None:
+    model = load(tiny_model)
+    linear = {"model.layers.1.mlp.up_proj": model.model.layers[1].mlp.up_proj}
+    factors = principal_factors(model, linear, ROWS, WORDS, 6, 5)["model.layers.1.mlp.up_proj"]
+    d, a = factors.outputs, factors.inputs
+    assert a.shape == (6, 32) and a.isfinite().all()
+    torch.testing.assert_close(d.T @ d, torch.eye(5), rtol=0, atol=1e-5)
+
+
+def test_drawn_answers_find_the_fisher_information_s_directions(tiny_model: Path) -> None:
+    """Over the vocabulary, for several targets: the energy of the top of F = sum_t J_t^T (diag p - p p^T) J_t."""
+    model = load(tiny_model)
+    name, row = "model.layers.1.mlp.down_proj", Row((3, 1, 4, 1, 5, 9), (3, 4, 5))
+    d = principal_factors(model, {name: model.get_submodule(name)}, [row] * 200, None, 2, 3)[name].outputs
+    fisher = torch.zeros(32, 32)
+    for position in row.positions:
+        at = Row(row.tokens, (position,))
+        rows = [output_gradient(model, name, at, lambda x, w=w: x[0, w]) for w in range(600)]
+        p = model(torch.tensor([row.tokens])).logits[0, position].detach().softmax(-1)
+        jacobian = torch.cat(rows)
+        fisher += jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian
+    best = torch.linalg.eigvalsh(fisher)[-3:].sum()
+    assert torch.trace(d.T @ fisher @ d) > 0.9 * best
