@@ -96,7 +96,7 @@ def convergence(
             curves += rivals
             for path, name in zip(programs[1:], names[1:], strict=True):
                 other = replace(first, program=str(path), seed=seed)
-                pace = measure(name, replace(other, steps=3), lambda _: None).seconds_per_step
+                pace = measure(name, replace(other, steps=3, lr=0.0), lambda _: None).seconds_per_step
                 curves.append(measure(name, replace(other, steps=max(1, round(budget / pace))), listener))
         kept = [c for c in curves if c.run.method != LORA or c.run.lr == best]
         rows = table(kept, target)
