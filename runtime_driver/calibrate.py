@@ -136,25 +136,27 @@ def lowest(points: Sequence[tuple[float, float]]) -> float:
     return float(way * 2**octaves)
 
 
-def fit_reliability(grams: Tensor, eps: Sequence[float]) -> list[float]:
+def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[float]:
     """Correlation with the exact estimate at each eps, from inner products of estimates along the same directions.
 
-    An estimate at eps e is ``g + e c + n / e``: the exact one, curvature, and rounding that is
-    independent at every eps. So ``<e_i, e_j> = S + (e_i + e_j) X + e_i e_j C + [i = j] N / e_i^2``,
+    An estimate at eps e is ``g + h c + n / e`` with ``h = e^order``: the exact one, curvature, and
+    rounding that is independent at every eps. So ``<i, j> = S + (h_i + h_j) X + h_i h_j C + [i = j] N / e_i^2``,
     solved for S, X, C, N by least squares relative to the estimates' lengths.
 
     Args:
         grams: f64[E, E].
+        order: 1 for one-sided differences, 2 for central ones.
     """
     rows, right = [], []
     for i, j in itertools.product(range(len(eps)), repeat=2):
         scale = float((grams[i, i] * grams[j, j]).sqrt())
-        a, b = eps[i], eps[j]
-        rows.append([1 / scale, (a + b) / scale, a * b / scale, (1 / a**2 if i == j else 0.0) / scale])
+        a, b = eps[i] ** order, eps[j] ** order
+        rows.append([1 / scale, (a + b) / scale, a * b / scale, (eps[i] ** -2 if i == j else 0.0) / scale])
         right.append(float(grams[i, j]) / scale)
     solution = torch.linalg.lstsq(torch.tensor(rows, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
     s, x = (float(v) for v in solution.solution[:2])
-    return [max(0.0, (s + x * e) / math.sqrt(max(s, 1e-30) * float(grams[i, i]))) for i, e in enumerate(eps)]
+    lengths = [math.sqrt(max(s, 1e-30) * float(grams[i, i])) for i in range(len(eps))]
+    return [max(0.0, (s + x * e**order) / length) for e, length in zip(eps, lengths, strict=True)]
 
 
 def calibrate(
@@ -176,7 +178,7 @@ def calibrate(
         progress(f"eps, batch {batch + 1} of 4")
         stacked = torch.stack([estimates.gradient(batch, batch, eps) for eps in tried]).double()
         grams += stacked @ stacked.T
-    correlations = fit_reliability(grams, tried)
+    correlations = fit_reliability(grams, tried, order=1 if m.perturb == "activations" else 2)
     correlation, eps = max(zip(correlations, tried, strict=True))
     progress("signal and noise")
     pairs = torch.stack([torch.stack([estimates.gradient(b, 2 * b + s, eps) for s in (0, 1)]) for b in range(8)])

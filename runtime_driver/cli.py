@@ -168,7 +168,7 @@ def train(
         float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
     ] = 0.2,
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 400,
+    steps: Annotated[int, typer.Option(min=1)] = 300,
     lr: Annotated[str, typer.Option(help="Of the first step; auto: measured on a few batches.")] = "auto",
     eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
@@ -292,7 +292,7 @@ def convergence(
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for table, picture and JSON.")],
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Of the first program.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Of the first program.")] = 300,
     lora_steps: Annotated[int, typer.Option(min=1, help="Of PyTorch LoRA with AdamW, batch 16.")] = 100,
     lora_lr: Annotated[list[float] | None, typer.Option(help="To choose from; default: 5e-4, 1e-3, 2e-3.")] = None,
     target: Annotated[float, typer.Option(min=0, max=1, help="Accuracy to measure the time to.")] = 0.8,

@@ -14,15 +14,16 @@ from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import Guard, TrainConfig, train
 
 
-def test_reliability_is_the_correlation_with_the_exact_estimate() -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_reliability_is_the_correlation_with_the_exact_estimate(order: int) -> None:
     """Synthetic estimates with known curvature and rounding: the fit sees only them, not the exact one."""
     g = torch.Generator().manual_seed(0)
     exact, curvature = torch.randn(20_000, generator=g).double(), torch.randn(20_000, generator=g).double()
     eps = [0.0125 * 2**k for k in range(7)]
     noise = [0.03 / e * torch.randn(20_000, generator=g).double() for e in eps]
-    estimates = torch.stack([exact + 2 * e * curvature + n for e, n in zip(eps, noise, strict=True)])
+    estimates = torch.stack([exact + 2 * e**order * curvature + n for e, n in zip(eps, noise, strict=True)])
     true = torch.stack([torch.corrcoef(torch.stack((exact, estimate)))[0, 1] for estimate in estimates])
-    fitted = torch.tensor(fit_reliability(estimates @ estimates.T, eps), dtype=torch.float64)
+    fitted = torch.tensor(fit_reliability(estimates @ estimates.T, eps, order), dtype=torch.float64)
     torch.testing.assert_close(fitted, true, rtol=0, atol=0.02)
     assert 0 < int(fitted.argmax()) < 6 and int(fitted.argmax()) == int(true.argmax())
 
