@@ -92,14 +92,18 @@ def train(
     return_freed()
     described = {"train": str(data), "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
     refuse_used(output)
-    if lr is None:
-        with _progress(console) as progress:
-            progress.add_task("calibrating", total=None, note="learning rate")
+    began = time.perf_counter()
+    with _progress(console) as progress:
+        bar = progress.add_task("loading", total=None, note="")
+        # The longest first, so that the runtime's buffers are made once and never grown.
+        longest = max([*examples, *dev_examples], key=lambda e: len(e.tokens))
+        evaluate(loaded, loaded.initial_state(), [longest])
+        if lr is None:
+            progress.update(bar, description="calibrating", note="learning rate")
             lr = propose_lr(Estimates(loaded, examples), eps)[0]
     config = TrainConfig(steps, lr, eps, seed, eval_every)
     run = RunFolder(output, loaded, config, described)
 
-    began = time.perf_counter()
     state, records, interrupted = loaded.initial_state(), [], False
     before = None
     with _progress(console) as progress, Stopping() as stopping:
@@ -109,9 +113,6 @@ def train(
             stopping.check()
             progress.update(bar, completed=done)
 
-        # The longest first, so that the runtime's buffers are made once and never grown.
-        longest = max([*examples, *dev_examples], key=lambda e: len(e.tokens))
-        evaluate(loaded, loaded.initial_state(), [longest])
         try:
             if dev_examples:
                 before = evaluate(loaded, state, dev_examples, evaluating)

@@ -97,11 +97,17 @@ class Guard:
             self.best, self.good = self.mean, state
         return False
 
-    def back_off(self) -> Tensor | None:
-        """The state to go on from, at half the lr; None when there is no good one, or 8 times were in vain."""
+    def back_off(self) -> Tensor:
+        """The state to go on from, at half the lr.
+
+        Raises:
+            UserError: when there is none, because the first loss was not finite.
+        """
+        if self.good is None:
+            raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
         self.scale /= 2
         self.mean = self.best
-        return self.good if self.scale >= 2**-8 else None
+        return self.good
 
 
 def train(
@@ -119,7 +125,7 @@ def train(
     state ends with the same bits. Where it diverges it goes on from its best state at half the lr.
 
     Raises:
-        UserError: when that does not help; the last state yielded is the best one.
+        UserError: when that did not help eight times; the last state yielded is the best one.
     """
     m, guard = program.manifest, Guard()
     order = batches(train_examples, m.batch, config.seed)
@@ -130,19 +136,15 @@ def train(
         new_state, loss = program.step(state, tokens, targets, seed, lr, config.eps)
         seconds = time.perf_counter() - began
         backed_off = guard.diverged(state, loss, new_state)
-        if backed_off:
-            best = guard.back_off()
-            if best is None:
-                raise UserError(
-                    f"step {step + 1}: the loss is {loss:.3g}, and a smaller learning rate did not help; "
-                    "the best state is kept. Is --eps or --lr far from what `prge calibrate` proposes?"
-                )
-            state = best
-        else:
-            state = new_state
+        state = guard.back_off() if backed_off else new_state
         evaluation = None
         last = step + 1 == config.steps
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
             evaluation = evaluate(program, state, dev_examples, evaluating)
         size = tokens.numel() * m.copies
         yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, backed_off, evaluation)
+        if guard.scale <= 2**-8:
+            raise UserError(
+                f"step {step + 1}: the loss is {loss:.3g}, and smaller learning rates did not help; "
+                "the best state is kept. Is --eps or --lr far from what `prge calibrate` proposes?"
+            )

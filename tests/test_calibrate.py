@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from prge.errors import UserError
 from prge.runtime_driver.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
 from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import Guard, TrainConfig, train
 
@@ -69,6 +71,8 @@ def test_the_guard_knows_divergence() -> None:
     assert not guard.diverged(states[10], 3.0, states[11])  # one bad batch is none
     assert any(guard.diverged(states[i], 3.0, states[i + 1]) for i in range(11, 30))
     assert guard.back_off() is states[9] and guard.scale == 0.5
+    with pytest.raises(UserError, match="first loss is not finite"):
+        Guard().back_off()
     assert guard.diverged(states[9], math.nan, states[9])
     assert guard.diverged(states[9], 0.6, states[9] / 0)
 
@@ -87,3 +91,15 @@ def test_a_diverging_run_comes_back(program_folder: Path, demo_data: Path) -> No
     at = records[back[0]].lr, records[back[0] + 1].lr
     assert at[1] < 0.6 * at[0]
     assert sum(r.loss for r in records[-20:]) / 20 < 2 * records[0].loss
+
+
+def test_a_hopeless_run_ends_with_its_best_state(program_folder: Path, demo_data: Path) -> None:
+    program = StepProgram(program_folder)
+    examples = Encoder(program.manifest, program_folder / "tokenizer.json", truncate=True).examples(
+        demo_data / "train.tsv", 64
+    )
+    last, losses = program.initial_state(), []
+    with pytest.raises(UserError, match="smaller learning rates did not help"):
+        for last, record in train(program, last, examples, [], TrainConfig(400, 300.0, 0.05)):  # noqa: B007, B020
+            losses.append(record.loss)
+    assert last.isfinite().all() and evaluate(program, last, examples).loss < losses[0] + 1

@@ -86,6 +86,8 @@ class ProgramRun:
         self.settings = settings
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
+        # As `prge train`: the longest first, so that the runtime's buffers are made once and never grown.
+        evaluate(self.program, self.state, [max(examples, key=lambda e: len(e.tokens))])
         began, eps = time.perf_counter(), self.program.manifest.eps
         lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
         config, calibrated = TrainConfig(self.settings.steps, lr, eps, self.settings.seed), time.perf_counter() - began
