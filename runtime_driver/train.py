@@ -72,7 +72,7 @@ class Guard:
     """Remembers the best state so far, and tells when a run has left it for good.
 
     Attributes:
-        good: the state whose running mean of losses was the lowest.
+        good: the last state of the ten steps whose mean loss was the lowest; the first until one is below its loss.
         scale: of lr; halved by every `back_off`.
     """
 
@@ -80,6 +80,7 @@ class Guard:
         self.good: Tensor | None = None
         self.scale = 1.0
         self.first = self.mean = self.best = math.inf
+        self.losses: list[float] = []
 
     def diverged(self, state: Tensor, loss: float, new_state: Tensor) -> bool:
         """After a step: whether its loss or state is not finite, or the loss far above where the run began.
@@ -89,12 +90,16 @@ class Guard:
         if not (math.isfinite(loss) and bool(new_state.isfinite().all())):
             return True
         if self.good is None:
-            self.first = self.mean = loss
+            self.good, self.first, self.mean, self.best = state, loss, loss, loss
         self.mean += (loss - self.mean) / 10
         if self.mean > self.first + max(self.first, 1.0):
             return True
-        if self.mean < self.best or self.good is None:
-            self.best, self.good = self.mean, state
+        self.losses.append(loss)
+        if len(self.losses) == 10:
+            # A single low loss may be luck of the batch, in a state that is lost already.
+            if sum(self.losses) / 10 < self.best:
+                self.best, self.good = sum(self.losses) / 10, state
+            self.losses.clear()
         return False
 
     def back_off(self) -> Tensor:
@@ -107,6 +112,7 @@ class Guard:
             raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
         self.scale /= 2
         self.mean = self.best
+        self.losses.clear()
         return self.good
 
 
