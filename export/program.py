@@ -120,7 +120,7 @@ def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> 
     return tuple(labels)
 
 
-def check_config(config: ExportConfig) -> None:
+def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> None:
     """Refuse what could not be used, before anything slow happens.
 
     Raises:
@@ -139,6 +139,8 @@ def check_config(config: ExportConfig) -> None:
         raise UserError("a program of dynamic length needs at least 2 tokens (torch.export treats 1 apart)")
     if config.backend == "portable" and config.quantization != "f32":
         raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
+    if config.adapter.subspace == "fisher" and not records:
+        raise UserError("the fisher subspace is taken from texts; give some with --texts")
 
 
 class _Phases:
@@ -171,7 +173,7 @@ def export_program(
         UserError: the folder exists and holds something, the settings do not fit each other
             or the model, a label word is no single token, or the disk is full.
     """
-    check_config(config)
+    check_config(config, records)
     labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)
@@ -236,10 +238,7 @@ def _build(
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
     share_table = config.quantization == "f32"
-    fisher = config.adapter.subspace == "fisher"
-    if fisher and not records:
-        raise UserError("the fisher subspace is taken from texts; give some with --texts")
-    rows = _rows(checkpoint, config, records) if fisher else []
+    rows = _rows(checkpoint, config, records) if config.adapter.subspace == "fisher" else []
     try:
         built = build_step(
             checkpoint.model, config.adapter, config.step, objective, config.max_tokens, share_table, rows

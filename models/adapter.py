@@ -99,16 +99,14 @@ class AdaptedLinear(nn.Module):
         weight = base.weight.detach().float()
         if factors:
             down, up = factors.inputs, factors.outputs * weight.norm() / min(weight.shape) ** 0.5
-            self.core = (r, up.shape[1])
         elif config.subspace:
             u, s, v = top_singular(weight, r)
             down, up = v.T, u * s
-            self.core = (r, r)
         else:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
             down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
             up = None
-            self.core = (r, base.out_features)
+        self.core = (r, base.out_features if up is None else up.shape[1])
         self.down = nn.Buffer(down.contiguous())  # A, [r, in]
         self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]
         # The scale is folded in, so that the graph has one multiplication less per layer.

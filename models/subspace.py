@@ -65,34 +65,9 @@ def principal_factors(
     gradients: dict[str, list[Tensor]] = {name: [] for name in linears}
     generator = torch.Generator().manual_seed(0)
     for batch in _like_lengths(rows):
-        tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
-        for row, line in zip(batch, tokens, strict=True):
-            line[: len(row.tokens)] = torch.tensor(row.tokens)
-        at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
-        outputs: dict[str, Tensor] = {}
-
-        def hook(name: str, at: Any = at, outputs: dict[str, Tensor] = outputs) -> Any:
-            def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-                inputs[name].append(x[0].detach()[at])
-                outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
-                return outputs[name]
-
-            return keep
-
-        handles = [linear.register_forward_hook(hook(name)) for name, linear in linears.items()]
-        with torch.enable_grad():
-            hidden = model.model(tokens, use_cache=False).last_hidden_state[at]
-            head = model.lm_head
-            logits = head(hidden) if words is None else F.linear(hidden, head.weight[list(words)])
-            answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
-            loss = F.cross_entropy(logits, answers, reduction="sum")
-            parts = [g[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
-        squares = torch.stack([g.square().sum(1) for g in parts]).sum(0)
-        length = torch.zeros(len(batch)).index_add(0, at[0], squares).sqrt()[at[0], None].clamp_min(1e-30)
-        for name, g in zip(outputs, parts, strict=True):
-            gradients[name].append(g / length)
-        for handle in handles:
-            handle.remove()
+        for name, (a, g) in _seen_and_felt(model, linears, batch, words, generator).items():
+            inputs[name].append(a)
+            gradients[name].append(g)
     factors = {}
     for name in linears:
         a, g = torch.cat(inputs[name]), torch.cat(gradients[name])
@@ -100,6 +75,44 @@ def principal_factors(
         mean_square = (a @ down).square().mean().clamp_min(1e-30)
         factors[name] = Factors((down / mean_square.sqrt()).T, _leading(g, k))
     return factors
+
+
+def _seen_and_felt(
+    model: Any,
+    linears: Mapping[str, nn.Linear],
+    batch: Sequence[Row],
+    words: Sequence[int] | None,
+    generator: torch.Generator,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per linear, its inputs [n, in] and its outputs' gradients [n, out] at the batch's n positions."""
+    tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
+    for row, line in zip(batch, tokens, strict=True):
+        line[: len(row.tokens)] = torch.tensor(row.tokens)
+    at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
+            inputs[name] = x[0].detach()[at]
+            outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
+            return outputs[name]
+
+        return keep
+
+    handles = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
+    with torch.enable_grad():
+        hidden = model.model(tokens, use_cache=False).last_hidden_state[at]
+        head = model.lm_head
+        logits = head(hidden) if words is None else F.linear(hidden, head.weight[list(words)])
+        answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
+        loss = F.cross_entropy(logits, answers, reduction="sum")
+        gradients = [g[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
+    for handle in handles:
+        handle.remove()
+    squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
+    length = torch.zeros(len(batch)).index_add(0, at[0], squares).sqrt()[at[0], None].clamp_min(1e-30)
+    return {name: (inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
 
 
 def _leading(vectors: Tensor, count: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example, batches, collate
+from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
@@ -82,22 +83,9 @@ class Estimates:
         self.seconds.append(time.perf_counter() - began)
         if not bool(new.isfinite().all()):
             raise UserError(f"the estimate is not finite at eps {eps:g}")
-        size = parameters(m)
+        size = m.parameters
         # The first mean of an optimizer that has one is its share of the gradient; else the step itself.
         return -new[:size] if m.optimizer == "sgd" else new[size : 2 * size] / (1.0 - m.betas[0])
-
-    def loss(self, state: Tensor, used: Sequence[int]) -> float:
-        """Mean loss of a state over some batches."""
-        m, losses = self.program.manifest, []
-        for i in used:
-            tokens, targets = collate((self.batches[i] * m.copies)[: m.rows], m)
-            losses.append(self.program.execute(state, tokens, targets, 0, 0.0, 0.0)[1].mean())
-        return float(torch.stack(losses).mean())
-
-
-def parameters(manifest: Manifest) -> int:
-    """How many numbers train."""
-    return sum(module.core[0] * module.core[1] for module in manifest.adapter.modules)
 
 
 def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
@@ -105,19 +93,19 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
 
     Half of the batches give the direction, the other half the losses.
     """
-    m = estimates.program.manifest
+    program, m = estimates.program, estimates.program.manifest
     half = len(estimates.batches) // 2
     gradients = torch.stack([estimates.gradient(i, i, eps) for i in range(half)])
     direction = gradients.mean(0)
     if m.optimizer == "adam":
         direction = direction / (gradients.square().mean(0).sqrt() + 1e-12)
-    held = range(half, len(estimates.batches))
-    along = [(0.0, estimates.loss(estimates.program.initial_state(), held))]
+    held = [example for batch in estimates.batches[half:] for example in batch]
+    along = [(0.0, evaluate(program, program.initial_state(), held).loss)]
     way = m.lr / 4
     for _ in range(16):
-        state = estimates.program.initial_state()
+        state = program.initial_state()
         state[: len(direction)] = -way * direction
-        along.append((way, estimates.loss(state, held)))
+        along.append((way, evaluate(program, state, held).loss))
         best = min(along, key=lambda point: point[1])
         if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + 1e-3:
             break
@@ -200,9 +188,8 @@ def peaks(program: StepProgram, examples: Sequence[Example]) -> tuple[float, flo
     """(peak MB of the process, MB that one more example adds, tokens of the longest) by a short and a long batch."""
     m, found = program.manifest, []
     for example in (min(examples, key=lambda e: len(e.tokens)), max(examples, key=lambda e: len(e.tokens))):
-        tokens, targets = collate([example] * m.rows, m)
-        program.execute(program.initial_state(), tokens, targets, 0, 0.0, 0.0)
-        found.append((tokens.shape[1], peak_megabytes()))
+        evaluate(program, program.initial_state(), [example])
+        found.append((max(len(example.tokens), m.min_tokens), peak_megabytes()))
     (short, low), (long, high) = found
     copies = 1 + m.queries if m.perturb == "activations" else 0
     per_example = (high - low) / max(1, long - short) * (long + copies) / m.batch

@@ -28,7 +28,7 @@ from prge.runtime_driver.adapter import load_state
 from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, without
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
@@ -95,9 +95,7 @@ def train(
     began = time.perf_counter()
     with _progress(console) as progress:
         bar = progress.add_task("loading", total=None, note="")
-        # The longest first, so that the runtime's buffers are made once and never grown.
-        longest = max([*examples, *dev_examples], key=lambda e: len(e.tokens))
-        evaluate(loaded, loaded.initial_state(), [longest])
+        warm_up(loaded, [*examples, *dev_examples])
         if lr is None:
             progress.update(bar, description="calibrating", note="learning rate")
             lr = propose_lr(Estimates(loaded, examples), eps)[0]

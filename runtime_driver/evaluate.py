@@ -57,3 +57,8 @@ def evaluate(
         right = torch.tensor([e.label for e in examples])
         accuracy = float((scores.argmax(1) == right).float().mean())
     return Evaluation(float(losses.mean()), losses, scores if classify else None, accuracy)
+
+
+def warm_up(program: StepProgram, examples: Sequence[Example]) -> None:
+    """Run the longest example, so that the runtime's buffers are made once and never grown."""
+    evaluate(program, program.initial_state(), [max(examples, key=lambda e: len(e.tokens))])

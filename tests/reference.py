@@ -117,11 +117,6 @@ def output_directions(manifest: Any) -> int:
     return int(columns)
 
 
-def parameters(manifest: Any) -> int:
-    """What trains, without the optimizer's slots."""
-    return sum(module.core[0] * module.core[1] for module in manifest.adapter.modules)
-
-
 def rank_one_sum(inputs: Sequence[Tensor], outputs: Tensor) -> Tensor:
     """The cores' gradients in state order, from inputs [n, rank] and output gradients [n, D] at n positions."""
     each = outputs.split(outputs.shape[1] // len(inputs), dim=1)

@@ -25,9 +25,6 @@ SIZES = {
 }
 
 
-ADAPTER = AdapterConfig(rank=2, subspace="svd")
-
-
 def tiny(family: str) -> Any:
     torch.manual_seed(0)
     return randomized(AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))).eval()
@@ -40,11 +37,7 @@ def test_step_losses_equal_the_model_s(family: str, step_config: StepConfig) -> 
     with torch.no_grad():
         logits = tiny(family)(tokens).logits
         step = build_step(
-            tiny(family),
-            AdapterConfig(rank=2, subspace="svd"),
-            step_config,
-            LabelWordsObjective([5, 7, 9]),
-            max_tokens=16,
+            tiny(family), AdapterConfig(rank=2), step_config, LabelWordsObjective([5, 7, 9]), max_tokens=16
         ).step
         position, label = torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0])
         zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
@@ -60,7 +53,7 @@ def test_language_model_losses_equal_the_model_s(step_config: StepConfig) -> Non
     with torch.no_grad():
         logits = tiny("llama")(tokens).logits
         objective = LanguageModelObjective(max_targets=3)
-        step = build_step(tiny("llama"), ADAPTER, step_config, objective, max_tokens=16).step
+        step = build_step(tiny("llama"), AdapterConfig(rank=2), step_config, objective, max_tokens=16).step
         position, target = torch.tensor([[2, 3, 0], [5, 6, 7]]), torch.tensor([[11, 12, 0], [13, 14, 15]])
         weight = torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
         zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
@@ -73,10 +66,10 @@ def test_language_model_losses_equal_the_model_s(step_config: StepConfig) -> Non
 def test_other_families_are_refused_by_name() -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=50))
     with pytest.raises(UnsupportedModel, match=r"gpt2.*llama"):
-        build_step(model, AdapterConfig(subspace="svd"), StepConfig(), LabelWordsObjective([1, 2]), 8)
+        build_step(model, AdapterConfig(), StepConfig(), LabelWordsObjective([1, 2]), 8)
 
 
 def test_too_short_a_window_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mistral", **SIZES, sliding_window=8))
     with pytest.raises(UnsupportedModel, match="8 tokens"):
-        build_step(model, AdapterConfig(subspace="svd"), StepConfig(), LabelWordsObjective([1, 2]), 16)
+        build_step(model, AdapterConfig(), StepConfig(), LabelWordsObjective([1, 2]), 16)

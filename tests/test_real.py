@@ -71,7 +71,7 @@ def test_the_real_model(program: StepProgram, checkpoint: Callable[[], Checkpoin
     m = program.manifest
     batch = Encoder(m, program.path.parent / "tokenizer.json").examples(data, 4)
     hf, frozen = checkpoint().model, program.frozen()
-    size = m.state_size // 3  # Adam's
+    size = m.parameters
     state = 0.05 * torch.randn(size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         gradient, expected_losses = reference.activation_estimate(hf, m, frozen, state, batch, 77, 0.1)
@@ -113,7 +113,7 @@ def test_quantized_estimates_are_those_of_the_same_weights_in_float32(
     m, frozen, hf = program.manifest, program.frozen(), checkpoint().model
     reference.round_weights(hf, quantization)
     batch = Encoder(m, tmp_path / "program" / "tokenizer.json", truncate=True).examples(demo_data / "test.tsv", 3)
-    size = reference.parameters(m)
+    size = m.parameters
     with torch.no_grad():
         exact, _ = reference.activation_estimate(hf, m, frozen, torch.zeros(size), batch, 77, 2e-3)
     new_state, _ = program.step(program.initial_state(), *collate(batch, m), 77, 0.0, m.eps)

@@ -29,7 +29,7 @@ def load(folder: Path) -> StepProgram:
 def random_state(program: StepProgram) -> torch.Tensor:
     """Random parameters, the optimizer's slots at zero."""
     state = program.initial_state()
-    size = reference.parameters(program.manifest)
+    size = program.manifest.parameters
     state[:size] = 0.1 * torch.randn(size, generator=torch.Generator().manual_seed(1))
     return state
 
@@ -49,7 +49,7 @@ def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
     """One step from a random state: losses, the estimate, and the objective's own losses."""
     program = load(folder)
     m, frozen, state, batch = program.manifest, program.frozen(), random_state(program), random_batch(program)
-    size = reference.parameters(program.manifest)
+    size = program.manifest.parameters
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     estimate = reference.weight_estimate if m.perturb == "weights" else reference.activation_estimate
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_activations_estimate_is_unbiased(program_folder: Path, tiny_model: Path
     """Averaged over many seeds it is autograd's gradient of what the adapters do at the target positions."""
     program = load(program_folder)
     m, state, batch = program.manifest, random_state(program), random_batch(program)
-    size = reference.parameters(m)
+    size = m.parameters
     hf = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     exact, one = reference.target_gradient(hf, m, program.frozen(), state[:size], batch)
     rows, steps = collate(batch, m), 2000
@@ -206,7 +206,7 @@ def test_quantized_program_equals_a_model_of_rounded_weights(
     state, batch = random_state(program), random_batch(program)
     m, frozen = program.manifest, program.frozen()
     with torch.no_grad():
-        params = state[: reference.parameters(program.manifest)]
+        params = state[: program.manifest.parameters]
         plain = torch.stack([reference.loss(hf, m, frozen, params, e) for e in batch])
         reference.round_weights(hf, quantization)
         expected = torch.stack([reference.loss(hf, m, frozen, params, e) for e in batch])

@@ -20,7 +20,7 @@ from prge.manifest import TOKENIZER_FILE, Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.data import Encoder, Example, batches, collate, without
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
@@ -86,8 +86,7 @@ class ProgramRun:
         self.settings = settings
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
-        # As `prge train`: the longest first, so that the runtime's buffers are made once and never grown.
-        evaluate(self.program, self.state, [max(examples, key=lambda e: len(e.tokens))])
+        warm_up(self.program, examples)
         began, eps = time.perf_counter(), self.program.manifest.eps
         lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
         config, calibrated = TrainConfig(self.settings.steps, lr, eps, self.settings.seed), time.perf_counter() - began

@@ -107,6 +107,11 @@ class Manifest:
     version: int = field(default=VERSION)
 
     @property
+    def parameters(self) -> int:
+        """How many numbers train; they stand first in the state."""
+        return sum(module.core[0] * module.core[1] for module in self.adapter.modules)
+
+    @property
     def copies(self) -> int:
         """Copies of every row in one execution."""
         if self.perturb == "activations":
