@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.fx.experimental._config
-from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-from executorch.backends.xnnpack.partition.config.generic_node_configs import CatConfig, SliceCopyConfig
+from executorch.backends.xnnpack.partition.config.generic_node_configs import CatConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import (
     EdgeCompileConfig,
     EdgeProgramManager,
+    ExecutorchBackendConfig,
     ExecutorchProgramManager,
-    to_edge_transform_and_lower,
+    to_edge,
 )
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
-from torch.fx import Node
+from executorch.exir.dialects._ops import ops as exir_ops
+from executorch.exir.schema import TensorShapeDynamism
+from executorch.exir.tensor import TensorSpec
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from prge.models.objective import LabelWords
 from prge.models.step import Step
@@ -32,7 +35,15 @@ from prge.quiet import quiet
 Backend = Literal["xnnpack", "portable"]
 
 _aten = torch.ops.aten
-_VIEWS = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default)
+_RESHAPES = (
+    _aten.view.default,
+    _aten.reshape.default,
+    _aten._unsafe_view.default,
+    _aten.unsqueeze.default,
+    _aten.squeeze.dim,
+)
+# Whose sizes XNNPACK, which takes float tensors only, would fix as traced.
+_STATIC = (_aten.slice.Tensor, _aten.unsqueeze.default, _aten.squeeze.dim)
 
 
 def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
@@ -56,52 +67,63 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
     )
 
 
-def _oblivious() -> AbstractContextManager[None]:
-    """Symbolic reshapes are taken at their word: comparing strides would add guards that sympy cannot prove."""
-    return torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+def trace(
+    module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], min_tokens: int, max_tokens: int
+) -> ExportedProgram:
+    """torch.export a module for rows of up to ``max_tokens``.
 
+    Args:
+        inputs: makes the arguments for T tokens.
 
-def trace(step: Step, min_tokens: int, max_tokens: int) -> ExportedProgram:
-    """torch.export the step, with T dynamic when the bounds differ."""
-    dynamic = None
-    length = max_tokens
+    Raises:
+        RuntimeError: when the bounds differ and a node's result could not follow the length.
+    """
+
+    def export(tokens: int) -> ExportedProgram:
+        with torch.no_grad(), quiet():
+            return torch.export.export(module, inputs(tokens), strict=False)
+
+    program = export(max_tokens)
     if min_tokens < max_tokens:
-        tokens = Dim("T", min=min_tokens, max=max_tokens)
-        dynamic = (None, {1: tokens}, (None,) * len(step.objective.inputs), None, None, None)
-        length = max_tokens - 1
-    with torch.no_grad(), quiet(), _oblivious():
-        program = torch.export.export(step, example_inputs(step, length), dynamic_shapes=dynamic, strict=False)
-        _infer_dynamic_dims(program)
+        _follow_length(program, export(max_tokens - 1))
     return program
 
 
-def _infer_dynamic_dims(program: ExportedProgram) -> None:
-    """Write every reshape's one symbolic size as -1, and make one of two reshapes in a row.
+def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
+    """Take the length out of a program traced at one, by comparing it with the same traced at another.
 
-    XNNPACK takes a reshape with one inferred size, but none with a symbolic one.
+    What differs depends on the length: a reshape's one such size becomes -1, which the kernels
+    infer; every other operator must take all sizes from its inputs. Symbolic shapes would say the
+    same, at several times the cost in every later pass.
     """
-    for node in program.graph.nodes:
-        if node.target not in _VIEWS:
+    for node, twin in zip(program.graph.nodes, other.graph.nodes, strict=True):
+        if node.op != "call_function":
             continue
-        shape = list(node.meta["val"].shape)
-        symbolic = [i for i, size in enumerate(shape) if not isinstance(size, int)]
-        if len(symbolic) > 1:
-            continue
-        source = node.args[0]
-        while source.target in _VIEWS:
-            source = source.args[0]
-        node.args = (source, [-1 if i in symbolic else size for i, size in enumerate(shape)])
+        shape, shorter = _shape(node), _shape(twin)
+        longer = [i for i, (a, b) in enumerate(zip(shape, shorter, strict=True)) if a != b]
+        if node.target in _RESHAPES and len(longer) == 1:
+            source = node.args[0]
+            while source.target in _RESHAPES:
+                source = source.args[0]
+            node.target = _aten.view.default
+            node.args = (source, [-1 if i in longer else size for i, size in enumerate(shape)])
+        elif _numbers(node) != _numbers(twin) or (longer and node.target in _STATIC and _is_float(node)):
+            raise RuntimeError(f"{node.target} depends on the length beyond its inputs: {node.format_node()}")
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
 
 
-class StaticSliceConfig(SliceCopyConfig):
-    """Slices of static size, out of inputs of dynamic size too, which XNNPACK's own rule leaves outside."""
+def _shape(node: Node) -> list[int]:
+    value = node.meta.get("val")
+    return list(value.shape) if isinstance(value, Tensor) else []
 
-    def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
-        stride = node.args[4] if len(node.args) > 4 else 1
-        static = all(isinstance(size, int) for size in node.meta["val"].shape)
-        return bool(self.check_common_constraints(node, ep) and stride == 1 and static)
+
+def _is_float(node: Node) -> bool:
+    return bool(node.meta["val"].is_floating_point())
+
+
+def _numbers(node: Node) -> list[Any]:
+    return [x for x in torch.utils._pytree.tree_leaves((node.args, node.kwargs)) if not isinstance(x, Node)]
 
 
 class ShortCatConfig(CatConfig):
@@ -111,9 +133,6 @@ class ShortCatConfig(CatConfig):
         tensors = node.args[0]
         assert isinstance(tensors, list | tuple)
         return len(tensors) <= 5 and super().check_constraints(node, ep)
-
-
-_RULES: dict[Any, Any] = {SliceCopyConfig: StaticSliceConfig, CatConfig: ShortCatConfig}
 
 
 class LayeredPartitioner(XnnpackPartitioner):
@@ -126,7 +145,7 @@ class LayeredPartitioner(XnnpackPartitioner):
     DELEGATES = 4
 
     def __init__(self, depth: int):
-        super().__init__([_RULES.get(config, config) for config in ALL_PARTITIONER_CONFIGS])
+        super().__init__([ShortCatConfig if config is CatConfig else config for config in ALL_PARTITIONER_CONFIGS])
         self.depth = depth
         # With this spec the backend runs one graph pass per delegate instead of seventeen, none
         # of which finds anything in our graphs; each costs a retrace of the delegate.
@@ -175,17 +194,39 @@ def _layer(node: Node) -> int:
 
 def lower(program: ExportedProgram, depth: int, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
     """Delegate what the backend takes, of a decoder of ``depth`` layers; ``constants`` become constant methods."""
-    with quiet(), _oblivious():
-        return to_edge_transform_and_lower(
-            program,
-            transform_passes=[RemoveCloneOpsTransform()],
-            partitioner=[LayeredPartitioner(depth)] if backend == "xnnpack" else None,
-            compile_config=EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False),
-            constant_methods=constants,
-        )
+    partitioner = LayeredPartitioner(depth)
+    preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
+    config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
+    with quiet():
+        edge = to_edge(program, constants, config)
+        _remove_clones(edge.exported_program().graph_module)
+        return edge.to_backend(partitioner) if backend == "xnnpack" else edge
+
+
+def _remove_clones(module: GraphModule) -> None:
+    """Every operator of the edge dialect writes a contiguous result: copies to make one so are copies for nothing."""
+    for node in module.graph.nodes:
+        if node.target is exir_ops.edge.aten.clone.default:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+class _DynamicBound(PassBase):
+    """Lets results be smaller than traced: their sizes are upper bounds."""
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        for node in graph_module.graph.nodes:
+            if node.op == "call_function" or node.name == "tokens":
+                for spec in torch.utils._pytree.tree_leaves(node.meta.get("spec")):
+                    if isinstance(spec, TensorSpec):
+                        spec.shape_dynamism = TensorShapeDynamism.DYNAMIC_BOUND
+        return PassResult(graph_module, True)
 
 
 def emit(edge: EdgeProgramManager) -> ExecutorchProgramManager:
-    """Plan memory and serialize."""
+    """Plan memory for the longest rows and serialize."""
+    # Views that share their source's memory have fixed sizes.
+    config = ExecutorchBackendConfig(sym_shape_eval_pass=_DynamicBound(), remove_view_copy=False)
     with quiet():
-        return edge.to_executorch()
+        return edge.to_executorch(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from prge.errors import UserError
-from prge.export.lower import Backend, emit, lower, trace
+from prge.export.lower import Backend, emit, example_inputs, lower, trace
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
 from prge.folders import new_folder
@@ -26,7 +27,7 @@ from prge.manifest import (
     template_columns,
 )
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
-from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step
+from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step, fisher_factors
 from prge.models.checkpoints import Checkpoint
 from prge.models.optimizer import BETAS
 from prge.models.step import Perturbation, StepConfig
@@ -185,12 +186,11 @@ def export_program(
         with quiet():
             quantize(built.step, built.base_linears, config.quantization)
         phases.enter("trace")
-        traced = trace(built.step, config.min_tokens, config.max_tokens)
+        inputs = functools.partial(example_inputs, built.step)
+        traced = trace(built.step, inputs, config.min_tokens, config.max_tokens)
         phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
-        manifest = _manifest(
-            checkpoint, config, built.adapters, labels, built.step.state_size, digest, file_sha256(tokenizer)
-        )
+        manifest = _manifest(checkpoint, config, built, labels, digest, file_sha256(tokenizer))
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
         edge = lower(traced, len(built.step.layers), config.backend, constants)
         graph = edge.exported_program().graph
@@ -237,12 +237,12 @@ def _build(
     objective = (
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
-    share_table = config.quantization == "f32"
-    rows = _rows(checkpoint, config, records) if config.adapter.subspace == "fisher" else []
     try:
-        built = build_step(
-            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, share_table, rows
-        )
+        factors = {}
+        if config.adapter.subspace == "fisher":
+            factors = fisher_factors(checkpoint.model, config.adapter, objective, _rows(checkpoint, config, records))
+        shared = config.quantization == "f32"
+        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors)
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     built.step.eval()
@@ -257,14 +257,15 @@ def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
 def _manifest(
     checkpoint: Checkpoint,
     config: ExportConfig,
-    adapters: list[AdaptedLinear],
+    built: BuiltStep,
     labels: tuple[Label, ...],
-    state_size: int,
     digest: str,
     tokenizer_sha256: str,
 ) -> Manifest:
     step, adapter = config.step, config.adapter
-    modules = tuple(AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in adapters)
+    modules = tuple(
+        AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in built.adapters
+    )
     return Manifest(
         model=checkpoint.source,
         model_sha256=digest,
@@ -276,7 +277,7 @@ def _manifest(
         noise=step.noise,
         min_tokens=config.min_tokens,
         max_tokens=config.max_tokens,
-        state_size=state_size,
+        state_size=built.step.state_size,
         perturb=step.perturb,
         optimizer=step.optimizer,
         betas=BETAS,
@@ -291,4 +292,5 @@ def _manifest(
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
+        architecture=built.architecture,
     )

@@ -8,8 +8,7 @@ offset, the trainable factor:
 * ``subspace="svd"`` (as LoRA-XS, arXiv 2405.17604): with ``W ~ U S V^T`` (top r), ``A = V^T``,
   ``B = U S R`` and only the core R [r, r] trained, stored transposed.
 * ``subspace="fisher"``: A [r, in] and ``B = D R``, R [k, r], where A spans what the layer's inputs mostly
-  are and D [out, k] which of its outputs move the loss (`principal_factors`), as long as W's mean
-  singular value.
+  are and D [out, k] which of its outputs move the loss (`principal_factors`).
 
 All start at zero, so the initial state is the zero vector, and all are LoRA pairs.
 """
@@ -98,7 +97,7 @@ class AdaptedLinear(nn.Module):
         self.scale = config.alpha / r
         weight = base.weight.detach().float()
         if factors:
-            down, up = factors.inputs, factors.outputs * weight.norm() / min(weight.shape) ** 0.5
+            down, up = factors.inputs, factors.outputs
         elif config.subspace:
             u, s, v = top_singular(weight, r)
             down, up = v.T, u * s

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
+from prge.manifest import Architecture
 from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt, selected
 from prge.models.engine import Attention, RMSNorm, Rotary, SharedEmbedding, SharedHead
 from prge.models.objective import LabelWords, LanguageModel
@@ -38,11 +40,52 @@ class LanguageModelObjective:
 
 @dataclass(frozen=True)
 class BuiltStep:
-    """The step module, its adapted layers in state order, and its frozen base linears."""
+    """The step module, its adapted layers in state order, its frozen base linears, and the model's sizes."""
 
     step: Step
     adapters: list[AdaptedLinear]
     base_linears: list[nn.Linear]
+    architecture: Architecture
+
+
+def architecture(model: Any) -> Architecture:
+    """Sizes of a transformers causal LM whose layers are alike."""
+    hf, first = model.config, model.model.layers[0]
+    linears = [m.weight for m in first.modules() if isinstance(m, nn.Linear)]
+    return Architecture(
+        layers=len(model.model.layers),
+        hidden=hf.hidden_size,
+        heads=hf.num_attention_heads,
+        head=first.self_attn.head_dim,
+        layer_weights=sum(weight.numel() for weight in linears),
+        layer_outputs=sum(weight.shape[0] for weight in linears),
+        vocabulary=model.lm_head.weight.shape[0],
+        tied=model.lm_head.weight is model.model.embed_tokens.weight,
+    )
+
+
+def check_family(model: Any) -> None:
+    """Raise `UnsupportedModel` when the type is not in FAMILIES."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        raise UnsupportedModel(f"models of type {kind!r} are not supported; supported are {', '.join(FAMILIES)}")
+
+
+def fisher_factors(
+    model: Any, adapter: AdapterConfig, objective: LabelWordsObjective | LanguageModelObjective, rows: Sequence[Row]
+) -> dict[str, Factors]:
+    """`principal_factors` of what ``adapter`` selects, with D's columns as long as W's mean singular value.
+
+    Args:
+        rows: texts of the task's form.
+    """
+    check_family(model)
+    model.eval().requires_grad_(False)
+    words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
+    linears = selected(model.model, adapter)
+    found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions)
+    lengths = {name: x.weight.norm() / min(x.weight.shape) ** 0.5 for name, x in linears.items()}
+    return {name: Factors(f.inputs, f.outputs * lengths[name]) for name, f in found.items()}
 
 
 def build_step(
@@ -52,7 +95,7 @@ def build_step(
     objective: LabelWordsObjective | LanguageModelObjective,
     max_tokens: int,
     share_table: bool = False,
-    rows: Sequence[Row] = (),
+    factors: Mapping[str, Factors] = MappingProxyType({}),
 ) -> BuiltStep:
     """Swap what blocks delegation, adapt the selected linears, and wrap all in a `Step`.
 
@@ -63,33 +106,27 @@ def build_step(
         max_tokens: the longest row.
         share_table: whether the LM head of a tied model reads the embedding's table, for
             language modelling in float32.
-        rows: texts of the task's form, from which ``subspace="fisher"`` takes its directions.
+        factors: of `fisher_factors`, for ``subspace="fisher"``.
 
     Raises:
         UnsupportedModel: when its type is not in FAMILIES.
         ValueError: when the adapter selects nothing or the rank does not fit.
     """
+    check_family(model)
     hf = model.config
-    if hf.model_type not in FAMILIES:
-        raise UnsupportedModel(
-            f"models of type {hf.model_type!r} are not supported; supported are {', '.join(FAMILIES)}"
-        )
     window = getattr(hf, "sliding_window", None)
     if window and getattr(hf, "use_sliding_window", True) and window < max_tokens:
         raise UnsupportedModel(
             f"the model attends within a window of {window} tokens, which is not supported; "
             f"choose at most {window} tokens"
         )
+    sizes = architecture(model)
     model.eval().requires_grad_(False)
     decoder = model.model
     by_weights = config.perturb == "weights"
     if not by_weights and adapter.subspace is None:
         raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
     copies = WeightCopies() if by_weights else ActivationCopies(adapter.rank, adapter.columns)
-    factors: dict[str, Factors] = {}
-    if adapter.subspace == "fisher":
-        words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
-        factors = principal_factors(model, selected(decoder, adapter), rows, words, adapter.rank, adapter.directions)
     adapters = adapt(decoder, "model.", adapter, copies, factors)
     first = decoder.layers[0].self_attn
     group, kv_heads = first.num_key_value_groups, hf.num_key_value_heads
@@ -115,4 +152,4 @@ def build_step(
     first_layer = min(int(layer.name.removeprefix("model.layers.").split(".")[0]) for layer in adapters)
     kind = WeightStep if by_weights else ActivationStep
     step = kind(embedding, decoder.layers, rotary, head, copies, size, first_layer, config)
-    return BuiltStep(step, adapters, base_linears)
+    return BuiltStep(step, adapters, base_linears, sizes)

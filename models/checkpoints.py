@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -90,12 +91,11 @@ def load_checkpoint(source: str) -> Checkpoint:
         try:
             return _load(preset.hub_id, source, local_files_only=not hub_answers())
         except (OSError, ValueError):
-            file = _gguf_from_wheel(preset)
-            return _load(str(file.parent), source, gguf_file=file.name)
+            return _load_or_explain(str(_gguf_from_wheel(preset)), source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _load_or_explain(str(path.parent), str(path.resolve()), gguf_file=path.name)
+        return _load_or_explain(str(path), str(path.resolve()))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
@@ -117,7 +117,7 @@ def hub_answers() -> bool:
 
 def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
     try:
-        return _load(name, source, **kwargs)
+        return _load_gguf(Path(name), source) if name.endswith(".gguf") else _load(name, source, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         if not Path(name).exists():
             raise UserError(
@@ -142,6 +142,22 @@ def _load(name: str, source: str, **kwargs: Any) -> Checkpoint:
         kwargs["use_safetensors"] = True
     model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, dtype=torch.float32, **kwargs)
     return Checkpoint(model.eval(), tokenizer, source)
+
+
+def _load_gguf(file: Path, source: str) -> Checkpoint:
+    """Read a GGUF file once, and from then on the Hugging Face checkpoint that was made of it, which is faster."""
+    folder = cache_folder() / f"{file.stem}-{file_sha256(file)[:16]}"
+    if folder.is_dir():
+        return _load(str(folder), source)
+    checkpoint = _load(str(file.parent), source, gguf_file=file.name)
+    with contextlib.suppress(OSError):  # a full disk costs the next export some seconds, not this one
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+            whole = Path(scratch, "whole")
+            checkpoint.model.save_pretrained(whole)
+            checkpoint.tokenizer.save_pretrained(whole)
+            whole.rename(folder)
+    return checkpoint
 
 
 def cache_folder() -> Path:

@@ -60,31 +60,31 @@ class SharedHead(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Tables of the rotary embedding and the causal mask up to ``max_tokens``.
+    """Tables of the rotary embedding for ``max_tokens`` positions, and masks.
 
     Keys' tables carry the attention's scale, which saves one multiplication of the scores.
+    All is looked up or compared, nothing sliced or counted out, so that no node of the graph
+    holds the number of tokens.
     """
 
     def __init__(self, rotary: nn.Module, max_tokens: int, scale: float, group: int, kv_heads: int):
         super().__init__()
-        # One longer than the bound: a slice that could be the whole table fixes the traced length.
-        size = max_tokens + 1
-        cos, sin = rotary(torch.zeros(1), torch.arange(size).unsqueeze(0))
-        mask = torch.full((size, size), HIDDEN).triu(1)
-        cos, sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
-        self.places = nn.Buffer(torch.arange(size).unsqueeze(0))
+        cos, sin = (table[0] for table in rotary(torch.zeros(1), torch.arange(max_tokens).unsqueeze(0)))
         self.cos, self.sin = nn.Buffer(cos), nn.Buffer(sin)
         self.key_cos, self.key_sin = nn.Buffer(cos * scale), nn.Buffer(sin * scale)
-        self.mask = nn.Buffer(mask)
         self.group, self.kv_heads = group, kv_heads
 
-    def forward(self, tokens: int) -> tuple[Tensor, ...]:
-        """(cos, sin, key cos, key sin), each f32[T, 1, head], and the mask f32[group * T, T]."""
+    def _tables(self, places: Tensor) -> tuple[Tensor, ...]:
         tables = (self.cos, self.sin, self.key_cos, self.key_sin)
-        mask = torch.cat([self.mask[:tokens, :tokens]] * self.group)
-        return *(table[:tokens] for table in tables), mask
+        return tuple(F.embedding(places, table).unsqueeze(2) for table in tables)
 
-    def tree(self, position: Tensor, copies: Tensor, tokens: int) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(cos, sin, key cos, key sin), each f32[1, T, 1, head], and the mask f32[1, group * T, T]."""
+        text = _places(tokens)
+        seen = text.unsqueeze(1) <= text.unsqueeze(2)
+        return *self._tables(text), torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1)
+
+    def tree(self, position: Tensor, copies: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """The same for rows in which copies of M target positions stand before the T tokens.
 
         A copy's target sees the tokens before the first target, and its own copy's targets up
@@ -98,15 +98,21 @@ class Rotary(nn.Module):
             four tables f32[B, copies * M + T, 1, head] and the mask f32[B * kv, group * (copies * M + T), ...].
         """
         rows, m = position.shape
-        text = self.places[:, :tokens]
-        places = torch.cat((position.repeat(1, copies.shape[1] // m), text.expand(rows, -1)), dim=1)
+        text = _places(tokens)
+        places = torch.cat((position.repeat(1, copies.shape[1] // m), text.repeat(rows, 1)), dim=1)
         copies, order = torch.cat((copies, torch.full_like(text, -1)), 1), torch.cat((copies % m, text), 1)
         mine = (copies.unsqueeze(2) // m == copies.unsqueeze(1) // m) & (order.unsqueeze(1) <= order.unsqueeze(2))
         prompt = (copies.unsqueeze(1) < 0) & (places.unsqueeze(1) < position[:, :1].unsqueeze(2))
         seen = mine | (prompt & (copies.unsqueeze(2) >= 0))
-        mask = torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1).repeat_interleave(self.kv_heads, dim=0)
-        tables = (self.cos, self.sin, self.key_cos, self.key_sin)
-        return *(nn.functional.embedding(places, table.squeeze(1)).unsqueeze(2) for table in tables), mask
+        mask = torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1)
+        # By index: repeat_interleave would expand to sizes of the trace.
+        each = torch.arange(rows).repeat_interleave(self.kv_heads)
+        return *self._tables(places), mask.index_select(0, each)
+
+
+def _places(tokens: Tensor) -> Tensor:
+    """tokens [R, T] -> 0, 1, ... T - 1, i64[1, T]."""
+    return torch.ones_like(tokens[:1]).cumsum(1) - 1
 
 
 class Attention(nn.Module):

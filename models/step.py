@@ -176,7 +176,7 @@ class WeightStep(Step):
         delta = z * eps
         self.copies.weights = torch.cat((params + delta, params - delta)) if c.inner else params + delta
         hidden = self.embedding(tokens)
-        tables = self.rotary(tokens.shape[1])
+        tables = self.rotary(tokens)
         for layer in self.layers:
             hidden = layer(hidden, position_embeddings=tables)
         position, *rest = targets
@@ -209,17 +209,17 @@ class ActivationStep(Step):
         self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         c, m = self.config, self.objective.max_targets
-        rows, length, copies = c.batch, tokens.shape[1], 1 + c.queries
+        rows, copies = c.batch, 1 + c.queries
         hidden = self.embedding(tokens)
-        tables = self.rotary(length)
+        tables = self.rotary(tokens)
         layers = list(self.layers)  # a slice of the ModuleList would rename its modules in the trace
         for layer in layers[: self.first]:
             hidden = layer(hidden, position_embeddings=tables)
 
         position, *rest = targets
-        z = self._perturb(state, hidden, self.objective.used(*targets), seed, eps)
+        z = self._perturb(state, tokens, self.objective.used(*targets), seed, eps)
         hidden = torch.cat((take_rows(hidden, position).repeat(1, copies, 1), hidden), dim=1)
-        tables = self.rotary.tree(position, self.ends, length)
+        tables = self.rotary.tree(position, self.ends, tokens)
         for layer in layers[self.first :]:
             hidden = layer(hidden, position_embeddings=tables)
         ends = hidden[:, : copies * m].reshape(rows * copies, m, -1)
@@ -235,7 +235,7 @@ class ActivationStep(Step):
         gradient = torch.bmm(inner, outer).reshape(-1)
         return update(state, gradient, lr, c.optimizer), losses[:, 0], detail[::copies]
 
-    def _perturb(self, state: Tensor, hidden: Tensor, used: Tensor, seed: Tensor, eps: Tensor) -> Tensor:
+    def _perturb(self, state: Tensor, tokens: Tensor, used: Tensor, seed: Tensor, eps: Tensor) -> Tensor:
         """Set the copies up with z, f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; returns z."""
         c, m, shared = self.config, self.objective.max_targets, self.copies
         columns = self.size // shared.rank
@@ -244,5 +244,5 @@ class ActivationStep(Step):
         z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
         shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
         shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, {}, m
-        shared.rest = torch.zeros_like(hidden[:, :, : shared.columns])
+        shared.rest = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, shared.columns), dtype=torch.float32)
         return z

@@ -40,7 +40,7 @@ def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Factors:
-    """Frozen factors of a linear: A [r, in], and D [out, k] with orthonormal columns."""
+    """Frozen factors of a linear: A [r, in], and D [out, k]."""
 
     inputs: Tensor
     outputs: Tensor
@@ -55,7 +55,7 @@ def principal_factors(
     K-FAC has them (arXiv 1503.05671): a the linear's input, g the gradient of the loss at its
     output for an answer drawn from the model's own prediction, so that no labels are needed.
     Each row's g over all linears has length one: how sure the model is says nothing of where it
-    can be moved. A is scaled so that ``A a`` has a mean square of one.
+    can be moved. A is scaled so that ``A a`` has a mean square of one; D's columns are orthonormal.
 
     Args:
         model: a transformers causal LM in float32.

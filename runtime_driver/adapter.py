@@ -14,23 +14,31 @@ from prge.errors import UserError
 from prge.manifest import Manifest
 
 
+def frozen_factors(manifest: Manifest, frozen: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """A [r, in] and, in a subspace, D [out, k] of every module, out of `StepProgram.frozen`."""
+    rank, at, factors = manifest.adapter.rank, 0, {}
+    for module in manifest.adapter.modules:
+        a = frozen[at : at + rank * module.in_features].reshape(rank, -1)
+        at += a.numel()
+        d = None
+        if manifest.adapter.subspace:
+            d = frozen[at : at + module.out_features * module.core[1]].reshape(-1, module.core[1])
+            at += d.numel()
+        factors[module.name] = a, d
+    return factors
+
+
 def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """LoRA's (A [r, in], B [out, r]) per module, to be scaled by ``alpha / rank``.
 
     In a subspace ``B = D R``; the state holds the transpose of R (or of B).
     """
-    rank = manifest.adapter.rank
-    pairs, at = {}, 0
+    factors, pairs = frozen_factors(manifest, frozen), {}
     for module in manifest.adapter.modules:
-        a = frozen[at : at + rank * module.in_features].reshape(rank, -1)
-        at += a.numel()
+        a, d = factors[module.name]
         rows, columns = module.core
         core = state[module.offset : module.offset + rows * columns].reshape(rows, columns).T
-        if manifest.adapter.subspace:
-            up = frozen[at : at + module.out_features * columns].reshape(-1, columns)
-            at += up.numel()
-            core = up @ core
-        pairs[module.name] = a.contiguous(), core.contiguous()
+        pairs[module.name] = a.contiguous(), (core if d is None else d @ core).contiguous()
     return pairs
 
 

@@ -43,7 +43,8 @@ class Calibration:
             of the noise from few directions and from few examples.
         queries, batch: q and B with the most signal for the time of a step like the program's.
         seconds_per_step: median.
-        megabytes: the process's peak on one example per row of the longest text; ``per_example`` of it grows with B.
+        fixed_megabytes: of the process's peak on the longest texts, what no example adds.
+        per_example: megabytes that each example of B adds, at the proposed q.
     """
 
     eps: float
@@ -57,13 +58,12 @@ class Calibration:
     queries: int
     batch: int
     seconds_per_step: float
-    megabytes: float
+    fixed_megabytes: float
     per_example: float
-    exported_batch: int
 
     def largest_batch(self, megabytes: float) -> int:
-        """B at which a step on the longest texts stays within; may be below 1."""
-        return math.floor(self.exported_batch + (megabytes - self.megabytes) / max(self.per_example, 1e-9))
+        """B at which a step on the longest texts, with the proposed q, stays within; may be below 1."""
+        return math.floor((megabytes - self.fixed_megabytes) / max(self.per_example, 1e-9))
 
 
 class Estimates:
@@ -173,6 +173,7 @@ def calibrate(
     signal, directions, shares = noise_shares(pairs)
     length = statistics.mean(len(e.tokens) for e in examples)
     queries, batch = propose_shape(m, directions, shares, length)
+    fixed = peak - per_example * m.batch
     # What B adds is in proportion to the positions of a row, and so changes with q too.
     if m.perturb == "activations":
         per_example *= (longest + 1 + queries) / (longest + 1 + m.queries)
@@ -180,7 +181,7 @@ def calibrate(
     lr, along = propose_lr(estimates, eps)
     return Calibration(
         eps, correlation, list(zip(tried, correlations, strict=True)), lr, along, signal, directions, shares,
-        queries, batch, statistics.median(estimates.seconds), peak, per_example, m.batch,
+        queries, batch, statistics.median(estimates.seconds), fixed, per_example,
     )  # fmt: skip
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE
 from prge.quiet import quiet
-from prge.runtime_driver import commands
+from prge.runtime_driver import commands, exporting
+from prge.runtime_driver.bench.cli import bench
+from prge.runtime_driver.console import Data, Json, Program, State, Tokenizer, Truncate, err, out, show
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -24,29 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-# On a descriptor of its own, which `quiet` does not hold back.
-err = Console(file=os.fdopen(os.dup(2), "w"))
-
-Program = Annotated[Path, typer.Argument(help="A program.pte, or the folder that holds it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Tokenizer = Annotated[Path | None, typer.Option(help=f"The {TOKENIZER_FILE}; default: beside the program.")]
-Data = Annotated[Path, typer.Option(help="Examples: .jsonl, .csv or .tsv.")]
-State = Annotated[Path | None, typer.Option(help="A run folder or its state.safetensors; default: no adapter.")]
-Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
-
-
-def show(result: dict[str, Any], as_json: bool, title: str) -> None:
-    """Print a result: one JSON object, or a two-column table."""
-    if as_json:
-        print(json.dumps(result))
-        return
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    for key, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {commands.plain(v)}" for k, v in value.items())
-        table.add_row(key.replace("_", " "), Text(commands.plain(value)))
-    out.print(table)
 
 
 @app.command()
@@ -107,6 +83,8 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
+    if texts and subspace not in (None, "fisher"):
+        raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
     usual = 16 if label else 4  # copies of a target of many tokens are long
     try:
         step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
@@ -134,7 +112,7 @@ def export(
         eps=eps,
         lr=lr,
     )
-    show(commands.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+    show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
 
 
 def parse_slice(text: str) -> slice:
@@ -265,7 +243,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Fold an adapter into its base model and write a plain Hugging Face checkpoint."""
-    show(commands.merge(adapter, output, model), as_json, "Merged")
+    show(exporting.merge(adapter, output, model), as_json, "Merged")
 
 
 @app.command()
@@ -276,47 +254,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Teach a language model which messages need a reply today, end to end."""
-    result = commands.demo(output, model, steps, console=None if as_json else err)
+    result = exporting.demo(output, model, steps, console=None if as_json else err)
     show(result, as_json, "Demo")
 
 
-bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-
-
-@bench.command()
-def convergence(
-    programs: Annotated[list[Path], typer.Argument(help="Programs; the first one's time is the others' budget.")],
-    data: Data,
-    dev: Annotated[Path, typer.Option(help="Examples to evaluate on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for table, picture and JSON.")],
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Of the first program.")] = 300,
-    lora_steps: Annotated[int, typer.Option(min=1, help="Of PyTorch LoRA with AdamW, batch 16.")] = 100,
-    lora_lr: Annotated[list[float] | None, typer.Option(help="To choose from; default: 5e-4, 1e-3, 2e-3.")] = None,
-    target: Annotated[float, typer.Option(min=0, max=1, help="Accuracy to measure the time to.")] = 0.8,
-    curve: Annotated[int, typer.Option(min=1, help="Dev examples that draw the curve; the end uses all.")] = 300,
-    as_json: Json = False,
-) -> None:
-    """Accuracy over wall-clock: programs against PyTorch + PEFT LoRA with AdamW on this machine."""
-    from prge.runtime_driver.bench.convergence import convergence as run
-
-    result = run(
-        programs, output, data, dev, examples=examples, seeds=seeds, steps=steps, lora_steps=lora_steps,
-        lora_lrs=lora_lr or [5e-4, 1e-3, 2e-3], target=target, curve=curve,
-        listener=(lambda text: None) if as_json else (lambda text: err.print(text, highlight=False)),
-    )  # fmt: skip
-    if as_json:
-        print(json.dumps(result))
-        return
-    table = Table(box=None)
-    for column in result["rows"][0]:
-        table.add_column(column.replace("_", " "))
-    for row in result["rows"]:
-        table.add_row(*("not reached" if v is None else commands.plain(v) for v in row.values()))
-    out.print(table)
-    out.print(result["picture"])
 
 
 def main() -> None:

@@ -1,33 +1,25 @@
-"""What each command does; `cli.py` holds their options.
-
-The two commands of the server side, export and merge, import their libraries when called, so
-a device without them runs all others.
-"""
+"""What the commands of the device's side do; `cli.py` holds their options, `exporting.py` the server's side."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from prge.errors import UserError
 from prge.folders import refuse_used
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, template_columns
-from prge.quiet import quiet
+from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.runtime_driver.adapter import load_state
 from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
-from prge.runtime_driver.data import Encoder, Example, check_classes, read_records, split, without
+from prge.runtime_driver.console import progress_bar
+from prge.runtime_driver.data import Encoder, Example, check_classes, split, without
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import StepProgram
@@ -35,21 +27,6 @@ from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
 from prge.runtime_driver.stopping import Stopping
 from prge.runtime_driver.train import TrainConfig
 from prge.runtime_driver.train import train as train_steps
-
-if TYPE_CHECKING:
-    from prge.export.program import ExportConfig
-
-DEMO_TEMPLATE = "{text} This is"
-DEMO_LABELS = (("today", " urgent"), ("later", " good"))
-
-
-def plain(value: Any) -> str:
-    """A value as a person reads it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
 
 
 def open_program(program: Path, tokenizer: Path | None, truncate: bool) -> tuple[StepProgram, Encoder]:
@@ -93,7 +70,7 @@ def train(
     described = {"train": str(data), "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
     refuse_used(output)
     began = time.perf_counter()
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task("loading", total=None, note="")
         warm_up(loaded, [*examples, *dev_examples])
         if lr is None:
@@ -104,7 +81,7 @@ def train(
 
     state, records, interrupted = loaded.initial_state(), [], False
     before = None
-    with _progress(console) as progress, Stopping() as stopping:
+    with progress_bar(console) as progress, Stopping() as stopping:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
 
         def evaluating(done: int) -> None:
@@ -161,14 +138,6 @@ def _scores(evaluation: Any) -> str:
     return f"dev {name} {value:.3f} "
 
 
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
-        console=console or Console(quiet=True),
-    )  # fmt: skip
-
-
 def calibrate(
     program: Path, data: Path, output: Path | None, *, limit: int | None, minutes: float | None,
     megabytes: float | None, truncate: bool, tokenizer: Path | None, console: Console | None,
@@ -178,7 +147,7 @@ def calibrate(
     examples = encoder.examples(data, limit)
     del encoder
     return_freed()
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task("calibrating", total=None, note="")
         found = measure(loaded, examples, lambda text: progress.update(bar, note=text))
     m = loaded.manifest
@@ -275,82 +244,3 @@ def inspect(program: Path, full: bool) -> dict[str, Any]:
         "state": f"{m.state_size:,} numbers",
         "eps, lr": f"{m.eps:g}, {m.lr:g}",
     }
-
-
-def export(
-    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
-) -> dict[str, Any]:
-    """`prge export`."""
-    with quiet():
-        from prge.export.program import export_program
-        from prge.models.checkpoints import load_checkpoint
-
-    columns = template_columns(config.template) + template_columns(config.target)
-    records = [record for _, record in read_records(texts, [*columns, config.label_column])] if texts else []
-    with _progress(console) as progress:
-        bar = progress.add_task("load", total=None, note=model)
-        began = time.perf_counter()
-        with quiet():
-            checkpoint = load_checkpoint(model)
-        loaded = time.perf_counter() - began
-        manifest, report = export_program(
-            checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
-        )
-    return {
-        "program": str(output / PROGRAM_FILE),
-        "megabytes": report.program_bytes / 1e6,
-        "share_of_f32_weights": report.program_bytes / report.weight_bytes,
-        "rows_per_execution": manifest.rows,
-        "state_size": manifest.state_size,
-        "delegate_calls": report.delegate_calls,
-        "multiply_adds_inside": report.inside_share,
-        "outside_the_delegates": report.outside,
-        "seconds": {"load": loaded, **report.seconds},
-    }
-
-
-def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
-    """`prge merge`."""
-    with quiet():
-        from prge.export.merge import merge_adapter
-
-    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
-    return merge_adapter(folder, output, model)
-
-
-def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
-    """`prge demo`: export, train, and predict three messages of the test set; what is done is reused."""
-    with quiet():
-        from prge.export.program import ExportConfig
-        from prge.models.adapter import AdapterConfig
-        from prge.models.step import StepConfig
-
-    program, run = output / f"program-{Path(model).stem}", output / f"run-{Path(model).stem}-{steps}-steps"
-    done = run / "result.json"
-    files = resources.files("prge.runtime_driver") / "demo"
-    with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
-        if not program.exists():
-            config = ExportConfig(
-                adapter=AdapterConfig(subspace="fisher"),
-                step=StepConfig(),
-                template=DEMO_TEMPLATE,
-                label_words=DEMO_LABELS,
-                max_tokens=64,
-                quantization="8da8w",
-            )
-            export(model, program, config, train_file, console)
-        if not done.exists():
-            shutil.rmtree(run, ignore_errors=True)  # an interrupted one
-            trained = train(
-                program, train_file, run, dev=test_file, dev_fraction=0.0, limit=None, steps=steps, lr=None, eps=None,
-                seed=0, eval_every=max(1, steps // 5), truncate=False, tokenizer=None, console=console,
-            )  # fmt: skip
-            if not trained["completed"]:
-                return trained
-            done.write_text(json.dumps(trained) + "\n")
-        trained = json.loads(done.read_text())
-        texts = [record["text"] for _, record in read_records(test_file)[:3]]
-    result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
-    for i, p in enumerate(predict(program, texts, None, run, False, None), 1):
-        result[f"prediction_{i}"] = f"{p['label']} ({p['probability']:.2f}): {p['text']}"
-    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is truncated: it holds {size:,} of {needed:,} bytes; copy or export it again")
 
 
+def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """``forward`` of any program, without a manifest."""
+    with quiet():
+        program = _runtime().load_program(path)
+        forward = program.load_method("forward")
+    # The method does not keep its program alive.
+    return lambda inputs: forward.execute(inputs) if program else ()
+
+
 class StepProgram:
     """A program on the ExecuTorch runtime.
 
@@ -94,13 +103,16 @@ class StepProgram:
             raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
         self.manifest = Manifest.from_json(self._call("manifest", ())[0], str(self.path))
 
-    def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
+    def load(self, method: str = "forward") -> Any:
+        """Load a method, once: for ``forward`` the weights are packed, which takes a moment."""
         with quiet():
             try:
-                loaded = self._program.load_method(method)
+                return self._program.load_method(method)
             except RuntimeError as e:
                 raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
-        assert loaded is not None
+
+    def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
+        loaded = self.load(method)
         try:
             return loaded.execute(inputs)
         except RuntimeError as e:

@@ -142,6 +142,36 @@ def activation_estimate(
     return total, torch.stack(plain)
 
 
+def exact_activation_estimate(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int
+) -> Tensor:
+    """The same with autograd's directional derivatives for differences, in the model's precision."""
+    q = manifest.queries
+    m = 1 if manifest.objective == "label-words" else manifest.max_targets
+    columns = output_directions(manifest) * len(manifest.adapter.modules)
+    z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)])
+    z = z.view(q, len(batch), m, columns).to(state.dtype)
+    total = torch.zeros_like(state)
+    for b, example in enumerate(batch):
+        shifts = torch.zeros(m, columns, dtype=state.dtype, requires_grad=True)
+        value, inputs = shifted_loss(model, manifest, frozen, state, example, shifts)
+        (outputs,) = torch.autograd.grad(value, shifts)
+        slopes = [(outputs * z[i, b]).sum() for i in range(q)]
+        mean = sum(slopes) / (1 + q)
+        estimate = sum((slopes[i] - mean) * z[i, b] for i in range(q)) * (1 + q) / q / q
+        total += rank_one_sum([x.detach() for x in inputs], estimate) / len(batch)
+    return total
+
+
+def exact_weight_estimate(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int
+) -> Tensor:
+    """The paper's mean of g_i z_i with autograd's directional derivatives for g_i."""
+    exact = gradient(model, manifest, frozen, state, batch)
+    z = torch.stack([rademacher(seed + i, len(state)) for i in range(manifest.queries)]).to(state.dtype)
+    return (z @ exact) @ z / manifest.queries
+
+
 def weight_estimate(
     model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any], seed: int, eps: float
 ) -> tuple[Tensor, Tensor]:

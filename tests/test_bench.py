@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
+from prge.cost import inference_multiply_adds, multiply_adds, positions
+from prge.errors import UserError
+from prge.runtime_driver.bench.compare import compare
+from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.convergence import Curve, table
-from prge.runtime_driver.bench.runners import LoraAdamW, Run
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.bench.lora import LoraAdamW
+from prge.runtime_driver.bench.references import build_again, inference_tokens
+from prge.runtime_driver.bench.runners import Run
+from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 
@@ -26,14 +35,14 @@ def test_lora_starts_from_the_program_s_scores(program_folder: Path, demo_data: 
     texts = Encoder(program.manifest, program_folder / "tokenizer.json", truncate=True).examples(
         demo_data / "test.tsv", 7
     )
-    rival = LoraAdamW(program.manifest, settings(program_folder, demo_data / "test.tsv"))
+    rival = LoraAdamW(program.manifest, rank=8, seed=0, lr=1e-3)
     expected = evaluate(program, program.initial_state(), texts)
     with torch.no_grad():
         assert expected.scores is not None
         torch.testing.assert_close(rival.scores(texts), expected.scores, rtol=0, atol=1e-4)
     assert rival.accuracy(texts) == pytest.approx(expected.accuracy)
     before = rival.scores(texts).detach()
-    assert len(list(rival.steps(texts))) == 3
+    rival.step(texts)
     assert (rival.scores(texts) - before).abs().max() > 1e-5
 
 
@@ -57,3 +66,53 @@ def test_convergence_report(program_folder: Path, demo_data: Path, tmp_path: Pat
     assert [c["points"][-1]["steps"] for c in saved["curves"]] == [6, 3]
     assert (tmp_path / "out" / "convergence.png").stat().st_size > 5000
     assert "| lora-adamw" in (tmp_path / "out" / "convergence.md").read_text()
+
+
+def test_multiply_adds_are_those_that_torch_counts(program_folder: Path, tiny_model: Path) -> None:
+    m = StepProgram(program_folder).manifest
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
+    positions = inference_tokens(m, 7)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden = model.model(torch.ones(m.rows, positions, dtype=torch.int64), use_cache=False).last_hidden_state
+        torch.nn.functional.linear(hidden[:, -1], model.lm_head.weight[: len(m.labels)])
+    assert 2 * inference_multiply_adds(m, 7) == counter.get_total_flops()
+
+
+def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, program_folder: Path) -> None:
+    m = StepProgram(weights_program).manifest
+    pairs = sum(m.adapter.rank * (x.in_features + sum(x.core) - m.adapter.rank) for x in m.adapter.modules)
+    ups = sum(x.core[1] * x.out_features for x in m.adapter.modules) if m.adapter.subspace else 0
+    assert multiply_adds(m, 9) == inference_multiply_adds(m, 9) + m.rows * 9 * (pairs + ups)
+    m = StepProgram(program_folder).manifest
+    more = replace(m, queries=m.queries + 1)
+    assert positions(more, 9)[1] - positions(m, 9)[1] == m.batch and positions(more, 9)[0] == positions(m, 9)[0]
+
+
+def test_step_report_and_comparison(program_folder: Path, weights_program: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "prge", "bench", "step", str(program_folder), str(weights_program), "--json"]
+    command += ["--tokens", "9", "--tokens", "5", "--rounds", "2", "-o", str(out)]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    kinds = [row["kind"] for row in report["rows"]]
+    assert [kinds.count(k) for k in ("program", "inference", "eager", "lora", "lora-checkpointed")] == [4, 4, 2, 2, 2]
+    assert all(row["least"] <= row["seconds"] <= row["most"] for row in report["rows"])
+    assert all(report["limits"][name] > 1 for name in ("f32", "int8", "bandwidth"))
+    assert (out / "step.png").stat().st_size > 5000 and "checkpointed" in (out / "step.md").read_text()
+    compared = compare([out, out])
+    assert len(compared["rows"]) == 14 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
+    with pytest.raises(UserError, match="no report"):
+        compare([out, tmp_path])
+
+
+def test_the_step_in_pytorch_is_the_program_s(weights_program: Path) -> None:
+    program = StepProgram(weights_program)
+    m = program.manifest
+    rows, targets = collate(synthetic(m, 9, m.batch) * m.copies, m)
+    scalars = torch.tensor([5]), torch.tensor([1e-2]), torch.tensor([0.05])
+    with torch.no_grad():
+        expected, losses, _ = build_again(program, m.max_tokens).step.eval()(
+            program.initial_state(), rows, targets, *scalars
+        )
+    state, got, _ = program.execute(program.initial_state(), rows, targets, 5, 1e-2, 0.05)
+    torch.testing.assert_close(got, losses, rtol=0, atol=1e-4)
+    torch.testing.assert_close(state, expected, rtol=0, atol=1e-3)

@@ -13,8 +13,10 @@ from conftest import tiny_config
 from transformers import AutoModelForCausalLM
 
 from prge.models.adapter import AdapterConfig
+from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
+from prge.runtime_driver.bench.references import build_again
 from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
@@ -136,14 +138,33 @@ def test_noise_bits_are_the_same_in_the_program(export: Callable[..., Path], wei
 
 
 def test_gaussian_program_equals_eager_noise(export: Callable[..., Path]) -> None:
-    from prge.models.noise import noise
-
     program = load(export(step=StepConfig(1, 2, "weights", "sgd", noise="gaussian"), min_tokens=9, max_tokens=9))
     state, (rows, targets) = program.initial_state(), collate(random_batch(program), program.manifest)
     new, _ = program.step(state, rows, targets, SEED, 1.0, EPS)
     z = noise(torch.tensor([SEED]), 1, program.manifest.state_size, "gaussian")[0]
     slope = -(new @ z) / (z @ z)
     torch.testing.assert_close(-new, slope * z, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("perturb", ["activations", "weights"])
+def test_slopes_are_autograd_s_directional_derivatives(
+    program_folder: Path, weights_program: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, perturb: str
+) -> None:
+    """The step's own module in float64 at a tiny eps, where neither rounding nor curvature is left."""
+    program = load(program_folder if perturb == "activations" else weights_program)
+    m, batch, frozen = program.manifest, random_batch(program), program.frozen().double()
+    state, size = random_state(program).double(), program.manifest.parameters
+    hf = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64).eval()
+    exact = reference.exact_activation_estimate if perturb == "activations" else reference.exact_weight_estimate
+    expected = exact(hf, m, frozen, state[:size], batch, SEED)
+    step = build_again(program, m.max_tokens).step.double()
+    monkeypatch.setattr("prge.models.step.noise", lambda *args: noise(*args).double())
+    tokens, targets = collate(batch * m.copies, m)
+    lr, eps = torch.tensor([1.0]).double(), torch.tensor([1e-7]).double()
+    with torch.no_grad():
+        new, _, _ = step(state, tokens, targets, torch.tensor([SEED]), lr, eps)
+    got = state - new if m.optimizer == "sgd" else 10 * new[size : 2 * size]
+    assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_weights_estimate_is_unbiased(weights_program: Path, tiny_model: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from prge.errors import UserError
 from prge.folders import new_folder
+from prge.runtime_driver.bench.machine import names
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
@@ -83,10 +84,10 @@ def convergence(
         )  # fmt: skip
         lora = replace(first, method=LORA, steps=lora_steps)
         curves: list[Curve] = []
-        names = [path.name for path in programs]
+        called = names(programs)
         best: float | None = None
         for seed in range(seeds):
-            ours = measure(names[0], replace(first, seed=seed), listener)
+            ours = measure(called[0], replace(first, seed=seed), listener)
             curves.append(ours)
             budget = ours.points[-1]["seconds"]
             lrs = lora_lrs if best is None else [best]
@@ -94,7 +95,7 @@ def convergence(
             if rivals:
                 best = max(rivals, key=lambda c: c.points[-1]["accuracy"]).run.lr
             curves += rivals
-            for path, name in zip(programs[1:], names[1:], strict=True):
+            for path, name in zip(programs[1:], called[1:], strict=True):
                 other = replace(first, program=str(path), seed=seed)
                 pace = measure(name, replace(other, steps=3, lr=0.0), lambda _: None).seconds_per_step
                 curves.append(measure(name, replace(other, steps=max(1, round(budget / pace))), listener))
@@ -149,8 +150,7 @@ def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram
 def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
     """Accuracy over seconds of training, a color per method, a line per seed."""
     with picture(path) as axis:
-        names = list(dict.fromkeys(c.name for c in curves))
-        for i, name in enumerate(names):
+        for i, name in enumerate(dict.fromkeys(c.name for c in curves)):
             for j, c in enumerate(c for c in curves if c.name == name):
                 label = name if j == 0 else None
                 x, y = [p["seconds"] for p in c.points], [p["accuracy"] for p in c.points]

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prge.manifest import TOKENIZER_FILE, Manifest
 from prge.quiet import quiet
+from prge.runtime_driver.bench.lora import LoraAdamW
 from prge.runtime_driver.calibrate import Estimates, propose_lr
-from prge.runtime_driver.data import Encoder, Example, batches, collate, without
+from prge.runtime_driver.data import Encoder, Example, batches, without
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.program import StepProgram
@@ -67,7 +66,7 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     dev = encoder.examples(Path(settings.dev))
     examples = without(encoder.examples(Path(settings.data), settings.examples), dev)
     few = random.Random(0).sample(dev, min(settings.curve, len(dev)))
-    trainer = LoraAdamW(program.manifest, settings) if torch_side else ProgramRun(program, settings)
+    trainer = LoraRun(program.manifest, settings) if torch_side else ProgramRun(program, settings)
     spent, steps = 0.0, 0
     for seconds in trainer.steps(examples):
         spent, steps = spent + seconds, steps + 1
@@ -100,57 +99,20 @@ class ProgramRun:
         return accuracy
 
 
-class LoraAdamW:
-    """PEFT's LoRA on q_proj and v_proj with AdamW and backpropagation, in float32.
-
-    The loss is the program's own, over the label words at the last token; only these rows of
-    the head are computed.
-    """
+class LoraRun:
+    """LoRA with AdamW, its lr falling linearly to zero as the program's."""
 
     def __init__(self, manifest: Manifest, settings: Run):
-        with quiet():
-            from peft import LoraConfig, get_peft_model
-
-            from prge.models.checkpoints import load_checkpoint
-
-            model = load_checkpoint(manifest.model).model
-        torch.manual_seed(settings.seed)
-        config = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules=["q_proj", "v_proj"])
-        self.head = model.lm_head.weight.detach()[[label.token for label in manifest.labels]].clone()
-        adapted: Any = get_peft_model(model, config)
-        self.decoder = adapted.base_model.model.model
-        self.manifest, self.settings = manifest, settings
-        trainable = [p for p in self.decoder.parameters() if p.requires_grad]
         assert settings.lr is not None
-        self.optimizer = torch.optim.AdamW(trainable, lr=settings.lr)
-
-    def scores(self, examples: list[Example]) -> torch.Tensor:
-        tokens, (position, _) = collate(examples, self.manifest)
-        hidden = self.decoder(tokens, use_cache=False).last_hidden_state
-        return hidden[torch.arange(len(examples)), position[:, 0]] @ self.head.T
+        self.trainer = LoraAdamW(manifest, rank=settings.rank, seed=settings.seed, lr=settings.lr)
+        self.settings, self.accuracy = settings, self.trainer.accuracy
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
         order = batches(examples, self.settings.batch, self.settings.seed)
         for step, batch in zip(range(self.settings.steps), order, strict=False):
             began = time.perf_counter()
-            for group in self.optimizer.param_groups:
-                group["lr"] = (self.settings.lr or 0.0) * (1.0 - step / self.settings.steps)
-            labels = torch.tensor([e.label for e in batch])
-            loss = torch.nn.functional.cross_entropy(self.scores(batch), labels)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.trainer.step(batch, 1.0 - step / self.settings.steps)
             yield time.perf_counter() - began
-
-    def accuracy(self, examples: list[Example]) -> float:
-        ordered = sorted(examples, key=lambda e: len(e.tokens))
-        right = 0
-        with torch.no_grad():
-            for start in range(0, len(ordered), 16):
-                part = ordered[start : start + 16]
-                labels = torch.tensor([e.label for e in part])
-                right += int((self.scores(part).argmax(1) == labels).sum())
-        return right / len(ordered)
 
 
 if __name__ == "__main__":

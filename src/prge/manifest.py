@@ -55,6 +55,26 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """The frozen decoder's sizes.
+
+    Attributes:
+        layer_weights, layer_outputs: numbers in one layer's linears, and their outputs in all.
+        head: of one attention head.
+        tied: whether the LM head is the embedding's table.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    head: int
+    layer_weights: int
+    layer_outputs: int
+    vocabulary: int
+    tied: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a driver needs to know.
 
@@ -76,6 +96,7 @@ class Manifest:
         pad_token: fills rows on the right.
         eps, lr: what `prge train` uses unless told otherwise.
         adapter: what trains.
+        architecture: what it trains on.
     """
 
     model: str
@@ -99,6 +120,7 @@ class Manifest:
     eps: float
     lr: float
     adapter: Adapter
+    architecture: Architecture
     labels: tuple[Label, ...] = ()
     label_column: str = "label"
     target: str = ""
@@ -122,6 +144,11 @@ class Manifest:
     def rows(self) -> int:
         """R, rows of one execution."""
         return self.copies * self.batch
+
+    @property
+    def executions(self) -> int:
+        """Executions of one step; more than one where loops run on the host."""
+        return (1 if self.outer else self.queries) * (1 if self.inner else 2)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -150,7 +177,8 @@ class Manifest:
             modules = tuple(AdaptedModule(**{**m, "core": tuple(m["core"])}) for m in adapter.pop("modules"))
             labels = tuple(Label(**label) for label in data.pop("labels"))
             data["betas"] = tuple(data["betas"])
-            return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules))
+            architecture = Architecture(**data.pop("architecture"))
+            return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules), architecture=architecture)
         except (TypeError, KeyError) as e:
             raise UserError(f"{where} has a manifest with missing or unknown fields: {e}") from e
 

@@ -1,0 +1,154 @@
+"""One contender of `prge bench step` in a process of its own.
+
+Run as ``python -m prge.runtime_driver.bench.contenders KIND``: after its imports a JSON line with its
+settings comes in, a line with what loading took goes out; from then on T comes in, and what one step
+took goes out.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prge.manifest import Manifest
+from prge.quiet import quiet
+from prge.runtime_driver.data import Example, collate
+from prge.runtime_driver.memory import peak_megabytes
+from prge.runtime_driver.program import StepProgram, load_plain
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What to time.
+
+    Attributes:
+        kind: ``"program"``, ``"inference"`` or ``"matmul"`` on the ExecuTorch runtime, ``"eager"`` (the
+            program's step in PyTorch), ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
+        program: the program that is timed, or whose model, rows and targets are taken.
+        file: of the ``.pte`` of inference or a product.
+        shape: of a product's input.
+    """
+
+    kind: str
+    program: str = ""
+    file: str = ""
+    shape: tuple[int, ...] = ()
+
+
+def synthetic(m: Manifest, tokens: int, count: int) -> list[Example]:
+    """Examples of T random tokens: a step's time depends on its sizes alone."""
+    draw = random.Random(tokens)
+    limit, targets = m.architecture.vocabulary - 1, min(m.max_targets, tokens - 1)
+    return [
+        Example(tuple(draw.randint(1, limit) for _ in range(tokens)), i % max(1, len(m.labels)), targets)
+        for i in range(count)
+    ]
+
+
+Step = Callable[[], object]
+
+
+def prepare(contender: Contender) -> Callable[[int], Step]:
+    """Load a contender; what is returned makes, for T tokens, what is timed."""
+    if contender.kind == "matmul":
+        method = load_plain(Path(contender.file))
+        x = torch.randn(contender.shape)
+        return lambda tokens: lambda: method([x])
+    program = StepProgram(Path(contender.program))
+    m = program.manifest
+    if contender.kind == "program":
+        program.load()
+        return _program(program)
+    if contender.kind == "inference":
+        return _inference(m, load_plain(Path(contender.file)))
+    if contender.kind == "eager":
+        return _eager(program)
+    return _lora(m, checkpointed=contender.kind == "lora-checkpointed")
+
+
+def _program(program: StepProgram) -> Callable[[int], Step]:
+    m, state = program.manifest, program.initial_state()
+
+    def step(tokens: int) -> Step:
+        rows, targets = collate(synthetic(m, tokens, m.batch), m)
+        return lambda: program.step(state, rows, targets, 1, 1e-3, m.eps)
+
+    return step
+
+
+def _inference(m: Manifest, method: Callable[[Any], Any]) -> Callable[[int], Step]:
+    from prge.runtime_driver.bench.references import inference_tokens
+
+    def step(tokens: int) -> Step:
+        rows, targets = collate(synthetic(m, inference_tokens(m, tokens), m.rows), m)
+        return lambda: method([rows, *targets])
+
+    return step
+
+
+def _eager(program: StepProgram) -> Callable[[int], Step]:
+    from prge.runtime_driver.bench.references import build_again
+
+    m = program.manifest
+    module = build_again(program, m.max_tokens).step.eval()
+    state = torch.zeros(m.state_size)
+    scalars = torch.tensor([1]), torch.tensor([1e-3]), torch.tensor([m.eps])
+
+    def step(tokens: int) -> Step:
+        rows, targets = collate(synthetic(m, tokens, m.batch) * m.copies, m)
+
+        def run() -> None:
+            with torch.no_grad():
+                module(state, rows, targets, *scalars)
+
+        return run
+
+    return step
+
+
+def _lora(m: Manifest, checkpointed: bool) -> Callable[[int], Step]:
+    from prge.runtime_driver.bench.lora import LoraAdamW
+
+    trainer = LoraAdamW(m, rank=8, seed=0, lr=1e-4, checkpointed=checkpointed)
+
+    def step(tokens: int) -> Step:
+        batch = synthetic(m, tokens, m.batch)
+        return lambda: trainer.step(batch)
+
+    return step
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    if sys.argv[1] not in ("program", "matmul"):  # memory is counted above the imports
+        with quiet():
+            import peft  # noqa: F401
+            import transformers  # noqa: F401
+
+            import prge.runtime_driver.bench.references  # noqa: F401
+    contender = Contender(**json.loads(sys.stdin.readline()))
+    base, began = peak_megabytes(), time.perf_counter()
+    make = prepare(contender)
+    print(json.dumps({"load_seconds": time.perf_counter() - began}), flush=True)
+    steps: dict[int, Step] = {}
+    for line in sys.stdin:
+        tokens = int(line)
+        if tokens not in steps:
+            steps[tokens] = make(tokens)
+            steps[tokens]()  # the first one makes buffers
+        began = time.perf_counter()
+        steps[tokens]()
+        seconds = time.perf_counter() - began
+        print(json.dumps({"seconds": seconds, "peak_megabytes": peak_megabytes() - base}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

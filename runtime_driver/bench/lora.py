@@ -1,0 +1,67 @@
+"""The rival: PEFT's LoRA with AdamW and backpropagation in PyTorch, on a program's own base and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from prge.manifest import Manifest
+from prge.quiet import quiet
+from prge.runtime_driver.data import Example, collate
+
+
+class LoraAdamW:
+    """LoRA on q_proj and v_proj, in float32.
+
+    The loss is the program's own, over the label words at the last token; only these rows of
+    the head are computed.
+    """
+
+    def __init__(self, manifest: Manifest, *, rank: int, seed: int, lr: float, checkpointed: bool = False):
+        with quiet():
+            from peft import LoraConfig, get_peft_model
+
+            from prge.models.checkpoints import load_checkpoint
+
+            model = load_checkpoint(manifest.model).model
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
+        self.head = model.lm_head.weight.detach()[[label.token for label in manifest.labels]].clone()
+        adapted: Any = get_peft_model(model, config)
+        if checkpointed:
+            adapted.enable_input_require_grads()
+            adapted.gradient_checkpointing_enable({"use_reentrant": False})
+            adapted.train()
+        self.decoder = adapted.base_model.model.model
+        self.manifest, self.lr = manifest, lr
+        trainable = [p for p in self.decoder.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=lr)
+
+    def scores(self, examples: Sequence[Example]) -> torch.Tensor:
+        """The label words' logits, f32[n, K]."""
+        tokens, (position, _) = collate(examples, self.manifest)
+        hidden = self.decoder(tokens, use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(examples)), position[:, 0]] @ self.head.T
+
+    def step(self, batch: Sequence[Example], scale: float = 1.0) -> None:
+        """One update with ``scale`` times lr."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * scale
+        labels = torch.tensor([e.label for e in batch])
+        loss = torch.nn.functional.cross_entropy(self.scores(batch), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def accuracy(self, examples: Sequence[Example]) -> float:
+        """Share of examples whose right word scores highest."""
+        ordered = sorted(examples, key=lambda e: len(e.tokens))
+        right = 0
+        with torch.no_grad():
+            for start in range(0, len(ordered), 16):
+                part = ordered[start : start + 16]
+                labels = torch.tensor([e.label for e in part])
+                right += int((self.scores(part).argmax(1) == labels).sum())
+        return right / len(ordered)

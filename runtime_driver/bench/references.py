@@ -1,0 +1,110 @@
+"""What a program is measured against: one matrix product, plain inference, and its own step in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchao.quantization import quantize_
+from torchao.quantization.granularity import PerAxis
+from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+from prge.cost import positions
+from prge.errors import UserError
+from prge.export.lower import emit, example_inputs, lower, trace
+from prge.manifest import Manifest
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import frozen_factors
+from prge.runtime_driver.program import StepProgram
+
+
+def write_matmul(path: Path, rows: int, size: int, quantized: bool) -> None:
+    """A program ``y = W x`` for ``rows`` rows, W [size, size], in float32 or as 8da8w."""
+    module = nn.Sequential(nn.Linear(size, size, bias=False)).requires_grad_(False)
+    if quantized:
+        quantize_(module, Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0)))
+    _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
+
+
+def build_again(program: StepProgram, max_tokens: int) -> Any:
+    """The `BuiltStep` that a program was traced from, before it was quantized.
+
+    Raises:
+        UserError: when its model cannot be loaded, or is another.
+    """
+    with quiet():
+        from prge.models.adapter import AdapterConfig
+        from prge.models.build import LabelWordsObjective, LanguageModelObjective, build_step
+        from prge.models.checkpoints import load_checkpoint
+        from prge.models.step import StepConfig
+        from prge.models.subspace import Factors
+
+        m = program.manifest
+        checkpoint = load_checkpoint(m.model)
+    if checkpoint.digest() != m.model_sha256:
+        raise UserError(f"{m.model} has other weights than the program was made of")
+    fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
+    modules = tuple(module.name.removeprefix("model.") for module in m.adapter.modules)
+    adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
+    step: dict[str, Any] = {"perturb": m.perturb, "optimizer": m.optimizer, "noise": m.noise}
+    config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
+    words = [label.token for label in m.labels]
+    objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
+    tied = m.quantization == "f32"
+    found = frozen_factors(m, program.frozen()).items()
+    factors = {name.removeprefix("model."): Factors(a, d) for name, (a, d) in found if d is not None}
+    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors)
+
+
+def inference_tokens(m: Manifest, tokens: int) -> int:
+    """Length of rows with as many positions as the step's, copied targets included."""
+    return positions(m, tokens)[1] // m.rows
+
+
+def write_inference(path: Path, program: StepProgram) -> None:
+    """A program of the model alone, quantized alike: losses of `Manifest.rows` rows, no adapter, noise or update."""
+    m = program.manifest
+    longest = inference_tokens(m, m.max_tokens)
+    built = build_again(program, longest)
+    for layer in built.adapters:
+        built.step.layers.set_submodule(layer.name.removeprefix("model.layers."), layer.base)
+    with quiet():
+        from prge.export.quantize import quantize
+
+        quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
+    least = longest if m.min_tokens == m.max_tokens else m.min_tokens
+    depth = len(built.step.layers)
+    _write(path, Inference(built.step), lambda tokens: example_inputs(built.step, tokens)[1:3], least, longest, depth)
+
+
+class Inference(nn.Module):
+    """Tokens in, losses out."""
+
+    def __init__(self, step: Any):
+        super().__init__()
+        self.embedding, self.layers, self.rotary, self.objective = (
+            step.embedding, step.layers, step.rotary, step.objective
+        )  # fmt: skip
+
+    def forward(self, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """tokens i64[R, T] and the objective's targets -> losses f32[R], and the objective's detail."""
+        from prge.models.objective import take_rows
+
+        hidden, tables = self.embedding(tokens), self.rotary(tokens)
+        for layer in self.layers:
+            hidden = layer(hidden, position_embeddings=tables)
+        position, *rest = targets
+        losses, detail = self.objective(take_rows(hidden, position), *rest)
+        return losses, detail
+
+
+def _write(
+    path: Path, module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], least: int, longest: int, depth: int
+) -> None:
+    traced = trace(module.eval(), inputs, least, longest)
+    program = emit(lower(traced, depth, "xnnpack", {}))
+    with path.open("wb") as f:
+        program.write_to_file(f)

@@ -1,0 +1,259 @@
+"""`prge bench step`: seconds and memory of a step, against the machine's limits and what one would use instead."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
+from prge.errors import UserError
+from prge.folders import new_folder
+from prge.manifest import Manifest
+from prge.quiet import quiet
+from prge.runtime_driver.bench.contenders import Contender
+from prge.runtime_driver.bench.machine import describe, names
+from prge.runtime_driver.picture import picture
+from prge.runtime_driver.program import StepProgram
+
+# (rows, size, whether int8) of the products that tell the machine's limits; one row of a matrix larger
+# than the caches reads memory and does little else.
+_PRODUCTS = {"f32": (1024, 2048, False), "int8": (1024, 2048, True), "bandwidth": (1, 4096, False)}
+
+
+@dataclass
+class Process:
+    """A contender that runs, and what it has said.
+
+    Attributes:
+        seconds, megabytes: by T; one of each per round.
+    """
+
+    name: str
+    contender: Contender
+    manifest: Manifest | None
+    load_seconds: float = 0.0
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    megabytes: dict[int, float] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Begin its process, which imports what it needs."""
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
+        command = [sys.executable, "-m", "prge.runtime_driver.bench.contenders", self.contender.kind]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
+        )
+
+    def load(self) -> None:
+        """Load model or program."""
+        self.load_seconds = self._ask(json.dumps(asdict(self.contender)))["load_seconds"]
+
+    def time(self, tokens: int) -> None:
+        """One step."""
+        answer = self._ask(str(tokens))
+        self.seconds.setdefault(tokens, []).append(answer["seconds"])
+        self.megabytes.setdefault(tokens, answer["peak_megabytes"])
+
+    def _ask(self, line: str) -> dict[str, float]:
+        assert self.process.stdin and self.process.stdout
+        answer = ""
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            pass
+        if not answer:
+            self.process.wait()
+            self.stderr.seek(0)
+            said = self.stderr.read().strip().splitlines()
+            raise UserError(f"{self.name} failed: {said[-1] if said else self.process.returncode}")
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        if hasattr(self, "process"):
+            self.process.kill()
+            self.process.wait()
+
+
+def bench_step(
+    programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool,
+    listener: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
+
+    Raises:
+        UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
+    """
+    if len(set(programs)) < len(programs):
+        raise UserError("a program is given twice")
+    loaded = {path: StepProgram(path).manifest for path in programs}
+    called = dict(zip(programs, names(programs), strict=True))
+    lengths = sorted(set(tokens)) or [min(32, *(m.max_tokens for m in loaded.values()))]
+    for path, m in loaded.items():
+        for length in lengths:
+            if not m.min_tokens <= length <= m.max_tokens:
+                raise UserError(f"{path} takes {m.min_tokens} to {m.max_tokens} tokens, not {length}")
+    with new_folder(output) as out, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        listener("making programs to measure against")
+        processes = _limits(Path(scratch))
+        processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
+        if peers:
+            processes += _peers(loaded, called, Path(scratch))
+        try:
+            for process in processes:
+                process.start()
+            for process in processes:
+                listener(f"loading {process.name}")
+                process.load()
+            for number in range(rounds):
+                for process in processes:
+                    for length in lengths if process.manifest else [0]:
+                        process.time(length)
+                listener(f"round {number + 1} of {rounds}")
+        finally:
+            for process in processes:
+                process.stop()
+        limits = {p.name: _limit(p) for p in processes if not p.manifest}
+        rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
+        sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
+        report = {"machine": describe(), "limits": limits, "sizes": sizes, "rows": rows}
+        (out / "step.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / "step.md").write_text(markdown(report))
+        plot(out / "step.png", report)
+    return report | {"picture": str(output / "step.png")}
+
+
+def _limits(scratch: Path) -> list[Process]:
+    with quiet():
+        from prge.runtime_driver.bench.references import write_matmul
+
+        for name, (rows, size, quantized) in _PRODUCTS.items():
+            write_matmul(scratch / f"{name}.pte", rows, size, quantized)
+    return [
+        Process(name, Contender("matmul", file=str(scratch / f"{name}.pte"), shape=(1, rows, size)), None)
+        for name, (rows, size, _) in _PRODUCTS.items()
+    ]
+
+
+def _limit(process: Process) -> float:
+    """GFLOP/s of a product, or GB/s."""
+    rows, size, _ = _PRODUCTS[process.name]
+    best = min(process.seconds[0])
+    return (4.0 if rows == 1 else 2.0 * rows) * size * size / best / 1e9
+
+
+def _peers(loaded: dict[Path, Manifest], called: dict[Path, str], scratch: Path) -> list[Process]:
+    try:
+        from prge.runtime_driver.bench.references import write_inference
+    except ModuleNotFoundError as e:
+        raise UserError(f"measuring against PyTorch needs {e.name}: pip install 'prge[export]', or --no-peers") from e
+    found: list[Process] = []
+    for path, m in loaded.items():
+        file = scratch / f"inference-{len(found)}.pte"
+        write_inference(file, StepProgram(path))
+        found.append(Process(f"inference as {called[path]}", Contender("inference", str(path), str(file)), m))
+    first, m = next(iter(loaded.items()))
+    rival = "LoRA, AdamW, backpropagation"
+    titles = {"eager": f"{called[first]} in PyTorch", "lora": rival, "lora-checkpointed": f"{rival}, checkpointed"}
+    kinds = list(titles) if m.labels else ["eager"]
+    return found + [Process(titles[kind], Contender(kind, str(first)), m) for kind in kinds]
+
+
+def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
+    """What one contender took for T tokens: median, least and most seconds, and what follows.
+
+    The work is what the method needs, counted from the model; backpropagation's is not counted.
+    """
+    m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
+    assert m is not None
+    median = statistics.median(seconds)
+    work = {"program": multiply_adds, "eager": multiply_adds, "inference": inference_multiply_adds}.get(kind)
+    needed = work(m, tokens) if work else None
+    on_runtime = kind in ("program", "inference")
+    limit = limits["f32" if m.quantization == "f32" or not on_runtime else "int8"]
+    speed = 2.0 * needed / median / 1e9 if needed else None
+    return {
+        "contender": process.name,
+        "kind": kind,
+        "quantization": m.quantization if on_runtime else "f32",
+        "queries": m.queries if kind in ("program", "eager") else None,
+        "batch": m.batch,
+        "tokens": tokens,
+        "positions": positions(m, tokens)[1] * (m.executions if kind == "program" else 1) if needed else None,
+        "seconds": median,
+        "least": min(seconds),
+        "most": max(seconds),
+        "multiply_adds": needed,
+        "gflops": speed,
+        "share_of_limit": speed / limit if speed else None,
+        "peak_megabytes": process.megabytes[tokens],
+        "load_seconds": process.load_seconds,
+        "weight_bytes": weight_bytes(m),
+    }
+
+
+def _sizes(path: Path, m: Manifest) -> dict[str, float]:
+    size = StepProgram(path).path.stat().st_size
+    return {"program_bytes": size, "weight_bytes": weight_bytes(m), "ratio": size / weight_bytes(m)}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as tables for a document; the last column is against the first program."""
+    limits, machine = report["limits"], report["machine"]
+    lines = [
+        ", ".join(f"{key} {value}" for key, value in machine.items()),
+        "",
+        f"One product reaches {limits['f32']:.0f} GFLOP/s in f32 and {limits['int8']:.0f} in int8; "
+        f"a matrix is read at {limits['bandwidth']:.0f} GB/s.",
+        "",
+        "| contender | q x B x T | seconds (least to most) | positions/s | GFLOP/s | of the limit | peak MB | times |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in report["rows"]:
+        lines.append("| " + " | ".join(cells(r, report["rows"])) + " |")
+    lines += ["", "| program | bytes | of its weights alone |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {s['program_bytes']:,} | {s['ratio']:.3f} |" for name, s in report["sizes"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A row as a person reads it."""
+    first = next(x for x in rows if x["tokens"] == r["tokens"])
+    shape = " x ".join(str(x) for x in (r["queries"], r["batch"], r["tokens"]) if x is not None)
+    counted = r["gflops"] is not None
+    return [
+        r["contender"],
+        shape,
+        f"{r['seconds']:.3f} ({r['least']:.3f} to {r['most']:.3f})",
+        f"{r['positions'] / r['seconds']:,.0f}" if counted else "",
+        f"{r['gflops']:.0f}" if counted else "",
+        f"{r['share_of_limit']:.2f}" if counted else "",
+        f"{r['peak_megabytes']:,.0f}",
+        f"{r['seconds'] / first['seconds']:.2f}",
+    ]
+
+
+def plot(path: Path, report: dict[str, Any]) -> None:
+    """A roofline: GFLOP/s over floating-point operations per byte of weights, under the machine's limits."""
+    limits = report["limits"]
+    points = [r for r in report["rows"] if r["gflops"] is not None]
+    with picture(path) as axis:
+        reach = [2.0 * r["multiply_adds"] / r["weight_bytes"] for r in points]
+        low, high = min(0.5, *reach), max(1000.0, *(2 * x for x in reach))
+        for name, style in (("f32", "-"), ("int8", "--")):
+            knee = limits[name] / limits["bandwidth"]
+            x = [low, knee, max(high, 2 * knee)]
+            y = [low * limits["bandwidth"], limits[name], limits[name]]
+            axis.plot(x, y, style, color="gray", label=f"{name}, {limits[name]:.0f} GFLOP/s")
+        for i, name in enumerate(dict.fromkeys(r["contender"] for r in points)):
+            at = [(2.0 * r["multiply_adds"] / r["weight_bytes"], r["gflops"]) for r in points if r["contender"] == name]
+            axis.plot(*zip(*at, strict=True), "o", color=f"C{i}", label=name)
+        axis.set(xscale="log", yscale="log", xlabel="operations per byte of weights", ylabel="GFLOP/s")
+        axis.legend(loc="lower right", fontsize="small")

@@ -1,0 +1,106 @@
+"""What the commands of the server's side do: export, merge, and the demo.
+
+Their libraries are imported when they are called, so a device without them runs all others.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from prge.manifest import PROGRAM_FILE, template_columns
+from prge.quiet import quiet
+from prge.runtime_driver.commands import predict, train
+from prge.runtime_driver.console import progress_bar
+from prge.runtime_driver.data import read_records
+
+if TYPE_CHECKING:
+    from prge.export.program import ExportConfig
+
+DEMO_TEMPLATE = "{text} This is"
+DEMO_LABELS = (("today", " urgent"), ("later", " good"))
+
+
+def export(
+    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
+) -> dict[str, Any]:
+    """`prge export`."""
+    with quiet():
+        from prge.export.program import export_program
+        from prge.models.checkpoints import load_checkpoint
+
+    columns = template_columns(config.template) + template_columns(config.target)
+    records = [record for _, record in read_records(texts, [*columns, config.label_column])] if texts else []
+    with progress_bar(console) as progress:
+        bar = progress.add_task("load", total=None, note=model)
+        began = time.perf_counter()
+        with quiet():
+            checkpoint = load_checkpoint(model)
+        loaded = time.perf_counter() - began
+        manifest, report = export_program(
+            checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
+        )
+    return {
+        "program": str(output / PROGRAM_FILE),
+        "megabytes": report.program_bytes / 1e6,
+        "share_of_f32_weights": report.program_bytes / report.weight_bytes,
+        "rows_per_execution": manifest.rows,
+        "state_size": manifest.state_size,
+        "delegate_calls": report.delegate_calls,
+        "multiply_adds_inside": report.inside_share,
+        "outside_the_delegates": report.outside,
+        "seconds": {"load": loaded, **report.seconds},
+    }
+
+
+def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
+    """`prge merge`."""
+    with quiet():
+        from prge.export.merge import merge_adapter
+
+    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
+    return merge_adapter(folder, output, model)
+
+
+def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
+    """`prge demo`: export, train, and predict three messages of the test set; what is done is reused."""
+    with quiet():
+        from prge.export.program import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    program, run = output / f"program-{Path(model).stem}", output / f"run-{Path(model).stem}-{steps}-steps"
+    done = run / "result.json"
+    files = resources.files("prge.runtime_driver") / "demo"
+    with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
+        if not program.exists():
+            config = ExportConfig(
+                adapter=AdapterConfig(subspace="fisher"),
+                step=StepConfig(),
+                template=DEMO_TEMPLATE,
+                label_words=DEMO_LABELS,
+                max_tokens=64,
+                quantization="8da8w",
+            )
+            export(model, program, config, train_file, console)
+        if not done.exists():
+            shutil.rmtree(run, ignore_errors=True)  # an interrupted one
+            trained = train(
+                program, train_file, run, dev=test_file, dev_fraction=0.0, limit=None, steps=steps, lr=None, eps=None,
+                seed=0, eval_every=max(1, steps // 5), truncate=False, tokenizer=None, console=console,
+            )  # fmt: skip
+            if not trained["completed"]:
+                return trained
+            done.write_text(json.dumps(trained) + "\n")
+        trained = json.loads(done.read_text())
+        texts = [record["text"] for _, record in read_records(test_file)[:3]]
+    result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
+    for i, p in enumerate(predict(program, texts, None, run, False, None), 1):
+        result[f"prediction_{i}"] = f"{p['label']} ({p['probability']:.2f}): {p['text']}"
+    return result

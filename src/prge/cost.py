@@ -1,0 +1,77 @@
+"""What a step costs, counted from the model's sizes: multiply-adds, and bytes of weights."""
+
+from __future__ import annotations
+
+from prge.manifest import Manifest
+
+# Bytes of a frozen linear's weight, and of a scale for how many of them; 0: one per output.
+_WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8da4w": (0.5, 32)}
+
+
+def first_adapted(m: Manifest) -> int:
+    """Index of the first layer that trains."""
+    return min(int(module.name.split(".layers.")[1].split(".")[0]) for module in m.adapter.modules)
+
+
+def positions(m: Manifest, tokens: int) -> tuple[int, int]:
+    """(rows of hidden states in the layers below the adapted ones, in those from there on) of one execution."""
+    if m.perturb == "weights":
+        return m.rows * tokens, m.rows * tokens
+    copies = (1 + m.queries) * max(1, m.max_targets)
+    return m.batch * tokens, m.batch * (tokens + copies)
+
+
+def multiply_adds(m: Manifest, tokens: int) -> int:
+    """Of one step with T = ``tokens``; embedding lookups and elementwise operations are left out.
+
+    Frozen linears and low-rank pairs of every position, scores and values of every pair of a
+    row's positions, and the head at the targets (``R (1 + q) M`` of them for perturbed activations).
+    """
+    below, above = positions(m, tokens)
+    adapters = above * sum(
+        m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0)
+        for x in m.adapter.modules
+    )
+    copies = 1 + m.queries if m.perturb == "activations" else 1
+    return m.executions * (_decoder(m, below, above) + adapters + _head(m, copies))
+
+
+def inference_multiply_adds(m: Manifest, tokens: int) -> int:
+    """Of the model alone on as many rows and positions as an execution of the step has."""
+    _, above = positions(m, tokens)
+    return _decoder(m, above, above) + _head(m, 1)
+
+
+def _decoder(m: Manifest, below: int, above: int) -> int:
+    """``below`` positions of R rows in the layers under the adapted ones, ``above`` in the others."""
+    a, lower = m.architecture, first_adapted(m)
+    width = 2 * a.heads * a.head  # scores and values
+    return lower * below * (a.layer_weights + width * (below // m.rows)) + (a.layers - lower) * above * (
+        a.layer_weights + width * (above // m.rows)
+    )
+
+
+def _head(m: Manifest, copies: int) -> int:
+    return (
+        m.rows * copies * max(1, m.max_targets) * m.architecture.hidden * (len(m.labels) or m.architecture.vocabulary)
+    )
+
+
+def weight_bytes(m: Manifest) -> int:
+    """Of the frozen model as quantized, scales included: linears, embedding, and the head for language modelling.
+
+    A tied head costs nothing of its own in float32, where it reads the embedding's table.
+    """
+    a = m.architecture
+    each, group = _WEIGHTS[m.quantization]
+
+    def linear(weights: int, outputs: int) -> float:
+        scales = 0 if m.quantization == "f32" else weights // group if group else outputs
+        return weights * each + 4 * scales
+
+    total = a.layers * linear(a.layer_weights, a.layer_outputs)
+    table = a.vocabulary * a.hidden
+    total += 4 * table if m.quantization == "f32" else table + 4 * a.vocabulary
+    if m.max_targets and not (a.tied and m.quantization == "f32"):
+        total += linear(table, a.vocabulary)
+    return round(total)
