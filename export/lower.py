@@ -24,6 +24,7 @@ from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
@@ -200,7 +201,10 @@ def lower(program: ExportedProgram, depth: int, backend: Backend, constants: dic
     with quiet():
         edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
-        return edge.to_backend(partitioner) if backend == "xnnpack" else edge
+        if backend == "xnnpack":
+            edge = edge.to_backend(partitioner)
+            _drop_unused(edge.exported_program())
+        return edge
 
 
 def _remove_clones(module: GraphModule) -> None:
@@ -210,6 +214,16 @@ def _remove_clones(module: GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _drop_unused(program: ExportedProgram) -> None:
+    """Constants that only delegates read, which hold copies of their own."""
+    unused = {node.name: node for node in program.graph.nodes if node.op == "placeholder" and not node.users}
+    specs = program.graph_signature.input_specs
+    for spec in [s for s in specs if s.kind is not InputKind.USER_INPUT and s.arg.name in unused]:
+        program.graph.erase_node(unused[spec.arg.name])
+        specs.remove(spec)
+    program.graph_module.recompile()
 
 
 class _DynamicBound(PassBase):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +160,16 @@ class _Phases:
         self.listener(name)
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Graphs are millions of small objects that stay; the cyclic collector would walk them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def export_program(
     checkpoint: Checkpoint,
     config: ExportConfig,
@@ -178,7 +190,7 @@ def export_program(
     labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)
-    with new_folder(folder) as out:
+    with new_folder(folder) as out, _without_collector():
         phases.enter("adapt")
         digest = checkpoint.digest()
         built = _build(checkpoint, config, labels, records)
@@ -251,7 +263,7 @@ def _build(
 
 def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
     factors = [f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None]
-    return torch.cat(factors)
+    return torch.cat(factors).half()  # exact: see AdaptedLinear
 
 
 def _manifest(

@@ -105,6 +105,8 @@ class AdaptedLinear(nn.Module):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
             down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
             up = None
+        # Rounded, so that float16 is enough to give them to the driver.
+        down, up = down.half().float(), None if up is None else up.half().float()
         self.core = (r, base.out_features if up is None else up.shape[1])
         self.down = nn.Buffer(down.contiguous())  # A, [r, in]
         self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]

@@ -125,7 +125,7 @@ class StepProgram:
     def frozen(self) -> Tensor:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
         vector: Tensor = self._call("frozen", ())[0]
-        return vector
+        return vector.float()
 
     def execute(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float

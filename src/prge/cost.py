@@ -58,7 +58,8 @@ def _head(m: Manifest, copies: int) -> int:
 
 
 def weight_bytes(m: Manifest) -> int:
-    """Of the frozen model as quantized, scales included: linears, embedding, and the head for language modelling.
+    """Of all that is frozen: linears as quantized with their scales, embedding, the head for language modelling,
+    and the adapters' factors in float32.
 
     A tied head costs nothing of its own in float32, where it reads the embedding's table.
     """
@@ -74,4 +75,6 @@ def weight_bytes(m: Manifest) -> int:
     total += 4 * table if m.quantization == "f32" else table + 4 * a.vocabulary
     if m.max_targets and not (a.tied and m.quantization == "f32"):
         total += linear(table, a.vocabulary)
+    columns = m.adapter.subspace is not None
+    total += 4 * sum(m.adapter.rank * x.in_features + columns * x.core[1] * x.out_features for x in m.adapter.modules)
     return round(total)
