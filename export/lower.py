@@ -20,6 +20,7 @@ from executorch.exir import (
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from executorch.exir.dialects._ops import ops as exir_ops
+from executorch.exir.lowered_backend_module import LoweredBackendModule
 from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
@@ -71,7 +72,10 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
 def trace(
     module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], min_tokens: int, max_tokens: int
 ) -> ExportedProgram:
-    """torch.export a module for rows of up to ``max_tokens``.
+    """torch.export a module, for rows of any length between the bounds or of the one they both are.
+
+    Traced at the shortest: the delegates make their buffers for the traced length first, and
+    grow them when longer rows come.
 
     Args:
         inputs: makes the arguments for T tokens.
@@ -84,9 +88,9 @@ def trace(
         with torch.no_grad(), quiet():
             return torch.export.export(module, inputs(tokens), strict=False)
 
-    program = export(max_tokens)
+    program = export(min_tokens)
     if min_tokens < max_tokens:
-        _follow_length(program, export(max_tokens - 1))
+        _follow_length(program, export(min_tokens + 1))
     return program
 
 
@@ -100,15 +104,15 @@ def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
     for node, twin in zip(program.graph.nodes, other.graph.nodes, strict=True):
         if node.op != "call_function":
             continue
-        shape, shorter = _shape(node), _shape(twin)
-        longer = [i for i, (a, b) in enumerate(zip(shape, shorter, strict=True)) if a != b]
-        if node.target in _RESHAPES and len(longer) == 1:
+        shape, longer = _shape(node), _shape(twin)
+        grown = [i for i, (a, b) in enumerate(zip(shape, longer, strict=True)) if a != b]
+        if node.target in _RESHAPES and len(grown) == 1:
             source = node.args[0]
             while source.target in _RESHAPES:
                 source = source.args[0]
             node.target = _aten.view.default
-            node.args = (source, [-1 if i in longer else size for i, size in enumerate(shape)])
-        elif _numbers(node) != _numbers(twin) or (longer and node.target in _STATIC and _is_float(node)):
+            node.args = (source, [-1 if i in grown else size for i, size in enumerate(shape)])
+        elif _numbers(node) != _numbers(twin) or (grown and node.target in _STATIC and _is_float(node)):
             raise RuntimeError(f"{node.target} depends on the length beyond its inputs: {node.format_node()}")
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
@@ -227,7 +231,7 @@ def _drop_unused(program: ExportedProgram) -> None:
 
 
 class _DynamicBound(PassBase):
-    """Lets results be smaller than traced: their sizes are upper bounds."""
+    """Lets results be smaller than planned: their sizes are upper bounds."""
 
     def call(self, graph_module: GraphModule) -> PassResult:
         for node in graph_module.graph.nodes:
@@ -238,8 +242,17 @@ class _DynamicBound(PassBase):
         return PassResult(graph_module, True)
 
 
-def emit(edge: EdgeProgramManager) -> ExecutorchProgramManager:
-    """Plan memory for the longest rows and serialize."""
+def emit(edge: EdgeProgramManager, max_tokens: int) -> ExecutorchProgramManager:
+    """Plan memory for rows of up to ``max_tokens`` and serialize."""
+    module = edge.exported_program().graph_module
+    for node in module.graph.find_nodes(op="placeholder"):
+        if node.name == "tokens":  # sizes of all results are worked out again from here
+            traced = node.meta["val"]
+            with traced.fake_mode:
+                node.meta["val"] = torch.empty(traced.shape[0], max_tokens, dtype=traced.dtype)
+    for lowered in (m for m in module.children() if isinstance(m, LoweredBackendModule)):
+        for node in lowered.original_module.graph.find_nodes(op="placeholder"):
+            node.meta["val"] = None  # else it would insist on the traced sizes
     # Views that share their source's memory have fixed sizes.
     config = ExecutorchBackendConfig(sym_shape_eval_pass=_DynamicBound(), remove_view_copy=False)
     with quiet():

@@ -209,7 +209,7 @@ def export_program(
         calls, outside = outside_ops(graph)  # now: emitting adds memory planning to the graph
         total, left = multiply_adds(traced.graph), multiply_adds(graph)
         phases.enter("emit")
-        emitted = emit(edge)
+        emitted = emit(edge, config.max_tokens)
         phases.enter("write")
         with (out / PROGRAM_FILE).open("wb") as f:
             emitted.write_to_file(f)
@@ -218,7 +218,6 @@ def export_program(
             delegate_calls=calls,
             outside=outside,
             inside_share=1.0 - left / total,
-            multiply_adds=total,
             program_bytes=(out / PROGRAM_FILE).stat().st_size,
             weight_bytes=weight_bytes,
             seconds=phases.seconds,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch.fx import Graph, Node
 
 _MATMULS = ("linear", "mm", "bmm", "addmm", "matmul")
@@ -21,7 +19,6 @@ class ExportReport:
         delegate_calls: how often one execution enters a delegate.
         outside: operators that stay outside, with how many of each.
         inside_share: share of the step's multiply-adds inside the delegates, 0 to 1.
-        multiply_adds: of one execution at the longest T.
         program_bytes: size of the ``.pte``.
         weight_bytes: of the float32 checkpoint's tensors, each counted once.
         seconds: wall-clock by phase.
@@ -30,14 +27,13 @@ class ExportReport:
     delegate_calls: int
     outside: dict[str, int]
     inside_share: float
-    multiply_adds: int
     program_bytes: int
     weight_bytes: int
     seconds: dict[str, float]
 
 
 def multiply_adds(graph: Graph) -> int:
-    """Multiply-adds of a graph's matrix products, at the traced (longest) T."""
+    """Multiply-adds of a graph's matrix products, at the traced T."""
     return sum(_node_multiply_adds(node) for node in graph.nodes if node.op == "call_function")
 
 
@@ -48,11 +44,7 @@ def _node_multiply_adds(node: Node) -> int:
     left = node.args[1] if name == "addmm" else node.args[0]
     assert isinstance(left, Node)
     inner = left.meta["val"].shape[-1]
-    return _size([*node.meta["val"].shape, inner])
-
-
-def _size(shape: Iterable[int | torch.SymInt]) -> int:
-    return math.prod(size if isinstance(size, int) else int(size.node.hint) for size in shape)
+    return math.prod(node.meta["val"].shape) * inner
 
 
 def _name(node: Node) -> str:

@@ -106,6 +106,25 @@ def load_checkpoint(source: str) -> Checkpoint:
     return _load_or_explain(source, source, local_files_only=not hub_answers())
 
 
+def load_sizes(source: str) -> Any:
+    """The model of ``source`` without its weights, on the meta device; the hub gives its config alone.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    path = Path(source).expanduser()
+    if source in PRESETS or path.suffix == ".gguf":
+        return load_checkpoint(source).model.to("meta")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{source}: no such folder, and the hub does not answer or has no such model") from e
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
 def hub_answers() -> bool:
     """One request, without the libraries' minute of retries; offline, their cache still serves."""
     try:

@@ -17,7 +17,7 @@ from prge.manifest import PROGRAM_FILE, Manifest
 from prge.quiet import quiet
 
 
-def _runtime() -> Any:
+def runtime() -> Any:
     """`executorch.runtime.Runtime`, without the exporter.
 
     The bindings take one warning class from ``executorch.exir``, whose ``__init__`` imports all
@@ -71,7 +71,7 @@ def check_file(path: Path) -> None:
 def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """``forward`` of any program, without a manifest."""
     with quiet():
-        program = _runtime().load_program(path)
+        program = runtime().load_program(path)
         forward = program.load_method("forward")
     # The method does not keep its program alive.
     return lambda inputs: forward.execute(inputs) if program else ()
@@ -95,7 +95,7 @@ class StepProgram:
         check_file(self.path)
         with quiet():
             try:
-                self._program = _runtime().load_program(self.path)
+                self._program = runtime().load_program(self.path)
                 methods = self._program.method_names
             except RuntimeError as e:
                 raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e

@@ -22,7 +22,7 @@ from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.data import Example, collate
 from prge.runtime_driver.memory import peak_megabytes
-from prge.runtime_driver.program import StepProgram, load_plain
+from prge.runtime_driver.program import StepProgram, load_plain, runtime
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Contender:
     """What to time.
 
     Attributes:
-        kind: ``"program"``, ``"inference"`` or ``"matmul"`` on the ExecuTorch runtime, ``"eager"`` (the
+        kind: ``"program"``, ``"inference"`` or ``"products"`` on the ExecuTorch runtime, ``"eager"`` (the
             program's step in PyTorch), ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
         program: the program that is timed, or whose model, rows and targets are taken.
         file: of the ``.pte`` of inference or a product.
@@ -58,7 +58,7 @@ Step = Callable[[], object]
 
 def prepare(contender: Contender) -> Callable[[int], Step]:
     """Load a contender; what is returned makes, for T tokens, what is timed."""
-    if contender.kind == "matmul":
+    if contender.kind == "products":
         method = load_plain(Path(contender.file))
         x = torch.randn(contender.shape)
         return lambda tokens: lambda: method([x])
@@ -126,14 +126,21 @@ def _lora(m: Manifest, checkpointed: bool) -> Callable[[int], Step]:
     return step
 
 
+def _timed(step: Step) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Answer until the input ends."""
-    if sys.argv[1] not in ("program", "matmul"):  # memory is counted above the imports
+    if sys.argv[1] not in ("program", "products"):  # memory is counted above the imports
         with quiet():
             import peft  # noqa: F401
             import transformers  # noqa: F401
 
             import prge.runtime_driver.bench.references  # noqa: F401
+    runtime()
     contender = Contender(**json.loads(sys.stdin.readline()))
     base, began = peak_megabytes(), time.perf_counter()
     make = prepare(contender)
@@ -144,9 +151,8 @@ def main() -> None:
         if tokens not in steps:
             steps[tokens] = make(tokens)
             steps[tokens]()  # the first one makes buffers
-        began = time.perf_counter()
-        steps[tokens]()
-        seconds = time.perf_counter() - began
+        # A limit is what can be reached: the best of several, warm.
+        seconds = min(_timed(steps[tokens]) for _ in range(15 if contender.kind == "products" else 1))
         print(json.dumps({"seconds": seconds, "peak_megabytes": peak_megabytes() - base}), flush=True)
 
 

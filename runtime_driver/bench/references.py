@@ -1,4 +1,4 @@
-"""What a program is measured against: one matrix product, plain inference, and its own step in PyTorch."""
+"""What a program is measured against: matrix products, plain inference, and its own step in PyTorch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from prge.runtime_driver.adapter import frozen_factors
 from prge.runtime_driver.program import StepProgram
 
 
-def write_matmul(path: Path, rows: int, size: int, quantized: bool) -> None:
-    """A program ``y = W x`` for ``rows`` rows, W [size, size], in float32 or as 8da8w."""
-    module = nn.Sequential(nn.Linear(size, size, bias=False)).requires_grad_(False)
+def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool) -> None:
+    """A program of ``depth`` products ``W x``, one after the other, for ``rows`` rows, W [size, size].
+
+    In float32 or as 8da8w. A chain, so that what one execution costs by itself does not count.
+    """
+    linears = [nn.Linear(size, size, bias=False) for _ in range(depth)]
+    module = nn.Sequential(*linears).requires_grad_(False)
     if quantized:
         quantize_(module, Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0)))
     _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
@@ -105,6 +109,6 @@ def _write(
     path: Path, module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], least: int, longest: int, depth: int
 ) -> None:
     traced = trace(module.eval(), inputs, least, longest)
-    program = emit(lower(traced, depth, "xnnpack", {}))
+    program = emit(lower(traced, depth, "xnnpack", {}), longest)
     with path.open("wb") as f:
         program.write_to_file(f)
