@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -113,6 +114,41 @@ def export(
         lr=lr,
     )
     show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="As for export; of a hub model the config alone is fetched.")],
+    memory: Annotated[str, typer.Option(help="Of the whole process, as 1.5GB or 800MB.")],
+    tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
+    queries: Annotated[int, typer.Option("--queries", "-q", min=1)] = 16,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1)] = 16,
+    max_targets: Annotated[int, typer.Option(min=0, help="Target tokens of an example; 0: label words.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Which quantization and batch fit a memory, before anything is exported."""
+    result = exporting.plan(model, parse_bytes(memory), tokens, queries, batch, max_targets)
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(box=None)
+    for column in ("quantization", "program MB", "peak MB", f"q={queries} B={batch} fits", "largest B"):
+        table.add_column(column, justify="right")
+    for row in result["rows"]:
+        peak = row["peak_bytes"] + result["imports_bytes"]
+        fits, largest = "yes" if row["fits"] else "no", row["largest_batch"]
+        size = f"{row['program_bytes'] / 1e6:,.0f}"
+        table.add_row(row["quantization"], size, f"{peak / 1e6:,.0f}", fits, str(largest or "none"))
+    out.print(table)
+    out.print(f"peak MB: of the process, {result['imports_bytes'] / 1e6:,.0f} of them Python, torch and the runtime")
+
+
+def parse_bytes(text: str) -> float:
+    """'1.5GB' or '800MB', in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"--memory {text!r}: write a number and MB or GB, as 1.5GB")
+    return float(found[1]) * {"mb": 1e6, "gb": 1e9}[found[2].lower()]
 
 
 def parse_slice(text: str) -> slice:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from importlib import resources
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from prge.errors import UserError
 from prge.manifest import PROGRAM_FILE, template_columns
 from prge.quiet import quiet
 from prge.runtime_driver.commands import predict, train
@@ -56,6 +59,31 @@ def export(
         "multiply_adds_inside": report.inside_share,
         "outside_the_delegates": report.outside,
         "seconds": {"load": loaded, **report.seconds},
+    }
+
+
+def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_targets: int) -> dict[str, Any]:
+    """`prge plan`; ``memory`` in bytes, of the whole process."""
+    with quiet():
+        from prge.export.plan import plan as fitting
+        from prge.export.plan import planned
+        from prge.models.checkpoints import load_sizes
+        from prge.models.step import StepConfig
+
+        sizes = load_sizes(model)
+    try:
+        manifest = planned(sizes, StepConfig(queries, batch), tokens, max_targets)
+    except ValueError as e:
+        raise UserError(f"{model}: {e}") from e
+    # What a driver takes before it has loaded anything, measured here.
+    code = "from prge.runtime_driver import cli, program, memory; program.runtime(); print(memory.peak_megabytes())"
+    imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return {
+        "queries": queries,
+        "batch": batch,
+        "tokens": tokens,
+        "imports_bytes": round(imports * 2**20),
+        "rows": fitting(manifest, memory - imports * 2**20),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from prge.cost import inference_multiply_adds, multiply_adds, positions
+from prge.cost import inference_multiply_adds, multiply_adds, peak_bytes, positions, weight_bytes
 from prge.errors import UserError
+from prge.export.plan import plan, planned
+from prge.models.adapter import AdapterConfig
+from prge.models.checkpoints import load_sizes
+from prge.models.step import StepConfig
 from prge.runtime_driver.bench.compare import compare
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.convergence import Curve, table
@@ -76,6 +81,28 @@ def test_multiply_adds_are_those_that_torch_counts(program_folder: Path, tiny_mo
         hidden = model.model(torch.ones(m.rows, positions, dtype=torch.int64), use_cache=False).last_hidden_state
         torch.nn.functional.linear(hidden[:, -1], model.lm_head.weight[: len(m.labels)])
     assert 2 * inference_multiply_adds(m, 7) == counter.get_total_flops()
+
+
+def test_a_plan_has_the_sizes_of_the_program(program_folder: Path, export: Callable[..., Path], tmp_path: Path) -> None:
+    """From the model's sizes alone; and more memory is never said to hold less."""
+    m = StepProgram(export(adapter=AdapterConfig(subspace="fisher"), step=StepConfig(3, 2))).manifest
+    foreseen = planned(load_sizes(m.model), StepConfig(3, 2), m.max_tokens, 0)
+    assert (foreseen.architecture, foreseen.adapter) == (m.architecture, m.adapter)
+    assert weight_bytes(foreseen) == weight_bytes(m) and peak_bytes(foreseen, 20) == peak_bytes(m, 20)
+    largest = [plan(m, budget)[0]["largest_batch"] for budget in (1e6, 25e6, 30e6, 100e6)]
+    assert largest[0] == 0 < largest[2] and largest == sorted(largest)
+    command = [sys.executable, "-m", "prge", "plan", m.model, "--memory"]
+    said = subprocess.run([*command, "2GB", "--json"], capture_output=True, text=True, check=True).stdout
+    assert [row["quantization"] for row in json.loads(said)["rows"]] == ["f32", "8da8w", "8da4w"]
+    refused = subprocess.run([*command, "much"], capture_output=True, text=True)
+    assert refused.returncode == 1 and "write a number and MB or GB" in refused.stderr
+
+
+def test_weights_are_the_model_s_matrices_and_the_adapter_s_factors(program_folder: Path) -> None:
+    program = StepProgram(program_folder)
+    model = AutoModelForCausalLM.from_pretrained(program.manifest.model)
+    size = sum(p.numel() * 4 for p in model.parameters() if p.dim() > 1)  # norms are next to nothing
+    assert weight_bytes(program.manifest) == size + 4 * program.frozen().numel()
 
 
 def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, program_folder: Path) -> None:
