@@ -121,12 +121,13 @@ def test_step_report_and_comparison(program_folder: Path, weights_program: Path,
     command += ["--tokens", "9", "--tokens", "5", "--rounds", "2", "-o", str(out)]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     kinds = [row["kind"] for row in report["rows"]]
-    assert [kinds.count(k) for k in ("program", "inference", "eager", "lora", "lora-checkpointed")] == [4, 4, 2, 2, 2]
+    counts = {"program": 4, "inference": 4, "eager": 2, "lora": 2, "lora-checkpointed": 2, "training": 2}
+    assert {kind: kinds.count(kind) for kind in kinds} == counts
     assert all(row["least"] <= row["seconds"] <= row["most"] for row in report["rows"])
     assert all(report["limits"][name] > 1 for name in ("f32", "int8", "bandwidth"))
     assert (out / "step.png").stat().st_size > 5000 and "checkpointed" in (out / "step.md").read_text()
     compared = compare([out, out])
-    assert len(compared["rows"]) == 14 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
+    assert len(compared["rows"]) == 16 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
     with pytest.raises(UserError, match="no report"):
         compare([out, tmp_path])
 

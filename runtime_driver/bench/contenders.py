@@ -30,10 +30,11 @@ class Contender:
     """What to time.
 
     Attributes:
-        kind: ``"program"``, ``"inference"`` or ``"products"`` on the ExecuTorch runtime, ``"eager"`` (the
-            program's step in PyTorch), ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
+        kind: ``"program"``, ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's own training module) on
+            the ExecuTorch runtime, ``"eager"`` (the program's step in PyTorch), ``"lora"`` or
+            ``"lora-checkpointed"`` (backpropagation in PyTorch).
         program: the program that is timed, or whose model, rows and targets are taken.
-        file: of the ``.pte`` of inference or a product.
+        file: of the ``.pte`` of inference, products, or training, with ``{tokens}`` for T.
         shape: of a product's input.
     """
 
@@ -71,6 +72,8 @@ def prepare(contender: Contender) -> Callable[[int], Step]:
         return _inference(m, load_plain(Path(contender.file)))
     if contender.kind == "eager":
         return _eager(program)
+    if contender.kind == "training":
+        return _training(m, contender.file)
     return _lora(m, checkpointed=contender.kind == "lora-checkpointed")
 
 
@@ -108,6 +111,25 @@ def _eager(program: StepProgram) -> Callable[[int], Step]:
         def run() -> None:
             with torch.no_grad():
                 module(state, rows, targets, *scalars)
+
+        return run
+
+    return step
+
+
+def _training(m: Manifest, file: str) -> Callable[[int], Step]:
+    from executorch.extension.training import _load_for_executorch_for_training, get_sgd_optimizer
+
+    def step(tokens: int) -> Step:
+        module = _load_for_executorch_for_training(file.format(tokens=tokens))
+        rows, targets = collate(synthetic(m, tokens, m.batch), m)
+        inputs = [rows, *targets]
+        module.forward_backward("forward", inputs)  # parameters are known after the first
+        optimizer = get_sgd_optimizer(module.named_parameters(), 1e-4)
+
+        def run() -> None:
+            module.forward_backward("forward", inputs)
+            optimizer.step(module.named_gradients())
 
         return run
 

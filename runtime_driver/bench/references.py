@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from executorch.exir import EdgeCompileConfig, to_edge
 from torch import Tensor, nn
 from torchao.quantization import quantize_
 from torchao.quantization.granularity import PerAxis
@@ -103,6 +104,41 @@ class Inference(nn.Module):
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
         return losses, detail
+
+
+class LabelLoss(nn.Module):
+    """Mean loss over the label words, of a decoder that PEFT has adapted."""
+
+    def __init__(self, decoder: nn.Module, head: Tensor):
+        super().__init__()
+        self.decoder, self.head = decoder, nn.Buffer(head)
+
+    def forward(self, tokens: Tensor, position: Tensor, label: Tensor) -> Tensor:
+        """tokens i64[B, T], position i64[B, 1], label i64[B] -> f32[]."""
+        from prge.models.objective import take_rows
+
+        hidden = self.decoder(tokens, use_cache=False).last_hidden_state
+        return nn.functional.cross_entropy(take_rows(hidden, position).squeeze(1) @ self.head.T, label)
+
+
+def write_training(path: Path, program: StepProgram, tokens: int) -> None:
+    """A program for ExecuTorch's own training module: LoRA, forward and backward in one graph, on portable kernels."""
+    from torch.export.experimental import _export_forward_backward
+
+    from prge.runtime_driver.bench.lora import LoraAdamW
+
+    m = program.manifest
+    trainer = LoraAdamW(m, rank=8, seed=0, lr=0.0)
+    trainer.decoder.config._attn_implementation = "eager"  # fused attention has no backward kernel there
+    inputs = example_inputs(build_again(program, tokens).step, tokens)
+    batch = inputs[1][: m.batch], *(target[: m.batch] for target in inputs[2])
+    table = torch.export.default_decompositions()
+    table[torch.ops.aten.empty_permuted.default] = lambda size, order, dtype=None, **_: torch.zeros(size, dtype=dtype)
+    with quiet():
+        joint = _export_forward_backward(torch.export.export(LabelLoss(trainer.decoder, trainer.head), batch))
+        edge = to_edge(joint.run_decompositions(table), compile_config=EdgeCompileConfig(_check_ir_validity=False))
+        with path.open("wb") as f:
+            edge.to_executorch().write_to_file(f)
 
 
 def _write(

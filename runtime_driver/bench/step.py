@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def bench_step(
         processes = _limits(Path(scratch))
         processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
         if peers:
-            processes += _peers(loaded, called, Path(scratch))
+            processes += _peers(loaded, called, lengths, Path(scratch))
         try:
             for process in processes:
                 process.start()
@@ -148,9 +148,11 @@ def _limit(process: Process) -> float:
     return (4.0 if rows == 1 else 2.0 * rows) * size * size * depth / min(process.seconds[0]) / 1e9
 
 
-def _peers(loaded: dict[Path, Manifest], called: dict[Path, str], scratch: Path) -> list[Process]:
+def _peers(
+    loaded: dict[Path, Manifest], called: dict[Path, str], lengths: Sequence[int], scratch: Path
+) -> list[Process]:
     try:
-        from prge.runtime_driver.bench.references import write_inference
+        from prge.runtime_driver.bench.references import write_inference, write_training
     except ModuleNotFoundError as e:
         raise UserError(f"measuring against PyTorch needs {e.name}: pip install 'prge[export]', or --no-peers") from e
     found: list[Process] = []
@@ -161,8 +163,13 @@ def _peers(loaded: dict[Path, Manifest], called: dict[Path, str], scratch: Path)
     first, m = next(iter(loaded.items()))
     rival = "LoRA, AdamW, backpropagation"
     titles = {"eager": f"{called[first]} in PyTorch", "lora": rival, "lora-checkpointed": f"{rival}, checkpointed"}
+    titles["training"] = "LoRA, SGD, ExecuTorch's training module"
     kinds = list(titles) if m.labels else ["eager"]
-    return found + [Process(titles[kind], Contender(kind, str(first)), m) for kind in kinds]
+    if m.labels:
+        for length in lengths:
+            write_training(scratch / f"training-{length}.pte", StepProgram(first), length)
+    pattern = str(scratch / "training-{tokens}.pte")
+    return found + [Process(titles[kind], Contender(kind, str(first), pattern), m) for kind in kinds]
 
 
 def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
@@ -176,12 +183,13 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     work = {"program": multiply_adds, "eager": multiply_adds, "inference": inference_multiply_adds}.get(kind)
     needed = work(m, tokens) if work else None
     on_runtime = kind in ("program", "inference")
-    limit = limits["f32" if m.quantization == "f32" or not on_runtime else "int8"]
+    held = m if on_runtime else replace(m, quantization="f32")
+    limit = limits["f32" if held.quantization == "f32" else "int8"]
     speed = 2.0 * needed / median / 1e9 if needed else None
     return {
         "contender": process.name,
         "kind": kind,
-        "quantization": m.quantization if on_runtime else "f32",
+        "quantization": held.quantization,
         "queries": m.queries if kind in ("program", "eager") else None,
         "batch": m.batch,
         "tokens": tokens,
@@ -194,7 +202,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "share_of_limit": speed / limit if speed else None,
         "peak_megabytes": process.megabytes[tokens],
         "load_seconds": process.load_seconds,
-        "weight_bytes": weight_bytes(m),
+        "weight_bytes": weight_bytes(held),
     }
 
 
@@ -255,4 +263,4 @@ def plot(path: Path, report: dict[str, Any]) -> None:
             at = [(2.0 * r["multiply_adds"] / r["weight_bytes"], r["gflops"]) for r in points if r["contender"] == name]
             axis.plot(*zip(*at, strict=True), "o", color=f"C{i}", label=name)
         axis.set(xscale="log", yscale="log", xlabel="operations per byte of weights", ylabel="GFLOP/s")
-        axis.legend(loc="lower right", fontsize="small")
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
