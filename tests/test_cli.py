@@ -71,6 +71,8 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
     assert code == 0 and (tmp_path / "merged" / "model.safetensors").is_file()
     code, message = prge(*export_arguments(tiny_model, program))
     assert code == 1 and "not empty" in message["error"]
+    code, message = prge(*export_arguments(tiny_model, tmp_path / "x"), *shape, "--subspace", "svd")
+    assert code == 1 and "--texts choose the directions" in message["error"]
 
 
 def rewritten(program: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -92,6 +92,12 @@ def test_the_real_model(program: StepProgram, checkpoint: Callable[[], Checkpoin
     torch.testing.assert_close(evaluation.scores, scores, rtol=0, atol=1e-3)
 
 
+def test_a_second_load_is_the_same_model(program: StepProgram) -> None:
+    """Where it came as GGUF, the second one reads what the first one made of it."""
+    with quiet():
+        assert load_checkpoint("smollm2-135m").digest() == program.manifest.model_sha256
+
+
 @pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
 def test_quantized_estimates_are_those_of_the_same_weights_in_float32(
     quantization: str, checkpoint: Callable[[], Checkpoint], demo_data: Path, tmp_path: Path

@@ -12,6 +12,7 @@ import torch
 from conftest import tiny_config
 from transformers import AutoModelForCausalLM
 
+from prge.export.lower import trace
 from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
@@ -98,6 +99,15 @@ def test_dynamic_length_and_all_modules(export: Callable[..., Path], tiny_model:
     modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     folder = export(adapter=AdapterConfig(rank=2, alpha=4.0, modules=modules, layers=slice(1, None)))
     compare(folder, tiny_model)
+
+
+def test_an_operator_that_holds_the_length_is_refused() -> None:
+    class Counting(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens + torch.arange(tokens.shape[1])
+
+    with pytest.raises(RuntimeError, match=r"arange.*depends on the length"):
+        trace(Counting(), lambda tokens: (torch.zeros(2, tokens, dtype=torch.int64),), 4, 9)
 
 
 def test_language_modelling(export: Callable[..., Path], tiny_model: Path) -> None:
