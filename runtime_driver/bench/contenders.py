@@ -33,13 +33,16 @@ class Contender:
         kind: ``"program"``, ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's own training module) on
             the ExecuTorch runtime, ``"eager"`` (the program's step in PyTorch), ``"lora"`` or
             ``"lora-checkpointed"`` (backpropagation in PyTorch).
-        program: the program that is timed, or whose model, rows and targets are taken.
+        program: the program that is timed, or whose step PyTorch runs.
+        manifest: of the program whose model, rows and targets are taken. A program that is not timed stays
+            unloaded: it would count as memory.
         file: of the ``.pte`` of inference, products, or training, with ``{tokens}`` for T.
         shape: of a product's input.
     """
 
     kind: str
     program: str = ""
+    manifest: str = ""
     file: str = ""
     shape: tuple[int, ...] = ()
 
@@ -63,15 +66,15 @@ def prepare(contender: Contender) -> Callable[[int], Step]:
         method = load_plain(Path(contender.file))
         x = torch.randn(contender.shape)
         return lambda tokens: lambda: method([x])
-    program = StepProgram(Path(contender.program))
-    m = program.manifest
     if contender.kind == "program":
+        program = StepProgram(Path(contender.program))
         program.load()
         return _program(program)
+    if contender.kind == "eager":
+        return _eager(StepProgram(Path(contender.program)))
+    m = Manifest.from_json(contender.manifest, contender.kind)
     if contender.kind == "inference":
         return _inference(m, load_plain(Path(contender.file)))
-    if contender.kind == "eager":
-        return _eager(program)
     if contender.kind == "training":
         return _training(m, contender.file)
     return _lora(m, checkpointed=contender.kind == "lora-checkpointed")

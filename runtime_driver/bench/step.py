@@ -159,7 +159,9 @@ def _peers(
     for path, m in loaded.items():
         file = scratch / f"inference-{len(found)}.pte"
         write_inference(file, StepProgram(path))
-        found.append(Process(f"inference as {called[path]}", Contender("inference", str(path), str(file)), m))
+        found.append(
+            Process(f"inference as {called[path]}", Contender("inference", manifest=m.to_json(), file=str(file)), m)
+        )
     first, m = next(iter(loaded.items()))
     rival = "LoRA, AdamW, backpropagation"
     titles = {"eager": f"{called[first]} in PyTorch", "lora": rival, "lora-checkpointed": f"{rival}, checkpointed"}
@@ -169,7 +171,7 @@ def _peers(
         for length in lengths:
             write_training(scratch / f"training-{length}.pte", StepProgram(first), length)
     pattern = str(scratch / "training-{tokens}.pte")
-    return found + [Process(titles[kind], Contender(kind, str(first), pattern), m) for kind in kinds]
+    return found + [Process(titles[kind], Contender(kind, str(first), m.to_json(), pattern), m) for kind in kinds]
 
 
 def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
