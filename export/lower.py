@@ -30,6 +30,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from prge.cost import DELEGATES
 from prge.models.objective import LabelWords
 from prge.models.step import Step
 from prge.quiet import quiet
@@ -141,13 +142,11 @@ class ShortCatConfig(CatConfig):
 
 
 class LayeredPartitioner(XnnpackPartitioner):
-    """XNNPACK's partitioner, with the decoder cut into DELEGATES runs of layers.
+    """XNNPACK's partitioner, with the decoder cut into `DELEGATES` runs of layers.
 
     A delegate holds its weights twice while it packs them, once as in the file and once packed,
     so one delegate for all would need twice the model's memory at load.
     """
-
-    DELEGATES = 4
 
     def __init__(self, depth: int):
         super().__init__([ShortCatConfig if config is CatConfig else config for config in ALL_PARTITIONER_CONFIGS])
@@ -166,7 +165,7 @@ class LayeredPartitioner(XnnpackPartitioner):
             for node in sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__):
                 # Never before what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
-                place[node] = max([_layer(node) * self.DELEGATES // self.depth, *needed])
+                place[node] = max([_layer(node) * DELEGATES // self.depth, *needed])
                 chunks.setdefault(place[node], []).append(node)
             for node in whole:
                 if node.op != "call_function":

@@ -38,6 +38,16 @@ class QuantizedEmbedding(nn.Module):
         return rows * nn.functional.embedding(tokens, self.scale)
 
 
+def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:
+    """torchao's config for linears in 8da8w or 8da4w."""
+    if quantization == "8da8w":
+        return Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
+    return Int8DynamicActivationIntxWeightConfig(
+        torch.int4,  # type: ignore[attr-defined]
+        PerGroup(_GROUP),
+    )
+
+
 def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quantization) -> None:
     """Quantize the frozen linears and the embedding of ``step`` in place; adapters stay float32.
 
@@ -49,22 +59,16 @@ def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quanti
     """
     if quantization == "f32":
         return
-    if quantization == "8da8w":
-        config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
-    else:
+    if quantization == "8da4w":
         odd = {m.in_features for m in base_linears if m.in_features % _GROUP}
         if odd:
             raise UserError(
                 f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
             )
-        config = Int8DynamicActivationIntxWeightConfig(
-            torch.int4,  # type: ignore[attr-defined]
-            PerGroup(_GROUP),
-        )
     # A tied head shares its tensor with the embedding: give it its own before it changes.
     for module in base_linears:
         module.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
     assert isinstance(step.embedding, nn.Embedding)
     step.embedding = QuantizedEmbedding(step.embedding)
     chosen = {id(module) for module in base_linears}
-    quantize_(step, config, filter_fn=lambda module, _: id(module) in chosen)
+    quantize_(step, linear_config(quantization), filter_fn=lambda module, _: id(module) in chosen)

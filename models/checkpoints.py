@@ -97,8 +97,7 @@ def load_checkpoint(source: str) -> Checkpoint:
             raise UserError(f"{path} does not exist")
         return _load_or_explain(str(path), str(path.resolve()))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
+        _check_folder(path)
         return _load_or_explain(str(path), str(path.resolve()))
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
@@ -115,14 +114,19 @@ def load_sizes(source: str) -> Any:
     path = Path(source).expanduser()
     if source in PRESETS or path.suffix == ".gguf":
         return load_checkpoint(source).model.to("meta")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
+    if path.is_dir():
+        _check_folder(path)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise UserError(f"{source}: no such folder, and the hub does not answer or has no such model") from e
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
 
 
 def hub_answers() -> bool:

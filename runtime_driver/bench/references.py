@@ -10,15 +10,17 @@ import torch
 from executorch.exir import EdgeCompileConfig, to_edge
 from torch import Tensor, nn
 from torchao.quantization import quantize_
-from torchao.quantization.granularity import PerAxis
-from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
 from prge.cost import positions
 from prge.errors import UserError
 from prge.export.lower import emit, example_inputs, lower, trace
+from prge.export.quantize import linear_config, quantize
 from prge.manifest import Manifest
+from prge.models.objective import take_rows
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import frozen_factors
+from prge.runtime_driver.bench.contenders import synthetic
+from prge.runtime_driver.data import collate
 from prge.runtime_driver.program import StepProgram
 
 
@@ -30,7 +32,7 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
     linears = [nn.Linear(size, size, bias=False) for _ in range(depth)]
     module = nn.Sequential(*linears).requires_grad_(False)
     if quantized:
-        quantize_(module, Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0)))
+        quantize_(module, linear_config("8da8w"))
     _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
 
 
@@ -77,8 +79,6 @@ def write_inference(path: Path, program: StepProgram) -> None:
     for layer in built.adapters:
         built.step.layers.set_submodule(layer.name.removeprefix("model.layers."), layer.base)
     with quiet():
-        from prge.export.quantize import quantize
-
         quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
     depth = len(built.step.layers)
@@ -96,8 +96,6 @@ class Inference(nn.Module):
 
     def forward(self, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """tokens i64[R, T] and the objective's targets -> losses f32[R], and the objective's detail."""
-        from prge.models.objective import take_rows
-
         hidden, tables = self.embedding(tokens), self.rotary(tokens)
         for layer in self.layers:
             hidden = layer(hidden, position_embeddings=tables)
@@ -115,27 +113,25 @@ class LabelLoss(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, label: Tensor) -> Tensor:
         """tokens i64[B, T], position i64[B, 1], label i64[B] -> f32[]."""
-        from prge.models.objective import take_rows
-
         hidden = self.decoder(tokens, use_cache=False).last_hidden_state
         return nn.functional.cross_entropy(take_rows(hidden, position).squeeze(1) @ self.head.T, label)
 
 
-def write_training(path: Path, program: StepProgram, tokens: int) -> None:
+def write_training(path: Path, m: Manifest, tokens: int) -> None:
     """A program for ExecuTorch's own training module: LoRA, forward and backward in one graph, on portable kernels."""
     from torch.export.experimental import _export_forward_backward
 
     from prge.runtime_driver.bench.lora import LoraAdamW
 
-    m = program.manifest
     trainer = LoraAdamW(m, rank=8, seed=0, lr=0.0)
     trainer.decoder.config._attn_implementation = "eager"  # fused attention has no backward kernel there
-    inputs = example_inputs(build_again(program, tokens).step, tokens)
-    batch = inputs[1][: m.batch], *(target[: m.batch] for target in inputs[2])
+    rows, targets = collate(synthetic(m, tokens, m.batch), m)
     table = torch.export.default_decompositions()
     table[torch.ops.aten.empty_permuted.default] = lambda size, order, dtype=None, **_: torch.zeros(size, dtype=dtype)
     with quiet():
-        joint = _export_forward_backward(torch.export.export(LabelLoss(trainer.decoder, trainer.head), batch))
+        joint = _export_forward_backward(
+            torch.export.export(LabelLoss(trainer.decoder, trainer.head), (rows, *targets))
+        )
         edge = to_edge(joint.run_decompositions(table), compile_config=EdgeCompileConfig(_check_ir_validity=False))
         with path.open("wb") as f:
             edge.to_executorch().write_to_file(f)

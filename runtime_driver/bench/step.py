@@ -151,10 +151,8 @@ def _limit(process: Process) -> float:
 def _peers(
     loaded: dict[Path, Manifest], called: dict[Path, str], lengths: Sequence[int], scratch: Path
 ) -> list[Process]:
-    try:
-        from prge.runtime_driver.bench.references import write_inference, write_training
-    except ModuleNotFoundError as e:
-        raise UserError(f"measuring against PyTorch needs {e.name}: pip install 'prge[export]', or --no-peers") from e
+    from prge.runtime_driver.bench.references import write_inference, write_training
+
     found: list[Process] = []
     for path, m in loaded.items():
         file = scratch / f"inference-{len(found)}.pte"
@@ -169,7 +167,7 @@ def _peers(
     kinds = list(titles) if m.labels else ["eager"]
     if m.labels:
         for length in lengths:
-            write_training(scratch / f"training-{length}.pte", StepProgram(first), length)
+            write_training(scratch / f"training-{length}.pte", m, length)
     pattern = str(scratch / "training-{tokens}.pte")
     return found + [Process(titles[kind], Contender(kind, str(first), m.to_json(), pattern), m) for kind in kinds]
 

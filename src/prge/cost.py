@@ -83,8 +83,8 @@ def weight_bytes(m: Manifest) -> int:
 # pages of code, once loaded and once run; what packing adds to the weights; and of every output of a layer's
 # linears, per position, the bytes that are held at the peak.
 _CODE, _KERNELS, _PACKING, _HELD = 5e6, 12e6, 12e6, 10.6
-# Delegates, of which one at a time holds its weights as in the file and packed.
-_DELEGATES = 4
+# Into how many delegates a decoder is cut; one at a time holds its weights as in the file and packed.
+DELEGATES = 4
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
@@ -107,7 +107,7 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.perturb == "weights" else 0.0
     resting = table + _CODE + packed + planned + 5.0 * copies
     held = _HELD * a.layer_outputs * positions(m, tokens)[1] + 7.5 * copies
-    return max(resting + linears / _DELEGATES, resting + _KERNELS + held)
+    return max(resting + linears / DELEGATES, resting + _KERNELS + held)
 
 
 def _factor_bytes(m: Manifest) -> int:
