@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import getitem
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,9 @@ from executorch.exir import (
     ExecutorchBackendConfig,
     ExecutorchProgramManager,
     to_edge,
+)
+from executorch.exir.backend.canonical_partitioners.pattern_op_partitioner import (
+    generate_partitions_from_list_of_nodes,
 )
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
@@ -158,8 +162,11 @@ class LayeredPartitioner(XnnpackPartitioner):
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
+        # Not in XNNPACK's groups of a linear and all its quantization: linears that share theirs would be cut apart.
+        matched = [node for group in self.get_matched_nodes_from_configs(ep) for node in group]
+        found = generate_partitions_from_list_of_nodes(ep.graph_module, [matched])
         partitions: list[Partition] = []
-        for whole in _with_tails([set(p.nodes) for p in super().generate_partitions(ep)]):
+        for whole in _with_tails([set(p.nodes) for p in found]):
             chunks: dict[int, list[Node]] = {}
             place: dict[Node, int] = {}
             for node in sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__):
@@ -202,12 +209,25 @@ def lower(program: ExportedProgram, depth: int, backend: Backend, constants: dic
     preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
     with quiet():
+        _share_quantization(program)
         edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
         if backend == "xnnpack":
             edge = edge.to_backend(partitioner)
             _drop_unused(edge.exported_program())
         return edge
+
+
+def _share_quantization(program: ExportedProgram) -> None:
+    """Linears that read one tensor quantize it once; torchao does it anew for each."""
+    known: dict[str, Node] = {}
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and (node.target is getitem or "torchao" in str(node.target)):
+            first = known.setdefault(repr((node.target, node.args, node.kwargs)), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _remove_clones(module: GraphModule) -> None:

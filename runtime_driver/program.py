@@ -39,6 +39,16 @@ def runtime() -> Any:
     return Runtime.get()
 
 
+def set_threads(count: int) -> None:
+    """How many threads the runtime's kernels take; only before anything is loaded, which keeps the pool it found."""
+    runtime()
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    with quiet():
+        _unsafe_reset_threadpool(count)
+    torch.set_num_threads(count)
+
+
 def find_program(path: Path) -> Path:
     """The ``.pte`` that a path names: itself, or ``program.pte`` in a folder."""
     file = path / PROGRAM_FILE if path.is_dir() else path

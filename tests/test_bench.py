@@ -118,8 +118,9 @@ def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, progra
 def test_step_report_and_comparison(program_folder: Path, weights_program: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "prge", "bench", "step", str(program_folder), str(weights_program), "--json"]
-    command += ["--tokens", "9", "--tokens", "5", "--rounds", "2", "-o", str(out)]
+    command += ["--tokens", "9", "--tokens", "5", "--rounds", "2", "--threads", "1", "-o", str(out)]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert report["machine"]["threads"] == 1
     kinds = [row["kind"] for row in report["rows"]]
     counts = {"program": 4, "inference": 4, "eager": 2, "lora": 2, "lora-checkpointed": 2, "training": 2}
     assert {kind: kinds.count(kind) for kind in kinds} == counts

@@ -10,9 +10,12 @@ import pytest
 import reference
 import torch
 from conftest import tiny_config
+from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM
 
-from prge.export.lower import trace
+from prge.export.lower import lower, trace
+from prge.export.quantize import linear_config
+from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
@@ -256,3 +259,23 @@ def test_evaluation_does_not_depend_on_company(program_folder: Path, demo_data: 
     together = evaluate(program, random_state(program), examples).losses
     alone = torch.cat([evaluate(program, random_state(program), [e]).losses for e in examples])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_linears_that_read_one_tensor_quantize_it_once() -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(64, 32), torch.nn.Linear(64, 48)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat((self.a(x), self.b(x)), dim=-1)
+
+    torch.manual_seed(0)
+    pair, x = Pair(), torch.randn(1, 5, 64)
+    quantize_(pair, linear_config("8da8w"))
+    program = trace(pair, lambda tokens: (torch.zeros(1, tokens, 64),), 5, 5)
+    edge = lower(program, 1, "xnnpack", {})
+    names = [str(node.target) for node in program.graph.nodes]
+    assert sum("choose_qparams" in name for name in names) == 1
+    assert outside_ops(edge.exported_program().graph) == (1, {})
+    torch.testing.assert_close(program.module()(x), pair(x))

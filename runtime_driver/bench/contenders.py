@@ -22,7 +22,7 @@ from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.data import Example, collate
 from prge.runtime_driver.memory import peak_megabytes
-from prge.runtime_driver.program import StepProgram, load_plain, runtime
+from prge.runtime_driver.program import StepProgram, load_plain, runtime, set_threads
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Contender:
             unloaded: it would count as memory.
         file: of the ``.pte`` of inference, products, or training, with ``{tokens}`` for T.
         shape: of a product's input.
+        threads: of the runtime and of PyTorch; 0 for as many as they choose.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Contender:
     manifest: str = ""
     file: str = ""
     shape: tuple[int, ...] = ()
+    threads: int = 0
 
 
 def synthetic(m: Manifest, tokens: int, count: int) -> list[Example]:
@@ -167,6 +169,8 @@ def main() -> None:
             import prge.runtime_driver.bench.references  # noqa: F401
     runtime()
     contender = Contender(**json.loads(sys.stdin.readline()))
+    if contender.threads:
+        set_threads(contender.threads)
     base, began = peak_megabytes(), time.perf_counter()
     make = prepare(contender)
     print(json.dumps({"load_seconds": time.perf_counter() - began}), flush=True)

@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def describe() -> dict[str, str | int]:
-    """CPU, cores that this process may use, memory in MB, system, and the versions that matter for speed."""
+def describe(threads: int) -> dict[str, str | int]:
+    """CPU, cores that this process may use, threads (0: a contender's choice), memory in MB, system, and versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "cpu": _cpu(),
         "cores": cores,
+        "threads": threads,
         "megabytes": _megabytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),

@@ -83,10 +83,12 @@ class Process:
 
 
 def bench_step(
-    programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool,
+    programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool, threads: int,
     listener: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
+
+    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose.
 
     Raises:
         UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
@@ -108,6 +110,7 @@ def bench_step(
             processes += _peers(loaded, called, lengths, Path(scratch))
         try:
             for process in processes:
+                process.contender = replace(process.contender, threads=threads)
                 process.start()
             for process in processes:
                 listener(f"loading {process.name}")
@@ -123,7 +126,7 @@ def bench_step(
         limits = {p.name: _limit(p) for p in processes if not p.manifest}
         rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
         sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
-        report = {"machine": describe(), "limits": limits, "sizes": sizes, "rows": rows}
+        report = {"machine": describe(threads), "limits": limits, "sizes": sizes, "rows": rows}
         (out / "step.json").write_text(json.dumps(report, indent=1) + "\n")
         (out / "step.md").write_text(markdown(report))
         plot(out / "step.png", report)
