@@ -1,0 +1,62 @@
+"""The documentation's commands and programs, run as they stand, with a tiny model in the real one's place."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prge.runtime_driver import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md")
+MODEL = "smollm2-135m"
+
+
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """(language, text) of a page's commands and programs."""
+    return iter(re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture(scope="session")
+def model_with_words(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    """A tiny model whose tokenizer has the documentation's label words."""
+    folder = tmp_path_factory.mktemp("documented")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.add_tokens([" terrible", " great"])
+    tokenizer.save_pretrained(folder)
+    AutoModelForCausalLM.from_config(tiny_config(vocab_size=len(tokenizer))).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_s_commands_run(
+    page: str, model_with_words: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [line.split("\t") for line in (demo_data / "train.tsv").read_text().splitlines()[1:]]
+    lines = [f"{text}\t{int(label == 'today')}\n" for text, label in rows if len(text) < 80]
+    Path("train.tsv").write_text("".join(lines[8:]))
+    Path("dev.tsv").write_text("".join(lines[:8]))
+    names: dict[str, object] = {}
+    ran = 0
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, page, "exec"), names)
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.replace(MODEL, str(model_with_words)), comments=True)
+            if words[:1] == ["prge"]:
+                monkeypatch.setattr("sys.argv", words)
+                with pytest.raises(SystemExit) as stop:
+                    cli.main()
+                assert not stop.value.code, line
+                ran += 1
+            else:
+                assert words[:2] in ([], ["pip", "install"]), f"{page}: {line} is run by no test"
+    assert ran
