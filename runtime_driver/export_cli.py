@@ -1,0 +1,160 @@
+"""The command line of the server's side: `prge export` and `prge plan`, their options."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from prge.errors import UserError
+from prge.quiet import quiet
+from prge.runtime_driver import exporting
+from prge.runtime_driver.console import Json, err, out, show
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A preset (smollm2-135m), folder, .gguf file or hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for program and tokenizer.")],
+    template: Annotated[str, typer.Option(help="Prompt, with the data's columns in braces.")] = "{text}",
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=WORD, a class and its label word; once per class.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="The data's column of class names.")] = "label",
+    target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
+    max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
+    queries: Annotated[
+        int | None, typer.Option("--queries", "-q", min=1, help="Random directions per step; default: 16, or 4.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", min=1, help="Examples per step; default: 16, or 4 with --target.")
+    ] = None,
+    perturb: Annotated[
+        Literal["activations", "weights"], typer.Option(help="What the copies differ in; weights: the paper's way.")
+    ] = "activations",
+    optimizer: Annotated[Literal["adam", "momentum", "sgd"], typer.Option(help="The update rule.")] = "adam",
+    max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
+    fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
+    quantization: Annotated[Literal["f32", "8da8w", "8da4w"], typer.Option()] = "8da8w",
+    backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
+    module: Annotated[
+        list[str] | None,
+        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but k_proj, v_proj."),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1)] = 8,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
+    subspace: Annotated[
+        Literal["fisher", "svd", "none"] | None,
+        typer.Option(help="Where the core trains; none: LoRA-FA's whole B; default: fisher with --texts, else svd."),
+    ] = None,
+    directions: Annotated[int, typer.Option(min=1, help="Of a module's outputs (--subspace fisher).")] = 4,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Examples like those to come, labels not needed: the adapter's directions are chosen for them."
+        ),
+    ] = None,
+    noise: Annotated[Literal["rademacher", "gaussian"], typer.Option()] = "rademacher",
+    outer: Annotated[bool, typer.Option(help="All queries in one execution.")] = True,
+    inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
+    eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a Hugging Face model into a program that fine-tunes itself."""
+    with quiet():
+        from prge.export.program import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    if texts and subspace not in (None, "fisher"):
+        raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+    usual = 16 if label else 4  # copies of a target of many tokens are long
+    try:
+        step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    config = ExportConfig(
+        adapter=AdapterConfig(
+            rank=rank,
+            alpha=rank if alpha is None else alpha,
+            modules=tuple(module) if module else AdapterConfig.modules,
+            layers=None if layers is None else parse_slice(layers),
+            subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
+            directions=directions,
+        ),
+        step=step,
+        template=template,
+        label_words=tuple(parse_label(text) for text in label or []),
+        label_column=label_column,
+        target=target,
+        max_targets=max_targets,
+        min_tokens=max_tokens if fixed else min(4, max_tokens),
+        max_tokens=max_tokens,
+        quantization=quantization,
+        backend=backend,
+        eps=eps,
+        lr=lr,
+    )
+    show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="As for export; of a hub model the config alone is fetched.")],
+    memory: Annotated[str, typer.Option(help="Of the whole process, as 1.5GB or 800MB.")],
+    tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
+    queries: Annotated[int, typer.Option("--queries", "-q", min=1)] = 16,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1)] = 16,
+    max_targets: Annotated[int, typer.Option(min=0, help="Target tokens of an example; 0: label words.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Which quantization and batch fit a memory, before anything is exported."""
+    result = exporting.plan(model, parse_bytes(memory), tokens, queries, batch, max_targets)
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(box=None)
+    for column in ("quantization", "program MB", "peak MB", f"q={queries} B={batch} fits", "largest B"):
+        table.add_column(column, justify="right")
+    for row in result["rows"]:
+        peak = row["peak_bytes"] + result["imports_bytes"]
+        fits, largest = "yes" if row["fits"] else "no", row["largest_batch"]
+        size = f"{row['program_bytes'] / 1e6:,.0f}"
+        table.add_row(row["quantization"], size, f"{peak / 1e6:,.0f}", fits, str(largest or "none"))
+    out.print(table)
+    out.print(f"peak MB: of the process, {result['imports_bytes'] / 1e6:,.0f} of them Python, torch and the runtime")
+
+
+def parse_bytes(text: str) -> float:
+    """'1.5GB' or '800MB', in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"--memory {text!r}: write a number and MB or GB, as 1.5GB")
+    return float(found[1]) * {"mb": 1e6, "gb": 1e9}[found[2].lower()]
+
+
+def parse_slice(text: str) -> slice:
+    """'20:' as Python reads it; one number is that layer alone."""
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1 and parts[0] is not None:
+        return slice(parts[0], parts[0] + 1 or None)
+    if len(parts) != 2:
+        raise UserError(f"--layers {text!r}: write a slice, as '20:', ':4', '-10:' or ':' for all")
+    return slice(*parts)
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """'NAME=WORD', the word with its leading space."""
+    name, equals, word = text.partition("=")
+    if not (name and equals and word):
+        raise UserError(f"--label {text!r}: write NAME=WORD, as '1= great'")
+    return name, word
