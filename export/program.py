@@ -75,6 +75,7 @@ class ExportConfig:
         label_column: the data's column of label names.
         target: template of the target text (language modelling).
         max_targets: most target tokens of an example (language modelling).
+        choices, chat_template, special_tokens, task: as in the manifest.
         min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
         quantization, backend: how weights are stored and where they run.
         eps, lr: what training uses by default; None for the measured defaults.
@@ -87,6 +88,10 @@ class ExportConfig:
     label_column: str = "label"
     target: str = ""
     max_targets: int = 32
+    choices: str = ""
+    chat_template: str = ""
+    special_tokens: dict[str, str] = dataclasses.field(default_factory=dict)
+    task: str = ""
     min_tokens: int = 4
     max_tokens: int = 128
     quantization: Quantization = "f32"
@@ -234,7 +239,8 @@ def _rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Mappin
             prompt, target = config.template.format_map(record), config.target.format_map(record)
         except KeyError as e:
             raise UserError(f"the texts have no column {e}; they have {', '.join(record)}") from e
-        tokens = checkpoint.tokenizer(prompt)["input_ids"] or [checkpoint.pad_token]
+        special = not config.chat_template  # which writes them itself
+        tokens = checkpoint.tokenizer(prompt, add_special_tokens=special)["input_ids"] or [checkpoint.pad_token]
         ends = checkpoint.tokenizer(target, add_special_tokens=False)["input_ids"][: config.max_targets]
         row = (tokens + ends)[-config.max_tokens :]
         last = len(row) - bool(ends)  # the last target is predicted from the token before it
@@ -298,6 +304,10 @@ def _manifest(
         label_column=config.label_column,
         target="" if labels else config.target,
         max_targets=0 if labels else config.max_targets,
+        choices=config.choices,
+        chat_template=config.chat_template,
+        special_tokens=config.special_tokens,
+        task=config.task,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,

@@ -12,10 +12,32 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.errors import UserError
+from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver import commands, exporting
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import Data, Json, Program, State, Tokenizer, Truncate, err, out, show
+from prge.runtime_driver.console import (
+    Choices,
+    Data,
+    Json,
+    Label,
+    MaxTargets,
+    MaxTokens,
+    Program,
+    State,
+    Target,
+    TaskName,
+    Template,
+    TextOf,
+    Tokenizer,
+    Truncate,
+    err,
+    out,
+    show,
+)  # fmt: skip
 from prge.runtime_driver.export_cli import export, plan
+from prge.runtime_driver.infer import Asked
+from prge.runtime_driver.program import is_program
+from prge.runtime_driver.tasks import TASKS
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -31,9 +53,9 @@ app.command()(plan)
 
 @app.command()
 def train(
-    program: Program,
-    data: Data,
+    program: Annotated[Path, typer.Argument(help="A program.pte or its folder; or a model, exported first.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the run.")],
+    data: Data = None,
     dev: Annotated[Path | None, typer.Option(help="Examples to evaluate on.")] = None,
     dev_fraction: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
@@ -46,10 +68,29 @@ def train(
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 50,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
+    task: TaskName = None,
+    text: TextOf = None,
+    label: Label = None,
+    template: Template = None,
+    target: Target = None,
+    choices: Choices = None,
+    max_tokens: MaxTokens = None,
+    max_targets: MaxTargets = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
-    result = commands.train(
+    asked = Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets)
+    exported = {}
+    if not is_program(program):
+        refuse_used(output)
+        exported = exporting.export_for_training(
+            str(program), output / PROGRAM_FOLDER, asked, data, dev=dev, dev_fraction=dev_fraction, limit=examples,
+            seed=seed, console=None if as_json else err,
+        )  # fmt: skip
+        program = output / PROGRAM_FOLDER
+    elif asked != Asked():
+        raise UserError(f"{program} is a program and has its form; options of the form go with a model")
+    result = exported | commands.train(
         program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=parse_lr(lr),
         eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
         console=None if as_json else err,
@@ -73,7 +114,7 @@ def parse_lr(text: str) -> float | None:
 @app.command()
 def calibrate(
     program: Program,
-    data: Data,
+    data: Data = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG of what was measured.")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Time to train in; proposes the steps too.")] = None,
@@ -92,7 +133,7 @@ def calibrate(
 
 @app.command(name="eval")
 def evaluate(
-    program: Program, data: Data, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
+    program: Program, data: Data = None, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Loss and accuracy on labelled examples."""
@@ -119,6 +160,20 @@ def predict(
         table.add_column(column, justify="left")
     for p in predictions:
         table.add_row(Text(p["label"]), f"{p['probability']:.2f}", Text(p["text"]))
+    out.print(table)
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """The tasks that export and train know by name."""
+    if as_json:
+        print(json.dumps({name: task.described() for name, task in TASKS.items()}))
+        return
+    table = Table(box=None)
+    for column in ("task", "kind", "metrics", "data on the hub", "about"):
+        table.add_column(column)
+    for name, task in TASKS.items():
+        table.add_row(name, task.kind, ", ".join(task.metrics), task.hub[0], task.about)
     out.print(table)
 
 

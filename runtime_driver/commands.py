@@ -13,16 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.folders import refuse_used
+from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.runtime_driver.adapter import load_state
 from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.console import progress_bar
-from prge.runtime_driver.data import Encoder, Example, check_classes, split, without
+from prge.runtime_driver.data import Encoder, Example, check_classes, without
+from prge.runtime_driver.data_files import has_part
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
 from prge.runtime_driver.stopping import Stopping
 from prge.runtime_driver.train import TrainConfig
@@ -43,10 +45,29 @@ def read_state(program: StepProgram, state: Path | None) -> Tensor:
     return load_state(state / STATE_FILE if state.is_dir() else state, program.manifest)
 
 
+def read_examples(
+    encoder: Encoder, data: Path | None, dev: Path | None, dev_fraction: float, limit: int | None, seed: int
+) -> tuple[list[Example], list[Example], int]:
+    """(training examples, dev examples, how many of the former were left out because they are in dev).
+
+    Dev is a file of its own, or the dev part of a folder or the hub, or else split off.
+    """
+    records = encoder.records(data)[:limit]
+    if dev is None and (data is None or has_part(data, "dev")):
+        held, dev = encoder.records(data, "dev"), data
+    elif dev is not None:
+        held = encoder.records(dev, "dev")
+    else:
+        records, held = split(records, encoder.form.text, dev_fraction, seed) if dev_fraction else (records, [])
+    examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
+    kept = without(examples, dev_examples)
+    return kept, dev_examples, len(examples) - len(kept)
+
+
 def train(
-    program: Path, data: Path, output: Path, *, dev: Path | None, dev_fraction: float, limit: int | None, steps: int,
-    lr: float | None, eps: float | None, seed: int, eval_every: int, truncate: bool, tokenizer: Path | None,
-    console: Console | None,
+    program: Path, data: Path | None, output: Path, *, dev: Path | None, dev_fraction: float, limit: int | None,
+    steps: int, lr: float | None, eps: float | None, seed: int, eval_every: int, truncate: bool,
+    tokenizer: Path | None, console: Console | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`prge train`."""
     loaded, encoder = open_program(program, tokenizer, truncate)
@@ -54,21 +75,15 @@ def train(
     eps = m.eps if eps is None else eps
     if eps <= 0:
         raise UserError(f"--eps must be above zero, not {eps}")
-    examples = encoder.examples(data, limit)
-    if dev is not None:
-        dev_examples = encoder.examples(dev)
-        kept = without(examples, dev_examples)
-        dropped, examples = len(examples) - len(kept), kept
-    else:
-        dropped = 0
-        examples, dev_examples = split(examples, dev_fraction, seed) if dev_fraction else (examples, [])
+    examples, dev_examples, dropped = read_examples(encoder, data, dev, dev_fraction, limit, seed)
+    source = str(data or m.task)
     if not examples:
-        raise UserError(f"{data}: no example is left to train on beside those of the dev set")
-    check_classes(examples, m, data)
+        raise UserError(f"{source}: no example is left to train on beside those of the dev set")
+    check_classes(examples, m, source)
     del encoder
     return_freed()
-    described = {"train": str(data), "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
-    refuse_used(output)
+    described = {"train": source, "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
+    refuse_used(output, but=PROGRAM_FOLDER)
     began = time.perf_counter()
     with progress_bar(console) as progress:
         bar = progress.add_task("loading", total=None, note="")
@@ -139,7 +154,7 @@ def _scores(evaluation: Any) -> str:
 
 
 def calibrate(
-    program: Path, data: Path, output: Path | None, *, limit: int | None, minutes: float | None,
+    program: Path, data: Path | None, output: Path | None, *, limit: int | None, minutes: float | None,
     megabytes: float | None, truncate: bool, tokenizer: Path | None, console: Console | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`prge calibrate`."""
@@ -179,11 +194,11 @@ def calibrate(
 
 
 def evaluate_file(
-    program: Path, data: Path, state: Path | None, truncate: bool, tokenizer: Path | None
+    program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None
 ) -> dict[str, Any]:
     """`prge eval`."""
     loaded, encoder = open_program(program, tokenizer, truncate)
-    examples = encoder.examples(data)
+    examples = encoder.examples(data, part="dev")
     return {"examples": len(examples), **summary(evaluate(loaded, read_state(loaded, state), examples))}
 
 
@@ -233,7 +248,8 @@ def inspect(program: Path, full: bool) -> dict[str, Any]:
         "model": m.model,
         "quantization": m.quantization,
         "bytes": loaded.path.stat().st_size,
-        "objective": m.objective,
+        "objective": m.objective + (", chat" if m.chat_template else ", multiple choice" if m.choices else ""),
+        **({"task": m.task} if m.task else {}),
         "template": m.template + (f" -> {m.target}" if m.target else ""),
         "labels": ", ".join(f"{x.name} ={x.word}" for x in m.labels),
         "queries x batch": f"{m.queries} x {m.batch} ({m.rows} rows per execution)",

@@ -22,12 +22,35 @@ err = Console(file=os.fdopen(os.dup(2), "w"))
 Program = Annotated[Path, typer.Argument(help="A program.pte, or the folder that holds it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Tokenizer = Annotated[Path | None, typer.Option(help=f"The {TOKENIZER_FILE}; default: beside the program.")]
-Data = Annotated[Path, typer.Option(help="Examples: .jsonl, .csv or .tsv.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task."),
+]
 State = Annotated[Path | None, typer.Option(help="A run folder or its state.safetensors; default: no adapter.")]
 Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
 
+# What an example is; see `prge.runtime_driver.infer.Asked`.
+TaskName = Annotated[str | None, typer.Option("--task", help="One of `prge tasks`.")]
+TextOf = Annotated[str | None, typer.Option("--text", help="The data's column of text.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label", "--label-column",
+        help="The data's column of classes; or NAME=WORD, a class and its label word, once per class.",
+    ),
+]  # fmt: skip
+Template = Annotated[str | None, typer.Option(help="Prompt, with the data's columns in braces.")]
+Target = Annotated[str | None, typer.Option(help="Template of the text to learn, instead of classes.")]
+Choices = Annotated[
+    str | None, typer.Option(help="The data's column with a list of candidates; {choice} stands for one.")
+]
+MaxTokens = Annotated[int | None, typer.Option(min=2, help="Longest row; default: what --data need, or 128.")]
+MaxTargets = Annotated[
+    int | None, typer.Option(min=1, help="Most target tokens of an example; default: what --data need, or 32.")
+]
 
-def show(result: dict[str, Any], as_json: bool, title: str) -> None:
+
+def show(result: dict[str, Any], as_json: bool, title: str, console: Console = out) -> None:
     """Print a result: one JSON object, or a two-column table."""
     if as_json:
         print(json.dumps(result))
@@ -37,7 +60,7 @@ def show(result: dict[str, Any], as_json: bool, title: str) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{k} {plain(v)}" for k, v in value.items())
         table.add_row(key.replace("_", " "), Text(plain(value)))
-    out.print(table)
+    console.print(table)
 
 
 def plain(value: Any) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -18,8 +14,8 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256, template_columns
-
-Record = dict[str, str]
+from prge.runtime_driver.data_files import Part, Record, place
+from prge.runtime_driver.records import Form, Numbered, fill
 
 
 @dataclass(frozen=True)
@@ -28,83 +24,20 @@ class Example:
 
     Attributes:
         tokens: the row.
-        label: index of the right class, or -1 (label words).
+        label: index of the right class or candidate, or -1.
         targets: how many tokens at the row's end are targets (language modelling).
+        candidates: the rows of all answers to choose from, where there are some; this one is the right one's.
     """
 
     tokens: tuple[int, ...]
     label: int = -1
     targets: int = 0
+    candidates: tuple[Example, ...] = ()
 
-
-def read_records(path: Path, columns: Sequence[str] = ("text", "label")) -> list[tuple[int, Record]]:
-    """Rows of a JSONL, CSV or TSV file with their line numbers.
-
-    CSV has a header. A TSV whose first line holds none of ``columns`` has none, and gets them.
-
-    Raises:
-        UserError: missing, empty, of an unknown kind, or malformed (with the line's number).
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text (byte {e.start}); save it as UTF-8") from e
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
-        records = _jsonl(path, text)
-    elif suffix == ".csv":
-        records = _table(path, text, ",", columns)
-    elif suffix in (".tsv", ".txt"):
-        records = _table(path, text, "\t", columns)
-    else:
-        raise UserError(f"{path}: unknown kind of data file; use .jsonl, .csv or .tsv")
-    if not records:
-        raise UserError(f"{path} holds no examples")
-    return records
-
-
-def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as e:
-            raise UserError(f"{path}, line {number}: not a JSON object ({e})") from e
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {number}: a JSON object was expected, as {{"text": ..., "label": ...}}')
-        records.append((number, {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}))
-    return records
-
-
-def _table(path: Path, text: str, delimiter: str, columns: Sequence[str]) -> list[tuple[int, Record]]:
-    # Tabs separate; quotes are ordinary characters of a TSV's text.
-    quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    header: list[str] | None = None
-    records = []
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                names = [name.strip() for name in row]
-                if delimiter == "," or set(names) & set(columns):
-                    header = names
-                    continue
-                header = list(columns)
-            if len(row) != len(header):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} columns where {len(header)} were expected "
-                    f"({', '.join(header)})"
-                )
-            records.append((reader.line_num, dict(zip(header, row, strict=True))))
-    except csv.Error as e:
-        raise UserError(f"{path}, line {reader.line_num}: {e}") from e
-    return records
+    @property
+    def rows(self) -> tuple[Example, ...]:
+        """What evaluation runs."""
+        return self.candidates or (self,)
 
 
 class Encoder:
@@ -119,7 +52,7 @@ class Encoder:
         Raises:
             UserError: missing, unreadable, or another tokenizer than the program's.
         """
-        self.manifest, self.truncate = manifest, truncate
+        self.manifest, self.truncate, self.form = manifest, truncate, Form.of(manifest)
         for template in (manifest.template, manifest.target):
             template_columns(template)
         if not tokenizer.is_file():
@@ -135,91 +68,111 @@ class Encoder:
             raise UserError(f"{tokenizer} cannot be read: {e}") from e
 
     def example(self, record: Record, where: str = "the text") -> Example:
-        """Encode one record; its label may be missing. May be longer than the program takes."""
+        """Encode a record for classification; its label may be missing. May be longer than the program takes."""
         m = self.manifest
-        text = self._fill(m.template, record, where)
+        label = -1
+        name = record.get(m.label_column)
+        if name is not None:
+            names = [known.name for known in m.labels]
+            if name not in names:
+                raise UserError(f"{where}: unknown label {name!r}; the program knows {', '.join(names)}")
+            label = names.index(name)
+        tokens = self.prompt(record, where)
+        if not tokens:
+            raise UserError(f"{where}: empty text")
+        return Example(tuple(tokens), label)
+
+    def encode(self, record: Record, where: str) -> list[Example]:
+        """The examples of a record: one, or for long targets as many as they have windows."""
+        m = self.manifest
         if m.objective == "label-words":
-            label = -1
-            name = record.get(m.label_column)
-            if name is not None:
-                names = [known.name for known in m.labels]
-                if name not in names:
-                    raise UserError(f"{where}: unknown label {name!r}; the program knows {', '.join(names)}")
-                label = names.index(name)
-            tokens = tuple(self.tokenizer.encode(text).ids)
-            if not tokens:
-                raise UserError(f"{where}: empty text")
-            return Example(tokens, label)
-        prompt = self.tokenizer.encode(text).ids
-        target = self.tokenizer.encode(self._fill(m.target, record, where), add_special_tokens=False).ids
-        if len(target) > m.max_targets:
-            raise UserError(
-                f"{where}: {len(target)} target tokens; the program takes {m.max_targets}: "
-                "shorten it, or export with a larger --max-targets"
-            )
-        if not prompt:  # the first target token has nothing to be predicted from
-            prompt, target = target[:1], target[1:]
-        if not target:
-            raise UserError(f"{where}: no target tokens; the target template is {m.target!r}")
-        return Example(tuple(prompt + target), targets=len(target))
+            if m.label_column not in record:
+                raise UserError(f"{where}: no column {m.label_column!r}; it has {', '.join(record)}")
+            return [self.example(record, where)]
+        if not m.choices:
+            return self._windows(self.prompt(record, where), self._target(record, where), where)
+        rows = []
+        for choice in record[m.choices]:
+            chosen = {**record, "choice": choice}
+            windows = self._windows(self.prompt(chosen, where), self._target(chosen, where), where)
+            if len(windows) > 1:
+                raise UserError(
+                    f"{where}: the choice {choice!r} has more target tokens than the {m.max_targets} that the program "
+                    "takes: shorten it, or export with a larger --max-targets"
+                )
+            rows += windows
+        fill("{choice}", record, where)  # there must be a right one
+        right = int(record[m.label_column])
+        return [replace(rows[right], label=right, candidates=tuple(rows))]
 
-    def records(self, path: Path) -> list[tuple[int, Record]]:
-        """`read_records` with the columns that the program's templates name."""
-        m = self.manifest
-        columns = template_columns(m.template) + template_columns(m.target)
-        return read_records(path, columns + [m.label_column] * (m.objective == "label-words"))
+    def records(self, path: Path | None, part: Part = "train") -> list[Numbered]:
+        """`Form.records` of the program's form."""
+        return self.form.records(path, part)
 
-    def examples(self, path: Path, limit: int | None = None) -> list[Example]:
-        """Read and encode a file, in its order; with ``limit`` the first so many.
+    def examples(self, path: Path | None, limit: int | None = None, part: Part = "train") -> list[Example]:
+        """Read and encode a file, in its order; with ``limit`` the first so many records.
 
         Raises:
-            UserError: as `read_records`; unknown columns or labels; labels missing; texts
-                longer than the program's bound (how many).
+            UserError: as `records` and `encode_all`.
         """
-        encoded, too_long = [], 0
-        m, bound = self.manifest, self.manifest.max_tokens
-        for number, record in self.records(path)[:limit]:
-            where = f"{path}, line {number}"
-            if m.objective == "label-words" and m.label_column not in record:
-                raise UserError(f"{where}: no column {m.label_column!r}; it has {', '.join(record)}")
-            example = self.example(record, where)
-            too_long += len(example.tokens) > bound
-            encoded.append(self.fit(example))
+        return self.encode_all(self.records(path, part)[:limit], path)
+
+    def encode_all(self, records: Sequence[Numbered], path: Path | None) -> list[Example]:
+        """Encode records of a file.
+
+        Raises:
+            UserError: unknown columns or labels; labels missing; texts longer than the program's bound (how many).
+        """
+        where = path or self.manifest.task
+        encoded = [e for number, record in records for e in self.encode(record, place(where, number))]
+        bound = self.manifest.max_tokens
+        too_long = sum(max(len(row.tokens) for row in e.rows) > bound for e in encoded)
         if too_long and not self.truncate:
             raise UserError(
-                f"{path}: {too_long} of {len(encoded)} texts are longer than the program's {bound} tokens; "
+                f"{where}: {too_long} of {len(encoded)} texts are longer than the program's {bound} tokens; "
                 "use --truncate to cut them from the left, or export with a larger --max-tokens"
             )
-        return encoded
+        return [self.fit(e) for e in encoded]
 
     def fit(self, example: Example) -> Example:
         """Cut from the left to the program's bound, keeping the targets."""
         bound = self.manifest.max_tokens
         tokens = example.tokens[-bound:]
-        return Example(tokens, example.label, min(example.targets, len(tokens) - 1))
+        candidates = tuple(self.fit(row) for row in example.candidates)
+        return Example(tokens, example.label, min(example.targets, len(tokens) - 1), candidates)
 
-    def _fill(self, template: str, record: Record, where: str) -> str:
-        try:
-            return template.format_map(record)
-        except KeyError as e:
-            raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
+    def prompt(self, record: Record, where: str) -> list[int]:
+        """A record's prompt, which the target follows."""
+        text = fill(self.manifest.template, record, where)
+        # A chat template writes the special tokens itself.
+        return list(self.tokenizer.encode(text, add_special_tokens=not self.manifest.chat_template).ids)
+
+    def _target(self, record: Record, where: str) -> list[int]:
+        return list(self.tokenizer.encode(fill(self.manifest.target, record, where), add_special_tokens=False).ids)
+
+    def _windows(self, prompt: list[int], target: list[int], where: str) -> list[Example]:
+        """The target in pieces that the program takes, each behind as much of what precedes it as fits."""
+        m = self.manifest
+        if not prompt:  # the first target token has nothing to be predicted from
+            prompt, target = target[:1], target[1:]
+        if not target:
+            raise UserError(f"{where}: no target tokens; the target template is {m.target!r}")
+        whole, most = prompt + target, min(m.max_targets, m.max_tokens - 1)
+        windows = []
+        for start in range(len(prompt), len(whole), most):
+            end = min(start + most, len(whole))
+            first = 0 if start == len(prompt) else max(0, end - m.max_tokens)
+            windows.append(Example(tuple(whole[first:end]), targets=end - start))
+        return windows
 
 
-def check_classes(examples: Sequence[Example], manifest: Manifest, path: Path) -> None:
+def check_classes(examples: Sequence[Example], manifest: Manifest, path: Path | str) -> None:
     """Refuse to train on a file in which only one class occurs."""
     if manifest.objective == "label-words":
         seen = {e.label for e in examples}
         if len(seen) < 2:
             name = manifest.labels[seen.pop()].name
             raise UserError(f"{path}: every example has the label {name!r}; training needs at least two classes")
-
-
-def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, dev): a share of the distinct examples for dev; equal ones stay on one side."""
-    distinct = list(dict.fromkeys(e.tokens for e in examples))
-    random.Random(seed).shuffle(distinct)
-    dev = set(distinct[: max(1, round(len(distinct) * fraction))])
-    return [e for e in examples if e.tokens not in dev], [e for e in examples if e.tokens in dev]
 
 
 def without(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,19 +14,38 @@ from rich.table import Table
 from prge.errors import UserError
 from prge.quiet import quiet
 from prge.runtime_driver import exporting
-from prge.runtime_driver.console import Json, err, out, show
+from prge.runtime_driver.console import (
+    Choices,
+    Json,
+    Label,
+    MaxTargets,
+    MaxTokens,
+    Target,
+    TaskName,
+    Template,
+    TextOf,
+    err,
+    out,
+    show,
+)  # fmt: skip
+from prge.runtime_driver.infer import Asked, form_of
+from prge.runtime_driver.records import Form
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A preset (smollm2-135m), folder, .gguf file or hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for program and tokenizer.")],
-    template: Annotated[str, typer.Option(help="Prompt, with the data's columns in braces.")] = "{text}",
-    label: Annotated[
-        list[str] | None, typer.Option(help="NAME=WORD, a class and its label word; once per class.")
+    task: TaskName = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Examples to train on: what is not given is inferred from them; also --texts.")
     ] = None,
-    label_column: Annotated[str, typer.Option(help="The data's column of class names.")] = "label",
-    target: Annotated[str, typer.Option(help="Template of the target text (without --label).")] = "",
-    max_targets: Annotated[int, typer.Option(min=1, help="Most target tokens of an example (without --label).")] = 32,
+    text: TextOf = None,
+    label: Label = None,
+    template: Template = None,
+    target: Target = None,
+    choices: Choices = None,
+    max_tokens: MaxTokens = None,
+    max_targets: MaxTargets = None,
     queries: Annotated[
         int | None, typer.Option("--queries", "-q", min=1, help="Random directions per step; default: 16, or 4.")
     ] = None,
@@ -36,7 +56,6 @@ def export(
         Literal["activations", "weights"], typer.Option(help="What the copies differ in; weights: the paper's way.")
     ] = "activations",
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], typer.Option(help="The update rule.")] = "adam",
-    max_tokens: Annotated[int, typer.Option(min=2, help="Longest row.")] = 128,
     fixed: Annotated[bool, typer.Option(help="One fixed row length instead of any up to --max-tokens.")] = False,
     quantization: Annotated[Literal["f32", "8da8w", "8da4w"], typer.Option()] = "8da8w",
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
@@ -73,36 +92,32 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
+    form = form_of(Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets), data)
+    texts = texts or data
     if texts and subspace not in (None, "fisher"):
         raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
-    usual = 16 if label else 4  # copies of a target of many tokens are long
+    usual = exporting.usual(form)
     try:
         step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
     except ValueError as e:
         raise UserError(str(e)) from e
-    config = ExportConfig(
-        adapter=AdapterConfig(
-            rank=rank,
-            alpha=rank if alpha is None else alpha,
-            modules=tuple(module) if module else AdapterConfig.modules,
-            layers=None if layers is None else parse_slice(layers),
-            subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
-            directions=directions,
-        ),
-        step=step,
-        template=template,
-        label_words=tuple(parse_label(text) for text in label or []),
-        label_column=label_column,
-        target=target,
-        max_targets=max_targets,
-        min_tokens=max_tokens if fixed else min(4, max_tokens),
-        max_tokens=max_tokens,
-        quantization=quantization,
-        backend=backend,
-        eps=eps,
-        lr=lr,
+    adapter = AdapterConfig(
+        rank=rank,
+        alpha=rank if alpha is None else alpha,
+        modules=tuple(module) if module else AdapterConfig.modules,
+        layers=None if layers is None else parse_slice(layers),
+        subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
+        directions=directions,
     )
-    show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+
+    def configure(form: Form) -> ExportConfig:
+        config = ExportConfig(
+            adapter, step, **exporting.settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr
+        )
+        return replace(config, min_tokens=config.max_tokens) if fixed else config
+
+    result = exporting.export(model, output, form, configure, texts, None if as_json else err)
+    show(result, as_json, "Exported")
 
 
 def plan(
@@ -150,11 +165,3 @@ def parse_slice(text: str) -> slice:
     if len(parts) != 2:
         raise UserError(f"--layers {text!r}: write a slice, as '20:', ':4', '-10:' or ':' for all")
     return slice(*parts)
-
-
-def parse_label(text: str) -> tuple[str, str]:
-    """'NAME=WORD', the word with its leading space."""
-    name, equals, word = text.partition("=")
-    if not (name and equals and word):
-        raise UserError(f"--label {text!r}: write NAME=WORD, as '1= great'")
-    return name, word

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.errors import UserError
-from prge.manifest import PROGRAM_FILE, template_columns
+from prge.manifest import PROGRAM_FILE
 from prge.quiet import quiet
+from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import predict, train
-from prge.runtime_driver.console import progress_bar
-from prge.runtime_driver.data import read_records
+from prge.runtime_driver.console import progress_bar, show
+from prge.runtime_driver.data_files import has_part, read_records
+from prge.runtime_driver.infer import Asked, chat_of, described, fitted, form_of
+from prge.runtime_driver.records import Form, split
 
 if TYPE_CHECKING:
     from prge.export.program import ExportConfig
@@ -30,26 +35,86 @@ DEMO_TEMPLATE = "{text} This is"
 DEMO_LABELS = (("today", " urgent"), ("later", " good"))
 
 
+def usual(form: Form) -> int:
+    """q and B by default: copies of a target of many tokens are long."""
+    return 16 if form.labels else 4
+
+
+def settings(form: Form) -> dict[str, Any]:
+    """A form as `ExportConfig` has it."""
+    max_tokens = form.max_tokens or 128
+    chat = form.chat or Chat("")
+    return {
+        "template": form.template,
+        "label_words": form.labels,
+        "label_column": form.label_column,
+        "target": form.target,
+        "choices": form.choices,
+        "chat_template": chat.template,
+        "special_tokens": dict(chat.special_tokens),
+        "task": form.task,
+        "min_tokens": min(4, max_tokens),
+        "max_tokens": max_tokens,
+        "max_targets": form.max_targets or 32,
+    }
+
+
+def standard(form: Form) -> ExportConfig:
+    """The defaults for a form with texts."""
+    with quiet():
+        from prge.export.program import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    step = StepConfig(usual(form), usual(form))
+    return ExportConfig(AdapterConfig(subspace="fisher"), step, **settings(form), quantization="8da8w")
+
+
 def export(
-    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
+    model: str,
+    output: Path,
+    form: Form,
+    configure: Callable[[Form], ExportConfig],
+    texts: Path | None,
+    console: Console | None,
+    limit: int | None = None,
+    hold_out: tuple[float, int] | None = None,
+    hub: bool = False,
 ) -> dict[str, Any]:
-    """`prge export`."""
+    """`prge export`.
+
+    Args:
+        form: what an example is; what is left open is taken from the tokenizer and the texts, and shown.
+        texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
+        limit: use the first so many of them.
+        hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
+    """
     with quiet():
         from prge.export.program import export_program
         from prge.models.checkpoints import load_checkpoint
 
-    columns = template_columns(config.template) + template_columns(config.target)
-    records = [record for _, record in read_records(texts, [*columns, config.label_column])] if texts else []
+    records = form.records(texts) if (texts or hub) and not form.chat else []
     with progress_bar(console) as progress:
         bar = progress.add_task("load", total=None, note=model)
         began = time.perf_counter()
         with quiet():
             checkpoint = load_checkpoint(model)
         loaded = time.perf_counter() - began
+        asked = form
+        if form.chat:
+            form = replace(form, chat=chat_of(checkpoint.tokenizer, checkpoint.source))
+            records = form.records(texts) if texts else []
+        records = records[:limit]
+        form = fitted(form, checkpoint.tokenizer, records)
+        if hold_out and records:
+            records, _ = split(records, form.text, *hold_out)
+        if form != asked and console:
+            show(described(form), False, f"Inferred from {texts}", progress.console)
         manifest, report = export_program(
-            checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
-        )
-    return {
+            checkpoint, configure(form), output, lambda phase: progress.update(bar, description=phase),
+            [record for _, record in records],
+        )  # fmt: skip
+    result = {
         "program": str(output / PROGRAM_FILE),
         "megabytes": report.program_bytes / 1e6,
         "share_of_f32_weights": report.program_bytes / report.weight_bytes,
@@ -60,6 +125,19 @@ def export(
         "outside_the_delegates": report.outside,
         "seconds": {"load": loaded, **report.seconds},
     }
+    return result if form == asked else {"inferred": described(form), **result}
+
+
+def export_for_training(
+    model: str, output: Path, asked: Asked, data: Path | None, *, dev: Path | None, dev_fraction: float,
+    limit: int | None, seed: int, console: Console | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The program that `prge train` makes of a model, with the directions of its training examples."""
+    if data is None and not asked.task:
+        raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
+    whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
+    hold_out = None if whole else (dev_fraction, seed)
+    return export(model, output, form_of(asked, data), standard, data, console, limit, hold_out, hub=data is None)
 
 
 def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_targets: int) -> dict[str, Any]:
@@ -98,25 +176,13 @@ def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
 
 def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
     """`prge demo`: export, train, and predict three messages of the test set; what is done is reused."""
-    with quiet():
-        from prge.export.program import ExportConfig
-        from prge.models.adapter import AdapterConfig
-        from prge.models.step import StepConfig
-
     program, run = output / f"program-{Path(model).stem}", output / f"run-{Path(model).stem}-{steps}-steps"
     done = run / "result.json"
     files = resources.files("prge.runtime_driver") / "demo"
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
-            config = ExportConfig(
-                adapter=AdapterConfig(subspace="fisher"),
-                step=StepConfig(),
-                template=DEMO_TEMPLATE,
-                label_words=DEMO_LABELS,
-                max_tokens=64,
-                quantization="8da8w",
-            )
-            export(model, program, config, train_file, console)
+            form = Form(DEMO_TEMPLATE, DEMO_LABELS, max_tokens=64, max_targets=32)
+            export(model, program, form, standard, train_file, console)
         if not done.exists():
             shutil.rmtree(run, ignore_errors=True)  # an interrupted one
             trained = train(

@@ -57,6 +57,11 @@ def find_program(path: Path) -> Path:
     return file
 
 
+def is_program(path: Path) -> bool:
+    """Whether a path is meant as a program: a ``.pte``, or a folder that holds no checkpoint."""
+    return path.suffix == ".pte" or (path.is_dir() and not (path / "config.json").exists())
+
+
 def check_file(path: Path) -> None:
     """Refuse what is not a whole ExecuTorch program, before the runtime maps it.
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.folders import refuse_used
+from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.picture import picture
@@ -22,7 +22,10 @@ STATE_FILE = "state.safetensors"
 
 
 class RunFolder:
-    """``config.json``, ``log.jsonl``, then ``state.safetensors``, ``adapter/`` and ``curves.png``."""
+    """``config.json``, ``log.jsonl``, then ``state.safetensors``, ``adapter/`` and ``curves.png``.
+
+    A ``program/`` may be there before.
+    """
 
     def __init__(self, folder: Path, program: StepProgram, config: TrainConfig, data: dict[str, Any]):
         """Make the folder.
@@ -31,7 +34,7 @@ class RunFolder:
             UserError: it holds another run or anything else, or cannot be written.
         """
         self.folder, self.program = folder, program
-        refuse_used(folder)
+        refuse_used(folder, but=PROGRAM_FOLDER)
         described = {"program": str(program.path), "train": asdict(config), "data": data}
         try:
             folder.mkdir(parents=True, exist_ok=True)

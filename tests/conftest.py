@@ -17,7 +17,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.data import read_records
+from prge.runtime_driver.data_files import read_records
 
 TEMPLATE = "{text} Reply"
 LABELS = (("today", " today"), ("later", " later"))

@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 
 from prge.errors import UserError
 from prge.manifest import template_columns
-from prge.runtime_driver.data import (
-    Encoder,
-    Example,
-    batches,
-    check_classes,
-    collate,
-    read_records,
-    split,
-    without,
-)
+from prge.runtime_driver.data import Encoder, Example, batches, check_classes, collate, without
+from prge.runtime_driver.data_files import Record, read_records
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.records import split
 
 
 @pytest.mark.parametrize(
@@ -57,7 +50,9 @@ def test_a_header_is_known_by_any_of_its_columns(tmp_path: Path) -> None:
         ("a.tsv", "a\t0\nb\t1\tc\n", "line 2: 3 columns"),
         ("a.csv", 'text,label\n"a,0\n', "line"),
         ("a.jsonl", "", "holds no examples"),
-        ("a.parquet", "x", "unknown kind"),
+        ("a.xlsx", "x", "unknown kind"),
+        ("a.json", "[1]", "a list of JSON objects"),
+        ("a.json", "{", "not JSON"),
         ("a.jsonl", b"\xff\xfe", "not UTF-8"),
     ],
 )
@@ -68,7 +63,7 @@ def test_malformed_files_name_the_place(tmp_path: Path, name: str, content: str 
         read_records(path)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "tsv"]))
+@given(st.binary(max_size=200), st.sampled_from(["jsonl", "json", "csv", "tsv", "txt"]))
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str) -> None:
     path = tmp_path_factory.mktemp("data") / f"a.{kind}"
@@ -129,11 +124,18 @@ def make(n: int, duplicates: int = 0) -> list[Example]:
 
 @given(st.integers(2, 60), st.integers(0, 30), st.floats(0.05, 0.8), st.integers(0, 5))
 def test_split_keeps_equal_examples_together(n: int, duplicates: int, fraction: float, seed: int) -> None:
-    data = make(n, duplicates)
-    train, dev = split(data, fraction, seed)
-    assert len(train) + len(dev) == len(data) and dev
-    assert not {e.tokens for e in train} & {e.tokens for e in dev}
-    assert without(data, dev) == train
+    """Rows with two records each, the first of which may be another row's too."""
+    rows: list[Record] = [{"text": str(i)} for i in (*range(n), *range(duplicates))]
+    data = [(i, record) for i, row in enumerate(rows) for record in (row, {"text": f"{i} goes on"})]
+    train, dev = split(data, lambda record: str(record["text"]), fraction, seed)
+    assert sorted(train + dev, key=data.index) == data and dev
+    assert not {i for i, _ in train} & {i for i, _ in dev}
+    assert not {rows[i]["text"] for i, _ in train} & {rows[i]["text"] for i, _ in dev}
+
+
+def test_examples_of_dev_are_left_out_of_training() -> None:
+    data = make(9, 3)
+    assert without(data, data[:3]) == data[3:9]
 
 
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 3))

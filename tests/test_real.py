@@ -19,7 +19,8 @@ from prge.models.checkpoints import Checkpoint, load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
-from prge.runtime_driver.data import Encoder, collate, read_records
+from prge.runtime_driver.data import Encoder, collate
+from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 

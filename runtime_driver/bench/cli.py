@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from prge.runtime_driver.console import Data, Json, err, out, plain
+from prge.runtime_driver.console import Json, err, out, plain
 
 bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
 
@@ -17,7 +17,7 @@ bench = typer.Typer(help="Measure against what you would use instead.", no_args_
 @bench.command()
 def convergence(
     programs: Annotated[list[Path], typer.Argument(help="Programs; the first one's time is the others' budget.")],
-    data: Data,
+    data: Annotated[Path, typer.Option(help="Examples to train on.")],
     dev: Annotated[Path, typer.Option(help="Examples to evaluate on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for table, picture and JSON.")],
     examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from prge.errors import UserError
 
+# Where a run that began with a model keeps the program that was made of it.
+PROGRAM_FOLDER = "program"
 
-def refuse_used(folder: Path) -> None:
-    """Raise a UserError when ``folder`` exists and is anything but an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+
+def refuse_used(folder: Path, but: str = "") -> None:
+    """Raise a UserError when ``folder`` exists and is anything but an empty folder, or one with ``but`` alone."""
+    if folder.exists() and (not folder.is_dir() or any(file.name != but for file in folder.iterdir())):
         held = "another run" if (folder / "log.jsonl").exists() else "something else"
         raise UserError(f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it")
 

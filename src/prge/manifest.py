@@ -91,6 +91,9 @@ class Manifest:
         labels: the classes (label words only).
         label_column: where the data names the class (label words only).
         target: the template of the target text (language modelling only).
+        choices: the data's column of candidates for ``{choice}``, among which evaluation chooses; else empty.
+        chat_template, special_tokens: the tokenizer's, where the data are chat messages; else empty.
+        task: its name in `prge.runtime_driver.tasks`, or empty.
         max_targets: M, the most target tokens of an example (language modelling only).
         tokenizer_sha256: of the tokenizer file's bytes.
         pad_token: fills rows on the right.
@@ -125,6 +128,10 @@ class Manifest:
     label_column: str = "label"
     target: str = ""
     max_targets: int = 0
+    choices: str = ""
+    chat_template: str = ""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    task: str = ""
     format: str = field(default=FORMAT)
     version: int = field(default=VERSION)
 

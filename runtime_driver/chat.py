@@ -1,0 +1,105 @@
+"""Chat messages as text, by a tokenizer's own chat template, without transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from prge.errors import UserError
+from prge.runtime_driver.data_files import Record
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A tokenizer's chat template, and the special tokens (``bos_token`` ...) that it may name."""
+
+    template: str
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, reply: bool = False) -> str:
+        """The conversation as text; with ``reply`` up to where the assistant begins to speak.
+
+        Raises:
+            UserError: when the template refuses the messages, or is broken.
+        """
+        try:
+            return _compiled(self.template).render(
+                messages=messages, add_generation_prompt=reply, **self.special_tokens
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as e:
+            raise UserError(f"the chat template cannot write this conversation: {e}") from e
+
+    def records(self, row: Record, where: str) -> list[Record]:
+        """Every turn of the assistant's: ``prompt``, all before it, and ``answer``, it and its end-of-turn token.
+
+        Raises:
+            UserError: no ``messages``, odd ones, or none of the assistant's.
+        """
+        messages = row.get("messages")
+        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+            raise UserError(
+                f'{where}: "messages" must be a list of {{"role": ..., "content": ...}}, both text, as '
+                '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]'
+            )
+        records = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            try:
+                prompt, whole = self.render(messages[:i], reply=True), self.render(messages[: i + 1])
+            except UserError as e:
+                raise UserError(f"{where}: {e}") from e
+            if not whole.startswith(prompt):
+                raise UserError(f"{where}: the chat template does not begin a turn as it asks for one")
+            # What a template writes behind the end-of-turn token is nobody's to say.
+            records.append({"prompt": prompt, "answer": whole[len(prompt) :].rstrip()})
+        if not records:
+            raise UserError(f"{where}: no message of the role assistant, and nothing to learn")
+        return records
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+class _Generation(Extension):
+    """``{% generation %} ... {% endgeneration %}``, with which some templates mark replies, is what stands in it."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    """In a sandbox, with the settings and helpers that transformers gives chat templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Plain JSON; Jinja's own filter escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,318 @@
+"""From a user's data to the form of its examples: what is text, what is a class, and which words say it."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+from prge.manifest import template_columns
+from prge.runtime_driver.chat import Chat
+from prge.runtime_driver.data_files import Record, part_file, read_records
+from prge.runtime_driver.records import Form, Numbered, fill
+
+# Names that columns mostly have, best first.
+TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
+PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("passage", "question"))
+LABELS = ("label", "class", "category", "sentiment", "intent", "topic", "emotion", "stars", "rating")
+PROMPTS = ("instruction", "prompt", "question", "input", "source")
+ANSWERS = ("output", "response", "completion", "answer", "target", "summary", "reply")
+KNOWN = {*TEXTS, *LABELS, *PROMPTS, *ANSWERS, *(name for pair in PAIRS for name in pair), "choices", "messages"}
+
+# Bounds of what is measured: rows, targets of an answer, targets of a window of plain text.
+_ROW, _ANSWER, _WINDOW = 512, 64, 32
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user said of the examples' form; None is to be inferred.
+
+    Attributes:
+        text: the column of the text.
+        label: column of the classes (no ``=`` in it), or ``NAME=WORD`` of a class; as often as there are.
+        others: fields of `Form` by its names.
+    """
+
+    task: str | None = None
+    text: str | None = None
+    label: Sequence[str] = ()
+    template: str | None = None
+    target: str | None = None
+    choices: str | None = None
+    max_tokens: int | None = None
+    max_targets: int | None = None
+
+    @property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """(name, label word) pairs."""
+        pairs = [text.partition("=") for text in self.label if "=" in text]
+        for name, _, word in pairs:
+            if not (name and word):
+                raise UserError(f"--label {name}={word}: write NAME=WORD, as '1= great', or the column of the classes")
+        return tuple((name, word) for name, _, word in pairs)
+
+    @property
+    def label_column(self) -> str | None:
+        columns = [text for text in self.label if "=" not in text]
+        if len(columns) > 1:
+            raise UserError(f"--label names several columns ({', '.join(columns)}); give one, or NAME=WORD pairs")
+        return columns[0] if columns else None
+
+
+def form_of(asked: Asked, data: Path | None) -> Form:
+    """The form that was asked for; what was not is the task's, or inferred from the data, or the plain default.
+
+    Raises:
+        UserError: the data cannot be read, or no form fits them.
+    """
+    if asked.task:
+        form = Form.of_task(asked.task)
+        if asked.text or asked.choices or asked.label_column:
+            raise UserError(f"the columns of --task {asked.task} are its own; leave --text, --choices and --label out")
+    elif data is not None:
+        form = infer(read_rows(part_file(data, "train")), asked)
+    else:
+        template = Form.template if asked.text is None else _prompt([asked.text])
+        form = Form(template, max_tokens=128, max_targets=32)
+    given: dict[str, Any] = {
+        "template": asked.template,
+        "labels": asked.words or None,
+        "label_column": asked.label_column,
+        "target": asked.target,
+        "choices": asked.choices,
+        "max_tokens": asked.max_tokens,
+        "max_targets": asked.max_targets,
+    }
+    form = replace(form, **{name: value for name, value in given.items() if value is not None})
+    if asked.target and form.labels and not asked.words:  # the answer is text after all
+        form = replace(form, labels=())
+    return form
+
+
+def read_rows(file: Path) -> list[Record]:
+    """A file's rows; a TSV without header, seen by its first line recurring in kind, has ``text`` and ``label``."""
+    columns: Sequence[str] = ("text", "label")
+    if file.suffix.lower() == ".tsv" and file.is_file():
+        with file.open(encoding="utf-8-sig", errors="replace") as f:
+            lines = [line.rstrip("\r\n").split("\t") for line, _ in zip(f, range(1000), strict=False)]
+        first = lines[0] if lines else []
+        names = [name.strip() for name in first]
+        recurs = any(cell == row[i] for row in lines[1:] for i, cell in enumerate(first) if i < len(row))
+        if set(names) & KNOWN or (all(name.isidentifier() for name in names) and not recurs):
+            columns = names
+    return [row for _, row in read_records(file, columns)]
+
+
+def infer(rows: Sequence[Record], asked: Asked) -> Form:
+    """The form of own data: chat, multiple choice, text to text, classification, or plain text.
+
+    Raises:
+        UserError: when the columns say none of these, and what to name.
+    """
+    columns = [name for name in rows[0] if all(name in row for row in rows)]
+    texts = [name for name in columns if all(isinstance(row[name], str) for row in rows)]
+    for name in filter(None, (asked.text, asked.label_column, asked.choices)):
+        if name not in columns:
+            raise UserError(f"no column {name!r} in every row; there are {', '.join(columns)}")
+    if "messages" in columns and not (asked.text or asked.template):
+        return Form("{prompt}", target="{answer}", chat=Chat(""))
+    choices = asked.choices or next((name for name in columns if _is_choices(rows, name)), None)
+    if choices:
+        answer = asked.label_column or _first(texts, ("label", "answer", "answerKey", "gold", "correct"))
+        question = asked.text or _first(texts, (*PROMPTS, *TEXTS))
+        if answer and question:
+            template = f"{{{_named(question)}}}\nAnswer:"
+            return Form(template, target=" {choice}", choices=choices, label_column=answer)
+    if asked.target:
+        used = template_columns(asked.target)
+        text = [asked.text] if asked.text else [name for name in texts if name not in used]
+        return Form(asked.template or _prompt(text), target=asked.target)
+    label = asked.label_column or (None if asked.words else _label(rows, texts, asked.text))
+    if label or asked.words:
+        label = label or _first(texts, LABELS) or Form.label_column
+        names = Counter(row[label] for row in rows) if label in texts else Counter(n for n, _ in asked.words)
+        inputs = _inputs(rows, [name for name in texts if name != label], asked.text)
+        template = f"{_prompt(inputs)}\n{label.replace('_', ' ').capitalize()}:"
+        return Form(template, tuple((name, "") for name in sorted(names, key=_order)), label_column=label)
+    answer = _first(texts, ANSWERS)
+    prompts = [asked.text] if asked.text else [name for name in PROMPTS if name in texts]
+    if answer and prompts and answer not in prompts:
+        return Form(f"{_prompt(prompts)}\n{answer.capitalize()}:", target=f" {{{answer}}}")
+    plain = asked.text or (texts[0] if len(texts) == 1 else _first(texts, TEXTS))
+    if not plain:
+        raise UserError(
+            f"what is to be learned from the columns {', '.join(columns)}? name the text with --text and the classes "
+            "with --label, or give a --target template"
+        )
+    return Form("", target=f"{{{_named(plain)}}}")
+
+
+def _first(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    return next((name for name in known if name in columns), None)
+
+
+def _named(column: str) -> str:
+    if not column.isidentifier():
+        better = re.sub(r"\W+", "_", column)
+        raise UserError(f"column {column!r} cannot stand in a template; rename it to {better!r}")
+    return column
+
+
+def _prompt(columns: Sequence[str]) -> str:
+    """A template of one text, or of several with their names."""
+    names = [_named(column) for column in columns]
+    if len(names) == 1:
+        return f"{{{names[0]}}}"
+    return "\n".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in names)
+
+
+def _is_choices(rows: Sequence[Record], name: str) -> bool:
+    return all(
+        isinstance(row[name], list) and len(row[name]) > 1 and all(isinstance(x, str) for x in row[name])
+        for row in rows
+    )
+
+
+def _label(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> str | None:
+    """A column named as classes are, or the one whose few short values recur."""
+    known = _first(texts, LABELS)
+    if known and known != text:
+        return known
+    found = []
+    for name in texts:
+        values = Counter(row[name] for row in rows)
+        few = 2 <= len(values) <= min(20, len(rows) // 2)
+        if name != text and few and max(map(len, values)) <= 40:
+            found.append(name)
+    return found[0] if len(found) == 1 else None
+
+
+def _inputs(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> list[str]:
+    """What a class is said of: the text named, a known pair, a known name, or the longest column."""
+    if text:
+        return [text]
+    for pair in PAIRS:
+        if set(pair) <= set(texts):
+            return list(pair)
+    known = _first(texts, TEXTS)
+    if known or not texts:
+        return [known or "text"]
+    return [max(texts, key=lambda name: sum(len(row[name]) for row in rows))]
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Numbers by size, then names."""
+    return (float(name), "") if re.fullmatch(r"-?\d+(\.\d+)?", name) else (float("inf"), name)
+
+
+def label_words(names: Sequence[str], tokenizer: Any) -> list[str]:
+    """A word of one token for every class, no two alike: its name, the name's beginning, or else a letter.
+
+    Args:
+        tokenizer: transformers'.
+
+    Raises:
+        UserError: more classes than letters.
+    """
+
+    def ids(word: str) -> list[int]:
+        found: list[int] = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return found
+
+    def begun(name: str) -> str:
+        pieces = ids(" " + name)
+        word: str = tokenizer.decode(pieces[:1]) if pieces else ""
+        return word if any(c.isalnum() for c in word) else ""
+
+    taken: set[int] = set()
+    words = []
+    for name in (name.strip().replace("_", " ") for name in names):
+        for word in (f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name)):
+            token = ids(word)
+            if len(token) == 1 and token[0] not in taken and word.strip():
+                taken.add(token[0])
+                words.append(word)
+                break
+    if len(words) == len(names):
+        return words
+    letters = [f" {letter}" for letter in string.ascii_uppercase if len(ids(f" {letter}")) == 1]
+    if len(names) > len(letters):
+        raise UserError(f"{len(names)} classes are too many to find words for; give --label NAME=WORD for each")
+    return letters[: len(names)]
+
+
+def fitted(form: Form, tokenizer: Any, records: Sequence[Numbered]) -> Form:
+    """What only the tokenizer can say: label words, the chat template, and bounds that hold the records.
+
+    Without records the bounds stay as they are.
+
+    Args:
+        tokenizer: transformers'.
+
+    Raises:
+        UserError: a tokenizer without chat template, for chat; as `label_words`.
+    """
+    if any(not word for _, word in form.labels):
+        names = [name for name, _ in form.labels]
+        form = replace(form, labels=tuple(zip(names, label_words(names, tokenizer), strict=True)))
+    if not records:
+        return form
+
+    def longest(template: str) -> int:
+        texts = [fill(template, record, "the data") for _, record in records if "choice" in record or not form.choices]
+        return max((len(ids) for ids in tokenizer(texts)["input_ids"]), default=1) if template else 1
+
+    targets = longest(form.target)
+    if form.choices:
+        targets = max(targets, longest("{choice}") + 1)
+    most = 10**6 if form.choices else _ANSWER if form.template else _WINDOW
+    max_targets = form.max_targets or max(1, min(targets, most))
+    rows = longest(form.template) + max_targets * bool(form.target)
+    if not form.template:
+        rows = min(128, targets)  # windows of plain text
+    if not form.max_tokens and rows > _ROW:
+        raise UserError(
+            f"the longest example has {rows} tokens, more than {_ROW}: give --max-tokens, as many as memory allows, "
+            "and let `prge train --truncate` cut what is longer"
+        )
+    max_tokens = form.max_tokens or max(16, -(-rows // 8) * 8)
+    return replace(form, max_tokens=max_tokens, max_targets=max_targets)
+
+
+def chat_of(tokenizer: Any, source: str) -> Chat:
+    """A transformers tokenizer's chat template and special tokens; a UserError where it has none."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise UserError(f"{source}: its tokenizer has no chat template; take an instruction-tuned model for messages")
+    return Chat(template, {name: str(token) for name, token in tokenizer.special_tokens_map.items()})
+
+
+def described(form: Form) -> dict[str, str]:
+    """What a user should see of a form before anything starts."""
+    kind = "classification" if form.labels else "multiple choice" if form.choices else "text to text"
+    if form.chat:
+        return {"kind": "chat", "trains on": "the assistant's messages", **_bounds(form)}
+    if not form.template:
+        kind = "plain text"
+    shown = {"kind": kind, "prompt": repr(form.template)}
+    if form.target:
+        shown["target"] = repr(form.target)
+    if form.labels:
+        shown["classes"] = ", ".join(f"{name} ={word}" for name, word in form.labels)
+    if form.choices:
+        shown["choices"] = form.choices
+    if form.labels or form.choices:
+        shown["label column"] = form.label_column
+    return {**shown, **_bounds(form)}
+
+
+def _bounds(form: Form) -> dict[str, str]:
+    bounds = {"most tokens": str(form.max_tokens)}
+    return bounds if form.labels else bounds | {"most target tokens": str(form.max_targets)}
