@@ -87,7 +87,7 @@ class Form:
             rows = read_records(file, columns, [name for name, _ in task.renamed] if task else [])
             where = str(file)
         records = [(n, record) for n, row in rows for record in self.unfold(row, place(where, n))]
-        if len({number for number, _ in records}) == 1:  # one document holds them all
+        if Path(where).suffix == ".json":  # one document may hold them all
             return [(i, record) for i, (_, record) in enumerate(records, 1)]
         return records
 

@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_same_package(tmp_path: Path) -> None:
     for folder in ("models", "export", "runtime_driver"):
         expected = {f"prge/{folder}/{f.name}" for f in (ROOT / folder).glob("*.py")}
         assert expected <= names, expected - names
-    assert {"prge/runtime_driver/demo/train.tsv", "prge/runtime_driver/demo/test.tsv"} <= names
+    assert {f"prge/runtime_driver/demo/{name}" for name in ("train.tsv", "test.tsv", "chat.jsonl")} <= names
     code = "import prge, prge.runtime_driver.cli, prge.models.build, prge.export.program; print(prge.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}, capture_output=True,

@@ -1,0 +1,123 @@
+"""Chat messages: rendered as transformers renders them, and trained on the assistant's tokens only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from prge.errors import UserError
+from prge.runtime_driver.chat import Chat
+from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.program import StepProgram
+
+MESSAGES = [
+    {"role": "system", "content": "Be <brief> & kind. "},
+    {"role": "user", "content": "Is it open?\nToday?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Thanks"},
+    {"role": "assistant", "content": "Any time."},
+]
+PLAIN = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+TEMPLATES = {
+    "plain": PLAIN,
+    "marked": """{{ bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {%- continue %}
+    {%- endif %}
+    {% if message.role == 'assistant' %}
+        {{- '[' ~ message.role ~ ']' }}{% generation %}{{ message.content ~ eos_token }}{% endgeneration %}
+    {%- else %}
+        {{- '[' ~ message.role ~ ']' ~ message | tojson ~ '\\n' }}
+    {% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}
+""",
+    "dated": "{{ strftime_now('%Y') }} {% if messages[0].role == 'x' %}{{ raise_exception('no') }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("reply", [False, True])
+def test_text_equals_that_of_transformers(name: str, reply: bool, tokenizer_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, bos_token="<s>", eos_token="<end>")
+    chat = Chat(TEMPLATES[name], {"bos_token": "<s>", "eos_token": "<end>"})
+    for upto in range(1, len(MESSAGES) + 1):
+        expected = tokenizer.apply_chat_template(
+            MESSAGES[:upto], chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=reply
+        )
+        assert chat.render(MESSAGES[:upto], reply=reply) == expected
+
+
+def test_every_turn_of_the_assistant_is_learned() -> None:
+    records = Chat(PLAIN).records({"messages": MESSAGES}, "here")
+    before = "<|system|>\nBe <brief> & kind. <end>\n<|user|>\nIs it open?\nToday?<end>\n<|assistant|>\n"
+    assert records == [
+        {"prompt": before, "answer": "Yes.<end>"},
+        {"prompt": before + "Yes.<end>\n<|user|>\nThanks<end>\n<|assistant|>\n", "answer": "Any time.<end>"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "message"),
+    [
+        (PLAIN, "hello", '"messages" must be a list'),
+        (PLAIN, [{"role": "user"}], '"messages" must be a list'),
+        (PLAIN, [{"role": "assistant", "content": None}], '"messages" must be a list'),
+        (PLAIN, MESSAGES[:2], "no message of the role assistant"),
+        ("{{ raise_exception('roles must alternate') }}", MESSAGES, "roles must alternate"),
+        ("{% for", MESSAGES, "the chat template cannot write"),
+        ("{{ messages.__class__.__mro__ }}", MESSAGES, "the chat template cannot write"),
+        ("{{ messages | length }}", MESSAGES, "does not begin a turn as it asks for one"),
+    ],
+)
+def test_odd_conversations_name_the_place(template: str, messages: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Chat(template).records({"messages": messages}, "a.jsonl, line 7")
+    assert str(error.value).startswith("a.jsonl, line 7")
+
+
+@pytest.fixture(scope="module")
+def language_model(export: Callable[..., Path]) -> Path:
+    return export(label_words=(), target=" {label}", max_targets=4)
+
+
+def test_only_the_assistant_s_tokens_are_targets(language_model: Path, tmp_path: Path) -> None:
+    program = StepProgram(language_model)
+    m = replace(program.manifest, template="{prompt}", target="{answer}", chat_template=PLAIN, max_targets=32)
+    m = replace(m, max_tokens=200)
+    encoder = Encoder(m, language_model / "tokenizer.json")
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps({"messages": MESSAGES}) + "\n")
+    first, second = encoder.examples(data)
+    for example, answer in ((first, "Yes.<end>"), (second, "Any time.<end>")):
+        assert encoder.tokenizer.decode(list(example.tokens[-example.targets :]), skip_special_tokens=False) == answer
+    # As the model meets it when it is asked: the prompt's own tokens, then the answer's.
+    prompt = Chat(PLAIN).render(MESSAGES[:4], reply=True)
+    assert list(second.tokens[: -second.targets]) == encoder.tokenizer.encode(prompt, add_special_tokens=False).ids
+
+
+def test_long_text_is_cut_into_windows(language_model: Path, tmp_path: Path) -> None:
+    """Every token but the first is a target once, with all the text before it that fits."""
+    program = StepProgram(language_model)
+    m = replace(program.manifest, template="", target="{text}", max_targets=4, max_tokens=10)
+    encoder = Encoder(m, language_model / "tokenizer.json")
+    text = "Stuck on your pull request, tests fail on main and nobody can deploy until it's reverted"
+    data = tmp_path / "plain.txt"
+    data.write_text(text)
+    whole = encoder.tokenizer.encode(text).ids
+    windows = encoder.examples(data)
+    assert [token for e in windows for token in e.tokens[-e.targets :]] == whole[1:]
+    seen = 1
+    for e in windows:
+        seen += e.targets
+        assert list(e.tokens) == whole[max(0, seen - 10) : seen] and e.targets <= 4
