@@ -1,0 +1,235 @@
+"""A user's own data: what is inferred from them, and the one command from a file to an adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_chat import PLAIN
+from transformers import AutoTokenizer
+
+from prge.errors import UserError
+from prge.runtime_driver.chat import Chat
+from prge.runtime_driver.data_files import Record
+from prge.runtime_driver.infer import Asked, fitted, form_of, infer, label_words
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.records import Form, chosen
+
+NEWS = [{"headline": f"A headline of some length, number {i}", "kind": ("sports", "politics")[i % 2]} for i in range(8)]
+
+
+def rows(*columns: str, values: list[tuple[Any, ...]]) -> list[Record]:
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+CASES: dict[str, tuple[list[Record], Asked, Form]] = {
+    "text and label": (
+        rows("label", "text", values=[("10", "a b"), ("2", "c d"), ("10", "e f")]),
+        Asked(),
+        Form("{text}\nLabel:", (("2", ""), ("10", "")), "label"),
+    ),
+    "classes are the few values that recur": (
+        [{"id": str(i), **row} for i, row in enumerate(NEWS)],
+        Asked(),
+        Form("{headline}\nKind:", (("politics", ""), ("sports", "")), "kind"),
+    ),
+    "columns by name": (
+        [{**row, "label": str(i)} for i, row in enumerate(NEWS)],
+        Asked(text="headline", label=("kind",)),
+        Form("{headline}\nKind:", (("politics", ""), ("sports", "")), "kind"),
+    ),
+    "a pair of texts": (
+        rows("premise", "hypothesis", "label", values=[("a", "b", "yes"), ("c", "d", "no")]),
+        Asked(),
+        Form("Premise: {premise}\nHypothesis: {hypothesis}\nLabel:", (("no", ""), ("yes", "")), "label"),
+    ),
+    "text to text": (
+        rows("question", "answer", values=[("a", "b"), ("c", "d")]),
+        Asked(),
+        Form("{question}\nAnswer:", target=" {answer}"),
+    ),
+    "an instruction with its input": (
+        rows("instruction", "input", "output", values=[("a", "b", "c"), ("d", "e", "f")]),
+        Asked(),
+        Form("Instruction: {instruction}\nInput: {input}\nOutput:", target=" {output}"),
+    ),
+    "a target of the user's": (
+        rows("de", "en", values=[("a", "b"), ("c", "d")]),
+        Asked(target=" {en}"),
+        Form("{de}", target=" {en}"),
+    ),
+    "one column of text": (rows("story", values=[("a",), ("b",)]), Asked(), Form("", target="{story}")),
+    "candidates": (
+        rows("question", "choices", "answer", values=[("a", ["b", "c"], "A"), ("d", ["e", "f", "g"], "B")]),
+        Asked(),
+        Form("{question}\nAnswer:", target=" {choice}", choices="choices", label_column="answer"),
+    ),
+    "messages": (
+        rows("id", "messages", values=[("1", [{"role": "user", "content": "x"}])]),
+        Asked(),
+        Form("{prompt}", target="{answer}", chat=Chat("")),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_form_of_own_data(name: str) -> None:
+    data, asked, expected = CASES[name]
+    assert infer(data, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "message"),
+    [
+        (rows("a", "b", values=[("x", "y"), ("z", "w")]), Asked(), "name the text with --text"),
+        (rows("a", values=[("x",)]), Asked(label=("kind",)), "no column 'kind' in every row; there are a"),
+        (rows("my text", values=[("x",)]), Asked(), "rename it to 'my_text'"),
+    ],
+)
+def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: Asked, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        infer(data, asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "template"),
+    [
+        (
+            "a.tsv",
+            "utterance\tdomain\nplay it\tmusic\nring me\tphone\nstop\tmusic\ncall\tphone\n",
+            "{utterance}\nDomain:",
+        ),
+        ("a.tsv", "play\tmusic\nring\tphone\nstop\tmusic\ncall\tphone\n", "{text}\nLabel:"),
+        ("a.csv", "body,stars\nfine,4\nbad,1\n", "{body}\nStars:"),
+        ("a.txt", "one line\nof text\n\nand another\n", ""),
+    ],
+)
+def test_kinds_of_files(name: str, content: str, template: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    assert form_of(Asked(), tmp_path / name).template == template
+
+
+def test_what_is_given_wins(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in NEWS))
+    asked = Asked(label=("sports= ball", "politics= vote", "kind"), template="{headline} is", max_tokens=24)
+    expected = Form("{headline} is", (("sports", " ball"), ("politics", " vote")), "kind", max_tokens=24)
+    assert form_of(asked, path) == expected
+    plain = form_of(Asked(target=" {kind}", max_targets=5), path)
+    assert (plain.labels, plain.target, plain.max_targets) == ((), " {kind}", 5)
+
+
+def test_answers_by_text_letter_or_index() -> None:
+    for answer in ("blue", "B", "1"):
+        record = chosen({"choices": ["red", "blue"], "answer": answer}, "choices", "answer", "here")
+        assert (record["choice"], record["answer"]) == ("blue", "1")
+    with pytest.raises(UserError, match="here: answer 'C' is none of the choices"):
+        chosen({"choices": ["red", "blue"], "answer": "C"}, "choices", "answer", "here")
+    with pytest.raises(UserError, match="must be a list of at least two texts"):
+        chosen({"choices": "red"}, "choices", "answer", "here")
+
+
+def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+
+    def single(words: list[str]) -> bool:
+        tokens = [tokenizer(word)["input_ids"] for word in words]
+        return all(len(ids) == 1 for ids in tokens) and len({ids[0] for ids in tokens}) == len(words)
+
+    assert label_words(["today", "later"], tokenizer) == [" today", " later"]
+    begun = label_words(["today_qzx", "laterjkw"], tokenizer)
+    assert single(begun) and [word.strip() for word in begun] != ["today_qzx", "laterjkw"]
+    assert all(name.startswith(word.strip()) for name, word in zip(["today", "later"], begun, strict=True))
+    for names in (["today x", "today y"], ["!!", "??", "."]):
+        assert single(label_words(names, tokenizer))
+    with pytest.raises(UserError, match="too many to find words for"):
+        label_words([f"today {i}" for i in range(40)], tokenizer)
+
+
+def test_bounds_hold_the_data(tokenizer_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    texts = ["call me", "nobody can deploy until it's reverted, tests fail on main " * 3]
+    longest = max(len(tokenizer(text)["input_ids"]) for text in texts)
+    records = [(i, {"text": text, "reply": "yes, call me"}) for i, text in enumerate(texts)]
+    classes = fitted(Form("{text}", (("a", ""), ("b", ""))), tokenizer, records)
+    assert longest <= (classes.max_tokens or 0) < longest + 8 and all(word for _, word in classes.labels)
+    reply = len(tokenizer("yes, call me")["input_ids"])
+    text_to_text = fitted(Form("{text}", target="{reply}"), tokenizer, records)
+    assert text_to_text.max_targets == reply and longest + reply <= (text_to_text.max_tokens or 0)
+    assert fitted(Form("", target="{text}"), tokenizer, records).max_targets == min(32, longest)
+    given = Form("{text}", target="{reply}", max_tokens=30, max_targets=3)
+    assert fitted(given, tokenizer, records) == given
+    with pytest.raises(UserError, match="give --max-tokens"):
+        fitted(Form("{text}", target="{reply}"), tokenizer, [(1, {"text": "call me " * 600, "reply": "x"})])
+
+
+def test_one_command_from_a_file_to_an_adapter(
+    prge: Callable[..., tuple[int, Any]],
+    tiny_model: Path,
+    demo_data: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    train = ["train", tiny_model, "--data", demo_data / "train.tsv", "--steps", 4, "--lr", 0.01]
+    code, printed = prge(*train, "--label", "kind", "-o", run)
+    assert code == 1 and "no column 'kind'" in printed["error"] and not run.exists()
+    code, trained = prge(*train, "--text", "text", "--label", "label", "--template", "{text} Reply", "-o", run)
+    assert code == 0 and trained["completed"] and trained["after"].keys() >= {"loss", "accuracy"}
+    assert trained["inferred"]["prompt"] == "'{text} Reply'" and "today = today" in trained["inferred"]["classes"]
+    program = StepProgram(run / "program")
+    assert program.manifest.template == "{text} Reply" and program.manifest.adapter.subspace == "fisher"
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    code, evaluated = prge("eval", run / "program", "--data", demo_data / "train.tsv", "--state", run)
+    assert code == 0 and evaluated["examples"] == 280
+    # The program is there for more runs, and has its form.
+    again = ["train", run / "program", "--data", demo_data / "train.tsv", "--steps", 1, "--lr", 0.01]
+    code, printed = prge(*again, "--task", "sst2", "-o", tmp_path / "again")
+    assert code == 1 and "options of the form go with a model" in printed["error"]
+    code, _ = prge(*again, "-o", tmp_path / "again")
+    assert code == 0
+    code, printed = prge(*train, "-o", run)
+    assert code == 1 and "holds another run" in printed["error"]
+
+
+def test_a_chat_in_one_command(
+    prge: Callable[..., tuple[int, Any]],
+    tiny_model: Path,
+    demo_data: Path,
+    tmp_path: Path,
+) -> None:
+    train = [
+        "train",
+        tiny_model,
+        "--data",
+        demo_data / "chat.jsonl",
+        "--steps",
+        2,
+        "--lr",
+        0.01,
+        "-o",
+        tmp_path / "run",
+    ]
+    code, printed = prge(*train)
+    assert code == 1 and "has no chat template" in printed["error"]
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_model.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    (model / "chat_template.jinja").write_text(PLAIN)
+    train[1] = model
+    code, trained = prge(*train, "--max-tokens", 128)
+    assert code == 0, trained
+    assert trained["inferred"]["kind"] == "chat" and trained["after"]["loss"] < 20
+    m = StepProgram(tmp_path / "run" / "program").manifest
+    assert (
+        m.chat_template == PLAIN and m.special_tokens == {"eos_token": "<end>"} and m.objective == "language-modelling"
+    )
+
+
+def test_tasks_are_listed(prge: Callable[..., tuple[int, Any]]) -> None:
+    code, tasks = prge("tasks")
+    assert code == 0 and tasks["mrpc"]["metrics"] == ["accuracy", "f1"]
+    assert {task["kind"] for task in tasks.values()} == {"classification", "multiple choice", "question answering"}
