@@ -169,10 +169,14 @@ class LayeredPartitioner(XnnpackPartitioner):
         for whole in _with_tails([set(p.nodes) for p in found]):
             chunks: dict[int, list[Node]] = {}
             place: dict[Node, int] = {}
-            for node in sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__):
+            nodes = sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__)
+            for node in nodes:
                 # Never before what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
                 place[node] = max([_layer(node) * DELEGATES // self.depth, *needed])
+            for node in nodes:
+                if _unpacks_weight(node):  # the head's is in no layer, and XNNPACK takes it only where it is read
+                    place[node] = min(place[user] for user in node.users if user in place)
                 chunks.setdefault(place[node], []).append(node)
             for node in whole:
                 if node.op != "call_function":
@@ -192,6 +196,10 @@ def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
                 mine.remove(node)
                 moved[partitions.index(sources[0])].add(node)
     return [nodes for nodes in moved if nodes]
+
+
+def _unpacks_weight(node: Node) -> bool:
+    return "dequantize" in str(node.target) and all(x.op == "placeholder" for x in node.all_input_nodes)
 
 
 def _layer(node: Node) -> int:

@@ -229,13 +229,16 @@ def test_svd_factors_are_the_top_of_w() -> None:
         torch.testing.assert_close((u * s) @ v.T, (full_u[:, :5] * full_s[:5]) @ full_v[:5], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
+@pytest.mark.parametrize(
+    ("quantization", "changes"),
+    [("8da8w", {}), ("8da4w", {}), ("8da8w", {"label_words": (), "target": " {label}", "max_targets": 4})],
+)
 def test_quantized_program_equals_a_model_of_rounded_weights(
-    export: Callable[..., Path], make_model: Callable[..., Path], quantization: str
+    export: Callable[..., Path], make_model: Callable[..., Path], quantization: str, changes: dict[str, object]
 ) -> None:
     """Up to the rounding of activations, losses are those of a float model with rounded weights."""
     model = make_model(tiny_config(initializer_range=0.1))
-    program = load(export(model=model, quantization=quantization))
+    program = load(export(model=model, quantization=quantization, **changes))
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     state, batch = random_state(program), random_batch(program)
     m, frozen = program.manifest, program.frozen()
