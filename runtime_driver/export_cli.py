@@ -93,9 +93,9 @@ def export(
         from prge.models.step import StepConfig
 
     form = form_of(Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets), data)
-    texts = texts or data
     if texts and subspace not in (None, "fisher"):
         raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+    texts = texts or data
     usual = exporting.usual(form)
     try:
         step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)

@@ -25,7 +25,8 @@ from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import predict, train
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.data_files import has_part, read_records
-from prge.runtime_driver.infer import Asked, chat_of, described, fitted, form_of
+from prge.runtime_driver.fit import chat_of, fitted
+from prge.runtime_driver.infer import Asked, described, form_of
 from prge.runtime_driver.records import Form, split
 
 if TYPE_CHECKING:

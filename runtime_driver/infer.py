@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from prge.errors import UserError
 from prge.manifest import template_columns
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.data_files import Record, part_file, read_records
-from prge.runtime_driver.records import Form, Numbered, fill
+from prge.runtime_driver.records import Form
 
 # Names that columns mostly have, best first.
 TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
@@ -23,9 +22,6 @@ LABELS = ("label", "class", "category", "sentiment", "intent", "topic", "emotion
 PROMPTS = ("instruction", "prompt", "question", "input", "source")
 ANSWERS = ("output", "response", "completion", "answer", "target", "summary", "reply")
 KNOWN = {*TEXTS, *LABELS, *PROMPTS, *ANSWERS, *(name for pair in PAIRS for name in pair), "choices", "messages"}
-
-# Bounds of what is measured: rows, targets of an answer, targets of a window of plain text.
-_ROW, _ANSWER, _WINDOW = 512, 64, 32
 
 
 @dataclass(frozen=True)
@@ -208,90 +204,6 @@ def _inputs(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> l
 def _order(name: str) -> tuple[float, str]:
     """Numbers by size, then names."""
     return (float(name), "") if re.fullmatch(r"-?\d+(\.\d+)?", name) else (float("inf"), name)
-
-
-def label_words(names: Sequence[str], tokenizer: Any) -> list[str]:
-    """A word of one token for every class, no two alike: its name, the name's beginning, or else a letter.
-
-    Args:
-        tokenizer: transformers'.
-
-    Raises:
-        UserError: more classes than letters.
-    """
-
-    def ids(word: str) -> list[int]:
-        found: list[int] = tokenizer(word, add_special_tokens=False)["input_ids"]
-        return found
-
-    def begun(name: str) -> str:
-        pieces = ids(" " + name)
-        word: str = tokenizer.decode(pieces[:1]) if pieces else ""
-        return word if any(c.isalnum() for c in word) else ""
-
-    taken: set[int] = set()
-    words = []
-    for name in (name.strip().replace("_", " ") for name in names):
-        for word in (f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name)):
-            token = ids(word)
-            if len(token) == 1 and token[0] not in taken and word.strip():
-                taken.add(token[0])
-                words.append(word)
-                break
-    if len(words) == len(names):
-        return words
-    letters = [f" {letter}" for letter in string.ascii_uppercase if len(ids(f" {letter}")) == 1]
-    if len(names) > len(letters):
-        raise UserError(f"{len(names)} classes are too many to find words for; give --label NAME=WORD for each")
-    return letters[: len(names)]
-
-
-def fitted(form: Form, tokenizer: Any, records: Sequence[Numbered]) -> Form:
-    """What only the tokenizer can say: label words, the chat template, and bounds that hold the records.
-
-    Without records the bounds stay as they are.
-
-    Args:
-        tokenizer: transformers'.
-
-    Raises:
-        UserError: a tokenizer without chat template, for chat; as `label_words`.
-    """
-    if any(not word for _, word in form.labels):
-        names = [name for name, _ in form.labels]
-        form = replace(form, labels=tuple(zip(names, label_words(names, tokenizer), strict=True)))
-    if not records:
-        return form
-
-    def longest(template: str) -> int:
-        texts = [fill(template, record, "the data") for _, record in records if "choice" in record or not form.choices]
-        return max((len(ids) for ids in tokenizer(texts)["input_ids"]), default=1) if template else 1
-
-    targets = longest(form.target)
-    if form.choices:
-        targets = max(targets, longest("{choice}") + 1)
-    most = 10**6 if form.choices else _ANSWER if form.template else _WINDOW
-    max_targets = form.max_targets or max(1, min(targets, most))
-    rows = longest(form.template) + max_targets * bool(form.target)
-    if not form.template:
-        rows = min(128, targets)  # windows of plain text
-    if not form.max_tokens and rows > _ROW:
-        raise UserError(
-            f"the longest example has {rows} tokens, more than {_ROW}: give --max-tokens, as many as memory allows, "
-            "and let `prge train --truncate` cut what is longer"
-        )
-    max_tokens = form.max_tokens or max(16, -(-rows // 8) * 8)
-    return replace(form, max_tokens=max_tokens, max_targets=max_targets)
-
-
-def chat_of(tokenizer: Any, source: str) -> Chat:
-    """A transformers tokenizer's chat template and special tokens; a UserError where it has none."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
-        raise UserError(f"{source}: its tokenizer has no chat template; take an instruction-tuned model for messages")
-    return Chat(template, {name: str(token) for name, token in tokenizer.special_tokens_map.items()})
 
 
 def described(form: Form) -> dict[str, str]:

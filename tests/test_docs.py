@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prge.runtime_driver import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md")
+PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md", "docs/tasks.md")
 MODEL = "smollm2-135m"
 
 
@@ -29,6 +29,9 @@ def model_with_words(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder:
     folder = tmp_path_factory.mktemp("documented")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.add_tokens([" terrible", " great"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '<end>' }}{% endfor %}" + (
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
     tokenizer.save_pretrained(folder)
     AutoModelForCausalLM.from_config(tiny_config(vocab_size=len(tokenizer))).save_pretrained(folder)
     return folder
@@ -43,6 +46,11 @@ def test_a_page_s_commands_run(
     lines = [f"{text}\t{int(label == 'today')}\n" for text, label in rows if len(text) < 80]
     Path("train.tsv").write_text("".join(lines[8:]))
     Path("dev.tsv").write_text("".join(lines[:8]))
+    Path("SST-2").mkdir()
+    for part in (Path("train.tsv"), Path("dev.tsv")):
+        ("SST-2" / part).write_text("sentence\tlabel\n" + part.read_text())
+    Path("messages.tsv").write_text("text\tlabel\n" + "".join(lines))
+    Path("chat.jsonl").write_bytes((demo_data / "chat.jsonl").read_bytes())
     names: dict[str, object] = {}
     ran = 0
     for language, text in blocks(page):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_chat import PLAIN
 from transformers import AutoTokenizer
 
 from prge.errors import UserError
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.data_files import Record
-from prge.runtime_driver.infer import Asked, fitted, form_of, infer, label_words
+from prge.runtime_driver.fit import fitted, label_words
+from prge.runtime_driver.infer import Asked, form_of, infer
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.records import Form, chosen
 
@@ -194,39 +194,11 @@ def test_one_command_from_a_file_to_an_adapter(
     assert code == 1 and "holds another run" in printed["error"]
 
 
-def test_a_chat_in_one_command(
-    prge: Callable[..., tuple[int, Any]],
-    tiny_model: Path,
-    demo_data: Path,
-    tmp_path: Path,
+def test_a_chat_needs_a_chat_template(
+    prge: Callable[..., tuple[int, Any]], tiny_model: Path, demo_data: Path, tmp_path: Path
 ) -> None:
-    train = [
-        "train",
-        tiny_model,
-        "--data",
-        demo_data / "chat.jsonl",
-        "--steps",
-        2,
-        "--lr",
-        0.01,
-        "-o",
-        tmp_path / "run",
-    ]
-    code, printed = prge(*train)
-    assert code == 1 and "has no chat template" in printed["error"]
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in tiny_model.iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
-    (model / "chat_template.jinja").write_text(PLAIN)
-    train[1] = model
-    code, trained = prge(*train, "--max-tokens", 128)
-    assert code == 0, trained
-    assert trained["inferred"]["kind"] == "chat" and trained["after"]["loss"] < 20
-    m = StepProgram(tmp_path / "run" / "program").manifest
-    assert (
-        m.chat_template == PLAIN and m.special_tokens == {"eos_token": "<end>"} and m.objective == "language-modelling"
-    )
+    code, printed = prge("train", tiny_model, "--data", demo_data / "chat.jsonl", "-o", tmp_path / "run")
+    assert code == 1 and "has no chat template" in printed["error"] and not (tmp_path / "run").exists()
 
 
 def test_tasks_are_listed(prge: Callable[..., tuple[int, Any]]) -> None:
