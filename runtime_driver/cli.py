@@ -80,7 +80,7 @@ def train(
 ) -> None:
     """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
     asked = Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets)
-    exported = {}
+    rate, exported = parse_lr(lr), {}
     if not is_program(program):
         refuse_used(output)
         exported = exporting.export_for_training(
@@ -91,7 +91,7 @@ def train(
     elif asked != Asked():
         raise UserError(f"{program} is a program and has its form; options of the form go with a model")
     result = exported | commands.train(
-        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=parse_lr(lr),
+        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=rate,
         eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
         console=None if as_json else err,
     )  # fmt: skip

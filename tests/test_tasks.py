@@ -328,6 +328,19 @@ def test_the_candidate_with_the_greatest_mean_log_probability_is_chosen(
     assert evaluation.metrics == {"accuracy": sum(chosen) / len(rows)}
 
 
+def test_a_task_s_own_metrics_are_reported(program_folder: Path, demo_data: Path) -> None:
+    program = StepProgram(program_folder)
+    encoder = Encoder(program.manifest, program_folder / "tokenizer.json", truncate=True)
+    examples = encoder.examples(demo_data / "test.tsv", 20)
+    program.manifest = replace(program.manifest, task="mrpc")
+    found = evaluate(program, program.initial_state(), examples)
+    assert found.scores is not None
+    said, right = found.scores.argmax(1).bool(), torch.tensor([e.label for e in examples]).bool()
+    both = int((said & right).sum())
+    assert found.metrics["accuracy"] == found.accuracy == pytest.approx(float((said == right).float().mean()))
+    assert found.metrics["f1"] == pytest.approx(2 * both / int(said.sum() + right.sum()))
+
+
 @pytest.mark.skipif(not SST2.exists(), reason="the real SST-2 is not here")
 def test_real_data() -> None:
     form = Form.of_task("sst2")
