@@ -71,9 +71,9 @@ def principal_factors(
     factors = {}
     for name in linears:
         a, g = torch.cat(inputs[name]), torch.cat(gradients[name])
-        down = _leading(a, r)
+        down = leading(a, r)
         mean_square = (a @ down).square().mean().clamp_min(1e-30)
-        factors[name] = Factors((down / mean_square.sqrt()).T, _leading(g, k))
+        factors[name] = Factors((down / mean_square.sqrt()).T, leading(g, k))
     return factors
 
 
@@ -115,9 +115,18 @@ def _seen_and_felt(
     return {name: (inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
 
 
-def _leading(vectors: Tensor, count: int) -> Tensor:
+# Of more vectors, as targets of many tokens give, a full decomposition takes minutes for nothing.
+_EXACT = 256
+
+
+def leading(vectors: Tensor, count: int) -> Tensor:
     """The top right singular vectors of [n, size] as columns; too few are completed by any orthonormal ones."""
-    _, _, v = torch.linalg.svd(vectors.double(), full_matrices=False)
+    if min(vectors.shape) > _EXACT:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same start, and so the same directions, every time
+            v = torch.svd_lowrank(vectors.double(), q=count + 16, niter=8)[2].T
+    else:
+        _, _, v = torch.linalg.svd(vectors.double(), full_matrices=False)
     short = count - v.shape[0]
     if short > 0:
         v = torch.linalg.qr(torch.cat((v, torch.eye(v.shape[1], dtype=v.dtype)[:short])).T)[0].T

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from prge.models.subspace import Row, principal_factors
+from prge.models.subspace import Row, leading, principal_factors
 
 WORDS = (5, 9)
 ROWS = [Row((3, 1, 4, 1, 5, 9), (5,)), Row((2, 7, 1), (2,))]
@@ -81,3 +81,13 @@ def test_drawn_answers_find_the_fisher_information_s_directions(tiny_model: Path
         fisher += jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian
     best = torch.linalg.eigvalsh(fisher)[-3:].sum()
     assert torch.trace(d.T @ fisher @ d) > 0.9 * best
+
+
+def test_the_leading_directions_of_many_vectors_are_those_of_the_full_decomposition() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(700, 300, generator=generator) * torch.logspace(0, -2, 300)
+    _, _, exact = torch.linalg.svd(vectors.double(), full_matrices=False)
+    found = leading(vectors, 8).double()
+    torch.testing.assert_close(found.T @ found, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close((exact[:8] @ found).abs(), torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert torch.equal(leading(vectors, 8), leading(vectors, 8))
