@@ -253,7 +253,10 @@ def _build(
         if config.adapter.subspace == "fisher":
             factors = fisher_factors(checkpoint.model, config.adapter, objective, _rows(checkpoint, config, records))
         shared = config.quantization == "f32"
-        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors)
+        built = build_step(
+            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors,
+            checkpoint.pad_token,
+        )  # fmt: skip
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     built.step.eval()
@@ -275,7 +278,7 @@ def _manifest(
 ) -> Manifest:
     step, adapter = config.step, config.adapter
     modules = tuple(
-        AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in built.adapters
+        AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core) for a in built.adapters
     )
     return Manifest(
         model=checkpoint.source,

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, file_sha256
-from prge.models.build import FAMILIES
+from prge.models.families import FAMILIES
 
 
 @dataclass(frozen=True)

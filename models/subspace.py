@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.models.families import Parts
+
 _BATCH = 8
 
 
@@ -58,7 +60,7 @@ def principal_factors(
     can be moved. A is scaled so that ``A a`` has a mean square of one; D's columns are orthonormal.
 
     Args:
-        model: a transformers causal LM in float32.
+        model: of transformers, in float32.
         words: the label words' vocabulary indices, among which the model answers; None for all.
     """
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
@@ -86,8 +88,9 @@ def _seen_and_felt(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Per linear, its inputs [n, in] and its outputs' gradients [n, out] at the batch's n positions."""
     tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
-    for row, line in zip(batch, tokens, strict=True):
-        line[: len(row.tokens)] = torch.tensor(row.tokens)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(batch):
+        tokens[i, : len(row.tokens)], mask[i, : len(row.tokens)] = torch.tensor(row.tokens), 1
     at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -102,9 +105,7 @@ def _seen_and_felt(
 
     handles = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
     with torch.enable_grad():
-        hidden = model.model(tokens, use_cache=False).last_hidden_state[at]
-        head = model.lm_head
-        logits = head(hidden) if words is None else F.linear(hidden, head.weight[list(words)])
+        logits = Parts(model).logits(tokens, mask, at, words)
         answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
         loss = F.cross_entropy(logits, answers, reduction="sum")
         gradients = [g[at] for g in torch.autograd.grad(loss, list(outputs.values()))]

@@ -53,7 +53,7 @@ def export(
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
     module: Annotated[
         list[str] | None,
-        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but k_proj, v_proj."),
+        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but those that make keys or values."),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
@@ -95,7 +95,7 @@ def export(
         adapter=AdapterConfig(
             rank=rank,
             alpha=rank if alpha is None else alpha,
-            modules=tuple(module) if module else AdapterConfig.modules,
+            modules=tuple(module) if module else None,
             layers=None if layers is None else parse_slice(layers),
             subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
             directions=directions,

@@ -16,6 +16,7 @@ from prge.errors import UserError
 from prge.export.lower import emit, example_inputs, lower, trace
 from prge.export.quantize import linear_config, quantize
 from prge.manifest import Manifest
+from prge.models.attention import places
 from prge.models.objective import take_rows
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import frozen_factors
@@ -54,7 +55,7 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     if checkpoint.digest() != m.model_sha256:
         raise UserError(f"{m.model} has other weights than the program was made of")
     fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
-    modules = tuple(module.name.removeprefix("model.") for module in m.adapter.modules)
+    modules = tuple(module.name for module in m.adapter.modules)
     adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
     step: dict[str, Any] = {"perturb": m.perturb, "optimizer": m.optimizer, "noise": m.noise}
     config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
@@ -62,8 +63,8 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
     tied = m.quantization == "f32"
     found = frozen_factors(m, program.frozen()).items()
-    factors = {name.removeprefix("model."): Factors(a, d) for name, (a, d) in found if d is not None}
-    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors)
+    factors = {name: Factors(a, d) for name, (a, d) in found if d is not None}
+    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors, m.pad_token)
 
 
 def inference_tokens(m: Manifest, tokens: int) -> int:
@@ -76,8 +77,10 @@ def write_inference(path: Path, program: StepProgram) -> None:
     m = program.manifest
     longest = inference_tokens(m, m.max_tokens)
     built = build_again(program, longest)
-    for layer in built.adapters:
-        built.step.layers.set_submodule(layer.name.removeprefix("model.layers."), layer.base)
+    for parent in list(built.step.layers.modules()):
+        for name, child in list(parent.named_children()):
+            if child in built.adapters:
+                setattr(parent, name, child.base)
     with quiet():
         quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
@@ -90,15 +93,15 @@ class Inference(nn.Module):
 
     def __init__(self, step: Any):
         super().__init__()
-        self.embedding, self.layers, self.rotary, self.objective = (
-            step.embedding, step.layers, step.rotary, step.objective
-        )  # fmt: skip
+        self.embedding, self.layers, self.objective = step.embedding, step.layers, step.objective
+        self.positions, self.shared = step.positions, step.shared
 
     def forward(self, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """tokens i64[R, T] and the objective's targets -> losses f32[R], and the objective's detail."""
-        hidden, tables = self.embedding(tokens), self.rotary(tokens)
+        self.shared.tables = self.positions(tokens)
+        hidden = self.embedding(tokens, places(tokens))
         for layer in self.layers:
-            hidden = layer(hidden, position_embeddings=tables)
+            hidden = layer(hidden)
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
         return losses, detail

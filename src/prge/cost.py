@@ -10,7 +10,7 @@ _WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8
 
 def first_adapted(m: Manifest) -> int:
     """Index of the first layer that trains."""
-    return min(int(module.name.split(".layers.")[1].split(".")[0]) for module in m.adapter.modules)
+    return min(module.layer for module in m.adapter.modules)
 
 
 def positions(m: Manifest, tokens: int) -> tuple[int, int]:

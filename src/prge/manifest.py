@@ -36,10 +36,11 @@ class AdaptedModule:
 
     Its trainable core is ``state[offset : offset + core[0] * core[1]]``, row-major. Its
     frozen factors follow each other in module order: A [rank, in], then in a subspace D
-    [out, core[1]].
+    [out, core[1]]. ``name`` is the checkpoint's, ``layer`` the index of its decoder layer.
     """
 
     name: str
+    layer: int
     in_features: int
     out_features: int
     offset: int
