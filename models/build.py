@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from prge.manifest import Architecture
 from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt, selected
 from prge.models.attention import Attention, Positions, Rotary, Shared, rotate_half
 from prge.models.engine import GatedMLP, Input, SharedEmbedding, SharedHead, Split, swapped
-from prge.models.families import Kind, Parts
+from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
 from prge.models.subspace import Factors, Row, principal_factors
@@ -34,9 +35,10 @@ class LanguageModelObjective:
 
 @dataclass(frozen=True)
 class BuiltStep:
-    """The step module, its adapted layers in state order, its frozen base linears, and the model's sizes."""
+    """The step module, the model's parts, adapted layers in state order, frozen base linears, and sizes."""
 
     step: Step
+    parts: Parts
     adapters: list[AdaptedLinear]
     base_linears: list[nn.Linear]
     architecture: Architecture
@@ -53,7 +55,7 @@ def architecture(parts: Parts) -> Architecture:
         layer_weights=sum(weight.numel() for weight in linears),
         layer_outputs=sum(weight.shape[0] for weight in linears),
         vocabulary=parts.embedding.num_embeddings,
-        tied=parts.head.weight is parts.embedding.weight,
+        tied=parts.head is not None and parts.head.weight is parts.embedding.weight,
     )
 
 
@@ -71,6 +73,19 @@ def fisher_factors(
     found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions)
     lengths = {name: x.weight.norm() / min(x.weight.shape) ** 0.5 for name, x in linears.items()}
     return {name: Factors(f.inputs, f.outputs * lengths[name]) for name, f in found.items()}
+
+
+def add_label_head(model: Any, words: Sequence[Sequence[int]]) -> None:
+    """Give a plain encoder the head it lacks: a row per label, what the encoder makes of the label's words.
+
+    Args:
+        words: each label's tokens, special ones included.
+    """
+    with torch.no_grad():
+        rows = torch.stack([model(torch.tensor([tokens])).last_hidden_state[0, 0] for tokens in words])
+        head = nn.Linear(rows.shape[1], len(rows), bias=False)
+        head.weight.copy_(rows)
+    setattr(model, LABEL_HEAD, head)
 
 
 def build_step(
@@ -114,6 +129,8 @@ def build_step(
     scale = float(getattr(parts.embedding, "scalar_embed_scale", 1.0))
     table: nn.Module = nn.Embedding.from_pretrained(parts.embedding.weight)
     norm = nn.Sequential(*(_swapped(m) for m in parts.norms))
+    if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
+        raise UnsupportedModel("encoders do not model language; give label words")
     head: LabelWords | LanguageModel
     if isinstance(objective, LabelWordsObjective):
         head = LabelWords(norm, parts.head, objective.tokens, parts.final_cap)
@@ -131,7 +148,7 @@ def build_step(
     kind = WeightStep if by_weights else ActivationStep
     first = min(layer.layer for layer in adapters)
     step = kind(embedding, parts.layers, positions, shared, head, copies, size, first, config)
-    return BuiltStep(step, adapters, base_linears, sizes)
+    return BuiltStep(step, parts, adapters, base_linears, sizes)
 
 
 def _swap(parts: Parts, max_tokens: int, pad_token: int, shared: Shared) -> Positions:

@@ -22,7 +22,8 @@ class Family:
 
     Attributes:
         layers, embedding, head: of the model.
-        norms: between the last layer and the head, in order; those that a model lacks are left out.
+        norms: between the last layer and the head, in order; ``"gelu"`` for one that is no module. Those that
+            a model lacks are left out.
         rotary: makes the rotary tables; None without them.
         positions, types, embedding_norm: learned positions, token types (all are of the first) and the norm
             that are added to the embedding; None where there are none.
@@ -31,7 +32,9 @@ class Family:
         output: the linear that closes the attention, where it is within it.
         by_head: whether a fused linear's rows come head by head, (q, k, v) each; else all q, all k, all v.
         gate_up: a fused linear of a gated feed-forward module, within a layer: first gate, then up.
-        causal: whether a token sees only those before it.
+        transposed: whether linears are GPT-2's ``Conv1D``.
+        causal: whether a token sees only those before it; encoders answer at the mask token, or without a
+            masked-LM head at their first token.
     """
 
     layers: str = "model.layers"
@@ -47,10 +50,28 @@ class Family:
     output: str | None = "o_proj"
     by_head: bool = False
     gate_up: str | None = None
+    transposed: bool = False
     causal: bool = True
 
 
 _LLAMA = Family(rotary="model.rotary_emb")
+
+
+def _bert(name: str) -> Family:
+    return Family(
+        layers=f"{name}.encoder.layer",
+        embedding=f"{name}.embeddings.word_embeddings",
+        head="cls.predictions.decoder",
+        norms=("cls.predictions.transform",),
+        positions=f"{name}.embeddings.position_embeddings",
+        types=f"{name}.embeddings.token_type_embeddings",
+        embedding_norm=f"{name}.embeddings.LayerNorm",
+        attention="attention.self",
+        queries_keys_values=("query", "key", "value"),
+        output=None,
+        causal=False,
+    )
+
 
 FAMILIES = {
     "llama": _LLAMA,
@@ -75,6 +96,7 @@ FAMILIES = {
         attention="attn",
         queries_keys_values=("c_attn",),
         output="c_proj",
+        transposed=True,
     ),
     "gpt_neox": Family(
         layers="gpt_neox.layers",
@@ -86,7 +108,26 @@ FAMILIES = {
         output="dense",
         by_head=True,
     ),
+    "bert": _bert("bert"),
+    "roberta": replace(
+        _bert("roberta"), head="lm_head.decoder", norms=("lm_head.dense", "gelu", "lm_head.layer_norm")
+    ),
+    "distilbert": Family(
+        layers="distilbert.transformer.layer",
+        embedding="distilbert.embeddings.word_embeddings",
+        head="vocab_projector",
+        norms=("vocab_transform", "activation", "vocab_layer_norm"),
+        positions="distilbert.embeddings.position_embeddings",
+        embedding_norm="distilbert.embeddings.LayerNorm",
+        attention="attention",
+        queries_keys_values=("q_lin", "k_lin", "v_lin"),
+        output="out_lin",
+        causal=False,
+    ),
 }
+
+# The head that a plain encoder gets for a program (`build.add_label_head`).
+LABEL_HEAD = "label_head"
 
 
 class Kind(NamedTuple):
@@ -101,7 +142,8 @@ class Parts:
 
     Attributes:
         layers: the decoder's (or encoder's), with `path` as their name.
-        embedding, head: the table and the linear.
+        embedding, head: the table and the linear; None for a plain encoder that got no label head yet.
+        answer_at: where the label's word is predicted: the "last" token, the "mask", or the "first" token.
         norms: what stands between the last layer and the head.
         heads, kv_heads, head_size: of the attention.
         kinds: of each layer.
@@ -126,8 +168,12 @@ class Parts:
         self.path = self._path(family.layers)
         self.layers: nn.ModuleList = model.get_submodule(self.path)
         self.embedding: nn.Embedding = model.get_submodule(self._path(family.embedding))
-        self.head: nn.Linear = model.get_submodule(family.head)
-        self.norms: list[nn.Module] = [m for m in map(self.optional, family.norms) if m is not None]
+        bare = model.base_model is model
+        self.answer_at = "last" if family.causal else "first" if bare else "mask"
+        self.head: Any = getattr(model, LABEL_HEAD, None) if bare else model.get_submodule(family.head)
+        norms = () if bare else family.norms
+        self.norms: list[Any] = [nn.GELU() if name == "gelu" else self.optional(name) for name in norms]
+        self.norms = [m for m in self.norms if m is not None]
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
         self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads

@@ -50,7 +50,8 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         tensors[f"base_model.model.{name}.lora_B.weight"] = b
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": manifest.adapter.task_type,
+        "fan_in_fan_out": manifest.adapter.fan_in_fan_out,
         "base_model_name_or_path": manifest.model,
         "r": manifest.adapter.rank,
         "lora_alpha": manifest.adapter.alpha,

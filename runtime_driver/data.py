@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256, template_columns
+from prge.manifest import TOKENIZER_FILE, Manifest, answer_position, cut_left, file_sha256, template_columns
 
 Record = dict[str, str]
 
@@ -149,6 +149,7 @@ class Encoder:
             tokens = tuple(self.tokenizer.encode(text).ids)
             if not tokens:
                 raise UserError(f"{where}: empty text")
+            answer_position(cut_left(tokens, m.max_tokens, m.answer_at), m.answer_at, m.mask_token, where)
             return Example(tokens, label)
         prompt = self.tokenizer.encode(text).ids
         target = self.tokenizer.encode(self._fill(m.target, record, where), add_special_tokens=False).ids
@@ -195,10 +196,12 @@ class Encoder:
     def fit(self, example: Example) -> Example:
         """Cut from the left to the program's bound, keeping the targets."""
         bound = self.manifest.max_tokens
-        tokens = example.tokens[-bound:]
+        tokens = cut_left(example.tokens, bound, self.manifest.answer_at)
         return Example(tokens, example.label, min(example.targets, len(tokens) - 1))
 
     def _fill(self, template: str, record: Record, where: str) -> str:
+        if self.manifest.mask_token is not None:
+            record = record | {"mask": self.tokenizer.id_to_token(self.manifest.mask_token)}
         try:
             return template.format_map(record)
         except KeyError as e:
@@ -264,7 +267,8 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     for row, e in zip(tokens, examples, strict=True):
         row[: len(e.tokens)] = torch.tensor(e.tokens)
     if manifest.objective == "label-words":
-        position = torch.tensor([[len(e.tokens) - 1] for e in examples])
+        at = [answer_position(e.tokens, manifest.answer_at, manifest.mask_token, "the text") for e in examples]
+        position = torch.tensor(at).unsqueeze(1)
         return tokens, (position, torch.tensor([max(e.label, 0) for e in examples]))
     position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
     target, weight = torch.zeros_like(position), torch.zeros(position.shape)

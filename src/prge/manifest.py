@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Formatter
@@ -49,10 +50,14 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class Adapter:
+    """What trains, and two fields that PEFT's config of it needs: the kind of model, and whether weights are [in, out]."""
+
     rank: int
     alpha: float
     subspace: str | None
     modules: tuple[AdaptedModule, ...]
+    task_type: str | None = "CAUSAL_LM"
+    fan_in_fan_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Manifest:
         template: the prompt, with the data's column names in braces.
         labels: the classes (label words only).
         label_column: where the data names the class (label words only).
+        answer_at: the token at which the label is predicted: "last", "mask" or "first" (label words only).
+        mask_token: of an encoder that predicts at it; ``{mask}`` in the template.
         target: the template of the target text (language modelling only).
         max_targets: M, the most target tokens of an example (language modelling only).
         tokenizer_sha256: of the tokenizer file's bytes.
@@ -126,6 +133,8 @@ class Manifest:
     label_column: str = "label"
     target: str = ""
     max_targets: int = 0
+    answer_at: str = "last"
+    mask_token: int | None = None
     format: str = field(default=FORMAT)
     version: int = field(default=VERSION)
 
@@ -193,12 +202,31 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
+    """Index of the token whose hidden state predicts the label; a UserError when there is no such mask token."""
+    if answer_at != "mask":
+        return 0 if answer_at == "first" else len(tokens) - 1
+    if list(tokens).count(mask_token or 0) != 1:
+        raise UserError(
+            f"{where}: the row holds the mask token {list(tokens).count(mask_token or 0)} times, not once; "
+            "the text holds one itself, or it is too long and its mask was cut off"
+        )
+    return list(tokens).index(mask_token or 0)
+
+
+def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
+    """The last ``bound`` tokens; an encoder's first one, which opens every row, stays."""
+    if len(tokens) <= bound or answer_at == "last":
+        return tuple(tokens[-bound:])
+    return (tokens[0], *tokens[len(tokens) - bound + 1 :])
+
+
 def template_columns(template: str) -> list[str]:
-    """Column names in a template; a UserError if it cannot be used."""
+    """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
     try:
         fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
     if any(not name.isidentifier() for name in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
-    return fields
+    return [name for name in fields if name != "mask"]
