@@ -10,7 +10,7 @@ from prge.export.quantize import QUANTIZATIONS
 from prge.manifest import AdaptedModule, Adapter, Label, Manifest
 from prge.models.adapter import AdapterConfig, selected
 from prge.models.build import architecture
-from prge.models.families import Parts
+from prge.models.families import Parts, UnsupportedModel
 from prge.models.optimizer import BETAS
 from prge.models.step import StepConfig
 
@@ -22,6 +22,8 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
         UnsupportedModel: when there is no such program.
     """
     parts = Parts(model)
+    if max_targets and not parts.family.causal:
+        raise UnsupportedModel("encoders do not model language; leave --max-targets out")
     adapter = AdapterConfig(subspace="fisher")
     modules, offset = [], 0
     for name, (layer, _, linear) in selected(parts, adapter).items():

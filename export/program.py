@@ -16,6 +16,7 @@ import torch
 
 from prge.errors import UserError
 from prge.export.lower import Backend, emit, example_inputs, lower, trace
+from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
 from prge.folders import new_folder
@@ -29,17 +30,20 @@ from prge.manifest import (
     template_columns,
 )
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
-from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step, fisher_factors
+from prge.models.build import (
+    BuiltStep,
+    LabelWordsObjective,
+    LanguageModelObjective,
+    add_label_head,
+    build_step,
+    fisher_factors,
+)
 from prge.models.checkpoints import Checkpoint
 from prge.models.optimizer import BETAS
 from prge.models.step import Perturbation, StepConfig
-from prge.models.subspace import Row
 from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
-
-# How many texts the fisher subspace is taken from.
-_TEXTS = 64
 
 # (eps in float32, eps quantized, lr with Adam): measured on SST-2, but for weights' lr. LoRA-FA's are the
 # paper's; quantized, rounding would drown its eps.
@@ -62,6 +66,10 @@ def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
     if step.optimizer == "adam" or not adapter.subspace:
         return _DEFAULTS[step.perturb, adapter.subspace][2]
     return 0.1 * step.queries * step.batch / 32
+
+
+# PEFT's names of what a model is for, by where it answers; it has none for masked-LM heads.
+_TASK_TYPES = {"last": "CAUSAL_LM", "mask": None, "first": "FEATURE_EXTRACTION"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,9 @@ def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> 
         raise UserError("label words need at least two labels, as --label '0= terrible' --label '1= great'")
     labels: list[Label] = []
     for name, word in pairs:
+        if checkpoint.answer_at == "first":  # a plain encoder's head has a row for each label, of any words
+            labels.append(Label(name, word, len(labels)))
+            continue
         ids = checkpoint.tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = checkpoint.tokenizer.convert_ids_to_tokens(ids)
@@ -187,6 +198,7 @@ def export_program(
             or the model, a label word is no single token, or the disk is full.
     """
     check_config(config, records)
+    check_template(checkpoint, config.template)
     labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)
@@ -226,32 +238,19 @@ def export_program(
     return manifest, report
 
 
-def _rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Mapping[str, str]]) -> list[Row]:
-    """The prompts (and targets) of some records, spread over all of them."""
-    rows = []
-    for record in records[:: -(-len(records) // _TEXTS)]:
-        try:
-            prompt, target = config.template.format_map(record), config.target.format_map(record)
-        except KeyError as e:
-            raise UserError(f"the texts have no column {e}; they have {', '.join(record)}") from e
-        tokens = checkpoint.tokenizer(prompt)["input_ids"] or [checkpoint.pad_token]
-        ends = checkpoint.tokenizer(target, add_special_tokens=False)["input_ids"][: config.max_targets]
-        row = (tokens + ends)[-config.max_tokens :]
-        last = len(row) - bool(ends)  # the last target is predicted from the token before it
-        rows.append(Row(tuple(row), tuple(range(max(0, last - max(1, len(ends))), last))))
-    return rows
-
-
 def _build(
     checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...], records: Sequence[Mapping[str, str]]
 ) -> BuiltStep:
     objective = (
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
+    if checkpoint.answer_at == "first" and labels:
+        add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in labels])
     try:
         factors = {}
         if config.adapter.subspace == "fisher":
-            factors = fisher_factors(checkpoint.model, config.adapter, objective, _rows(checkpoint, config, records))
+            rows = text_rows(checkpoint, config.template, config.target, config.max_targets, config.max_tokens, records)
+            factors = fisher_factors(checkpoint.model, config.adapter, objective, rows)
         shared = config.quantization == "f32"
         built = build_step(
             checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors,
@@ -278,7 +277,8 @@ def _manifest(
 ) -> Manifest:
     step, adapter = config.step, config.adapter
     modules = tuple(
-        AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core) for a in built.adapters
+        AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core)
+        for a in built.adapters
     )
     return Manifest(
         model=checkpoint.source,
@@ -301,10 +301,19 @@ def _manifest(
         label_column=config.label_column,
         target="" if labels else config.target,
         max_targets=0 if labels else config.max_targets,
+        answer_at=checkpoint.answer_at,
+        mask_token=checkpoint.tokenizer.mask_token_id if checkpoint.answer_at == "mask" else None,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
-        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
+        adapter=Adapter(
+            adapter.rank,
+            adapter.alpha,
+            adapter.subspace,
+            modules,
+            _TASK_TYPES[checkpoint.answer_at],
+            built.parts.family.transposed,
+        ),  # fmt: skip
         architecture=built.architecture,
     )

@@ -174,9 +174,7 @@ def selected(parts: Parts, config: AdapterConfig) -> dict[str, tuple[int, str, n
     return found
 
 
-def adapt(
-    parts: Parts, config: AdapterConfig, copies: Copies, factors: Mapping[str, Factors]
-) -> list[AdaptedLinear]:
+def adapt(parts: Parts, config: AdapterConfig, copies: Copies, factors: Mapping[str, Factors]) -> list[AdaptedLinear]:
     """Replace the selected linears in place; returns them in state order.
 
     Args:

@@ -19,6 +19,7 @@ from prge.models.objective import LabelWords, LanguageModel
 from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
 from prge.models.subspace import Factors, Row, principal_factors
 
+
 @dataclass(frozen=True)
 class LabelWordsObjective:
     """Classification: ``tokens[k]`` is the vocabulary index of label k's word."""
@@ -76,15 +77,18 @@ def fisher_factors(
 
 
 def add_label_head(model: Any, words: Sequence[Sequence[int]]) -> None:
-    """Give a plain encoder the head it lacks: a row per label, what the encoder makes of the label's words.
+    """Give a plain encoder the head it lacks: a row per label, what its first token becomes in the label's words.
 
     Args:
         words: each label's tokens, special ones included.
     """
     with torch.no_grad():
         rows = torch.stack([model(torch.tensor([tokens])).last_hidden_state[0, 0] for tokens in words])
-        head = nn.Linear(rows.shape[1], len(rows), bias=False)
+        head = nn.Linear(rows.shape[1], len(rows))
         head.weight.copy_(rows)
+        # Against what opens and closes every text, which all have in common.
+        empty = model(torch.tensor([[words[0][0], words[0][-1]]])).last_hidden_state[0, 0]
+        head.bias.copy_(-rows @ empty)
     setattr(model, LABEL_HEAD, head)
 
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, file_sha256
-from prge.models.families import FAMILIES
+from prge.models.families import FAMILIES, answer_at
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Checkpoint:
     def pad_token(self) -> int:
         """What fills rows on the right; never looked at, so any token serves."""
         return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+
+    @property
+    def answer_at(self) -> str:
+        """As `Manifest.answer_at`."""
+        return answer_at(self.model)
 
     def save_tokenizer(self, folder: Path) -> Path:
         """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
@@ -188,7 +193,9 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler = None  # random numbers that nothing reads
     elif missing:
-        raise UserError(f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all")
+        raise UserError(
+            f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all"
+        )
     return Checkpoint(model.eval(), tokenizer, source)
 
 

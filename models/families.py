@@ -109,9 +109,7 @@ FAMILIES = {
         by_head=True,
     ),
     "bert": _bert("bert"),
-    "roberta": replace(
-        _bert("roberta"), head="lm_head.decoder", norms=("lm_head.dense", "gelu", "lm_head.layer_norm")
-    ),
+    "roberta": replace(_bert("roberta"), head="lm_head.decoder", norms=("lm_head.dense", "gelu", "lm_head.layer_norm")),
     "distilbert": Family(
         layers="distilbert.transformer.layer",
         embedding="distilbert.embeddings.word_embeddings",
@@ -137,13 +135,19 @@ class Kind(NamedTuple):
     window: int | None
 
 
+def answer_at(model: Any) -> str:
+    """Where a label's word is predicted: at the "last" token, the "mask", or the "first" token."""
+    if FAMILIES[model.config.model_type].causal:
+        return "last"
+    return "first" if model.base_model is model else "mask"
+
+
 class Parts:
     """A model's modules by their roles.
 
     Attributes:
         layers: the decoder's (or encoder's), with `path` as their name.
         embedding, head: the table and the linear; None for a plain encoder that got no label head yet.
-        answer_at: where the label's word is predicted: the "last" token, the "mask", or the "first" token.
         norms: what stands between the last layer and the head.
         heads, kv_heads, head_size: of the attention.
         kinds: of each layer.
@@ -169,7 +173,6 @@ class Parts:
         self.layers: nn.ModuleList = model.get_submodule(self.path)
         self.embedding: nn.Embedding = model.get_submodule(self._path(family.embedding))
         bare = model.base_model is model
-        self.answer_at = "last" if family.causal else "first" if bare else "mask"
         self.head: Any = getattr(model, LABEL_HEAD, None) if bare else model.get_submodule(family.head)
         norms = () if bare else family.norms
         self.norms: list[Any] = [nn.GELU() if name == "gelu" else self.optional(name) for name in norms]

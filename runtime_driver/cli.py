@@ -53,7 +53,9 @@ def export(
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
     module: Annotated[
         list[str] | None,
-        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but those that make keys or values."),
+        typer.Option(
+            help="Linear modules to adapt, by name or pattern; default: all but those that make keys or values."
+        ),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
