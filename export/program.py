@@ -314,6 +314,6 @@ def _manifest(
             modules,
             _TASK_TYPES[checkpoint.answer_at],
             built.parts.family.transposed,
-        ),  # fmt: skip
+        ),
         architecture=built.architecture,
     )

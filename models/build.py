@@ -48,6 +48,7 @@ class BuiltStep:
 def architecture(parts: Parts) -> Architecture:
     """Sizes of a transformers model whose layers are alike."""
     linears = [m.weight for m in parts.layers[0].modules() if isinstance(m, nn.Linear)]
+    before_head = [m for norm in parts.norms for m in norm.modules() if isinstance(m, nn.Linear)]
     return Architecture(
         layers=len(parts.layers),
         hidden=parts.config.hidden_size,
@@ -57,6 +58,8 @@ def architecture(parts: Parts) -> Architecture:
         layer_outputs=sum(weight.shape[0] for weight in linears),
         vocabulary=parts.embedding.num_embeddings,
         tied=parts.head is not None and parts.head.weight is parts.embedding.weight,
+        transform=sum(m.weight.numel() for m in before_head),
+        learned_positions=parts.family.positions is not None,
     )
 
 

@@ -61,8 +61,10 @@ class Checkpoint:
 
     @property
     def pad_token(self) -> int:
-        """What fills rows on the right; never looked at, so any token serves."""
-        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+        """What fills rows on the right; hidden from all other tokens, so any token serves that texts do not hold."""
+        known = range(self.model.get_input_embeddings().num_embeddings)
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(token) for token in tokens if token in known), 0)
 
     @property
     def answer_at(self) -> str:

@@ -97,7 +97,7 @@ def _seen_and_felt(
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-            inputs[name] = x[0].detach()[at]
+            inputs[name] = x[0].detach().reshape(*tokens.shape, -1)[at]  # OPT's layers make one of two dimensions
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 
@@ -108,7 +108,7 @@ def _seen_and_felt(
         logits = Parts(model).logits(tokens, mask, at, words)
         answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
         loss = F.cross_entropy(logits, answers, reduction="sum")
-        gradients = [g[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
+        gradients = [g.reshape(*tokens.shape, -1)[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
     for handle in handles:
         handle.remove()
     squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)

@@ -54,9 +54,14 @@ def random_batch(program: StepProgram, seed: int = 0) -> list[Example]:
 def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
     """One step from a random state: losses, the estimate, and the objective's own losses."""
     program = load(folder)
-    m, frozen, state, batch = program.manifest, program.frozen(), random_state(program), random_batch(program)
-    size = program.manifest.parameters
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    compare_step(program, hf, random_batch(program), tolerance)
+
+
+def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance: float = 1e-4) -> float:
+    """`compare` on a batch; returns the greatest difference of the objective's losses."""
+    m, frozen, state = program.manifest, program.frozen(), random_state(program)
+    size = program.manifest.parameters
     estimate = reference.weight_estimate if m.perturb == "weights" else reference.activation_estimate
     with torch.no_grad():
         expected, losses = estimate(hf, m, frozen, state[:size], batch, SEED, EPS)
@@ -68,7 +73,9 @@ def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
     # The estimate divides a loss difference by eps: the losses' tolerance grows with it.
     assert (got[:size] - expected).abs().max() < tolerance / EPS
     assert expected.abs().max() > 20 * tolerance / EPS
-    torch.testing.assert_close(evaluate(program, state, batch).losses, plain, rtol=0, atol=tolerance)
+    found = evaluate(program, state, batch).losses
+    torch.testing.assert_close(found, plain, rtol=0, atol=tolerance)
+    return float((found - plain).abs().max())
 
 
 @pytest.mark.parametrize("backend", ["xnnpack", "portable"])

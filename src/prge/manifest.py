@@ -50,7 +50,7 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What trains, and two fields that PEFT's config of it needs: the kind of model, and whether weights are [in, out]."""
+    """What trains; also PEFT's name of what the model is for, and whether its weights are [in, out]."""
 
     rank: int
     alpha: float
@@ -68,6 +68,8 @@ class Architecture:
         layer_weights, layer_outputs: numbers in one layer's linears, and their outputs in all.
         head: of one attention head.
         tied: whether the LM head is the embedding's table.
+        transform: numbers in the linears between the last layer and the head.
+        learned_positions: whether every position of a row has a learned vector.
     """
 
     layers: int
@@ -78,6 +80,8 @@ class Architecture:
     layer_outputs: int
     vocabulary: int
     tied: bool
+    transform: int = 0
+    learned_positions: bool = False
 
 
 @dataclass(frozen=True)
