@@ -99,8 +99,9 @@ class Positions(nn.Module):
         """For rows of tokens i64[R, T]."""
         text = places(tokens)
         queries, keys = text.unsqueeze(2), text.unsqueeze(1)
-        if self.pad is not None:
-            return self._tables(text, lambda window: self._each((tokens != self.pad).unsqueeze(1)))
+        pad = self.pad
+        if pad is not None:
+            return self._tables(text, lambda window: self._each(tokens.ne(pad).unsqueeze(1)))
         return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
 
     def tree(self, position: Tensor, copies: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
@@ -116,7 +117,8 @@ class Positions(nn.Module):
         """
         rows, m = position.shape
         text = places(tokens)
-        at = torch.cat((position.repeat(1, copies.shape[1] // m), text.repeat(rows, 1)), dim=1)
+        ends = position.repeat(1, copies.shape[1] // m)
+        at = torch.cat((ends, text.repeat(rows, 1)), dim=1)
         copy, order = torch.cat((copies, torch.full_like(text, -1)), 1), torch.cat((copies % m, text), 1)
         of_text, first = copy.unsqueeze(1) < 0, position[:, :1].unsqueeze(2)
         mine = copy.unsqueeze(2) // m == copy.unsqueeze(1) // m
@@ -128,14 +130,14 @@ class Positions(nn.Module):
             prompt = of_text & (keys != first)
         seen = mine | (prompt & (copy.unsqueeze(2) >= 0))
         if self.pad is not None:
-            real = torch.cat((torch.ones_like(position.repeat(1, copies.shape[1] // m)), (tokens != self.pad) * 1), 1)
-            seen = seen & (real > 0).unsqueeze(1)
+            row = torch.cat((torch.full_like(ends, -1), tokens), 1)
+            seen = seen & row.ne(self.pad).unsqueeze(1)
         return self._tables(at, lambda window: self._each(_within(seen, keys, queries, window), self.group))
 
     def _tables(self, at: Tensor, mask: Callable[[int | None], Tensor]) -> dict[Kind, Tables]:
         masks = {window: mask(window) for window in dict.fromkeys(kind.window for kind in self.kinds)}
         rotary = {name: module(at) for name, module in self.rotaries.items()}
-        return {kind: Tables(kind.rotary and rotary[kind.rotary], masks[kind.window]) for kind in self.kinds}
+        return {kind: Tables(rotary.get(kind.rotary or ""), masks[kind.window]) for kind in self.kinds}
 
     def _each(self, seen: Tensor, group: int = 1) -> Tensor:
         """Rows' masks, once per head of keys."""
@@ -182,7 +184,7 @@ class Attention(nn.Module):
         self.head, self.kv, self.group = parts.head_size, parts.kv_heads, parts.heads // parts.kv_heads
         self.scale: float = attention.scaling
         self.cap: float | None = getattr(attention, "attn_logit_softcapping", None)
-        self.rotate_half = None if swap is None else nn.Buffer(swap)
+        self.rotate_half: Tensor = nn.Buffer(torch.zeros(0) if swap is None else swap)
         self.index, self.kind, self.shared = index, kind, shared
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:

@@ -233,7 +233,7 @@ class Parts:
         types = self.optional(self.family.types)
         return rows[:count] + (0 if types is None else types.weight.detach()[0])
 
-    def logits(self, tokens: Tensor, mask: Tensor, at: tuple[Tensor, Tensor], words: Sequence[int] | None) -> Tensor:
+    def logits(self, tokens: Tensor, mask: Tensor, at: tuple[Tensor, ...], words: Sequence[int] | None) -> Tensor:
         """transformers' own, f32[n, V] (or of some ``words``), at n (row, position) of rows i64[R, T].
 
         ``mask`` i64[R, T] is 1 at the rows' tokens, 0 at what fills them.

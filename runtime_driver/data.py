@@ -201,7 +201,7 @@ class Encoder:
 
     def _fill(self, template: str, record: Record, where: str) -> str:
         if self.manifest.mask_token is not None:
-            record = record | {"mask": self.tokenizer.id_to_token(self.manifest.mask_token)}
+            record = record | {"mask": str(self.tokenizer.id_to_token(self.manifest.mask_token))}
         try:
             return template.format_map(record)
         except KeyError as e:

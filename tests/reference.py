@@ -108,9 +108,9 @@ def shifted_loss(
         at += a.numel() + us.numel()
 
         def hook(_: Any, x: Any, y: Tensor, a: Tensor = a, us: Tensor = us, i: int = i) -> Tensor:
-            inputs[i] = manifest.adapter.alpha / rank * x[0][0, positions] @ a.T
+            inputs[i] = manifest.adapter.alpha / rank * x[0].flatten(0, -2)[positions] @ a.T
             moved = y.clone()
-            moved[0, positions] += shifts[: len(positions), i * columns : (i + 1) * columns] @ us.T
+            moved.flatten(0, -2)[positions] += shifts[: len(positions), i * columns : (i + 1) * columns] @ us.T
             return moved
 
         handles.append(model.get_submodule(module.name).register_forward_hook(hook))

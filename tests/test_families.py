@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEMPLATE, VOCABULARY, randomized
+from conftest import TEMPLATE, VOCABULARY
 from peft import PeftModel
 from test_step import compare_step, random_batch, random_state
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from prge.cost import inference_multiply_adds, weight_bytes
+from prge.cost import weight_bytes
 from prge.export.program import REPORT_FILE
 from prge.models.adapter import AdapterConfig
-from prge.models.build import LabelWordsObjective, build_step
-from prge.models.families import FAMILIES, UnsupportedModel
+from prge.models.families import FAMILIES
 from prge.models.step import StepConfig
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Example
@@ -44,7 +43,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "gemma3_text": GATED
     | {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 12},
     "phi3": GATED
-    | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}, "sliding_window": 9},
+    | {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "sliding_window": 9,
+    },
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "gpt2": {"n_inner": 48},
     "gpt_neox": {"intermediate_size": 48, "tie_word_embeddings": False},
@@ -54,11 +56,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 ENCODERS = [name for name, family in FAMILIES.items() if not family.causal]
 # Of noise, masks, lookups, targets and the update: they read no weights.
-USUAL = frozenset(
-    "div mul add sub bitwise_xor bitwise_and bitwise_or view_copy unsqueeze_copy squeeze_copy slice_copy select_copy "
-    "expand_copy alias_copy embedding repeat full full_like cat scalar_tensor arange cumsum remainder pow floor "
-    "ge gt le lt eq ne where gather index_select permute_copy _to_copy _log_softmax mean sum".split()
-)
+USUAL = """
+    div mul add sub bitwise_xor bitwise_and bitwise_or view_copy unsqueeze_copy squeeze_copy slice_copy select_copy
+    expand_copy alias_copy embedding repeat full full_like cat scalar_tensor arange cumsum remainder pow floor
+    ge gt le lt eq ne where gather index_select permute_copy _to_copy _log_softmax mean sum
+"""
 
 
 def config(family: str, **changes: Any) -> Any:
@@ -68,7 +70,7 @@ def config(family: str, **changes: Any) -> Any:
 def record(family: str, objective: str, folder: Path, difference: float) -> None:
     """Compare a program with its line of the table; with PRGE_WRITE_TABLES set, write the line."""
     report = json.loads((folder / REPORT_FILE).read_text())
-    others = ", ".join(sorted(set(report["outside"]) - USUAL)) or "none"
+    others = ", ".join(sorted(set(report["outside"]) - set(USUAL.split()))) or "none"
     line = f"| {family} | {objective} | {difference:.0e} | {report['delegate_calls']} | {others} |"
     assert report["inside_share"] == 1.0
     text = TABLE.read_text()
@@ -102,7 +104,7 @@ def test_decoders_classify(
     check_costs(program, hf)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3", "opt", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gemma2", "opt", "gpt2"])
 def test_decoders_model_language(family: str, make_model: Callable[..., Path], export: Callable[..., Path]) -> None:
     """With perturbed weights, the paper's step."""
     model = make_model(config(family))
@@ -146,7 +148,8 @@ def test_a_plain_encoder_answers_at_its_first_token(
     tokenizer = program_tokenizer(folder)
     with torch.no_grad():
         firsts = [
-            hf(torch.tensor([tokenizer.encode(word).ids])).last_hidden_state[0, 0] for word in (words[0][1], words[1][1], "")
+            hf(torch.tensor([tokenizer.encode(word).ids])).last_hidden_state[0, 0]
+            for word in (words[0][1], words[1][1], "")
         ]
     hf.label_rows = torch.stack(firsts[:2])
     hf.label_bias = -hf.label_rows @ firsts[2]
