@@ -9,8 +9,10 @@ offset, the trainable factor:
   ``B = U S R`` and only the core R [r, r] trained, stored transposed.
 * ``subspace="fisher"``: A [r, in] and ``B = D R``, R [k, r], where A spans what the layer's inputs mostly
   are and D [out, k] which of its outputs move the loss (`principal_factors`).
+* ``subspace="peft"``: the same between a PEFT adapter's own A and its B's columns.
 
-All start at zero, so the initial state is the zero vector, and all are LoRA pairs.
+All are LoRA pairs. The first three start at zero, so the initial state is the zero vector; the last where
+the PEFT adapter is.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 
 from prge.models.subspace import Factors, top_singular
 
-Subspace = Literal["fisher", "svd"]
+Subspace = Literal["fisher", "svd", "peft"]
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ class AdaptedLinear(nn.Module):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
             down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
             up = None
-        # Rounded, so that float16 is enough to give them to the driver.
-        down, up = down.half().float(), None if up is None else up.half().float()
+        if config.subspace != "peft":  # rounded, so that float16 is enough to give them to the driver
+            down, up = down.half().float(), None if up is None else up.half().float()
         self.core = (r, base.out_features if up is None else up.shape[1])
         self.down = nn.Buffer(down.contiguous())  # A, [r, in]
         self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]
@@ -151,7 +153,7 @@ def adapt(
 
     Args:
         prefix: completes the names, as the checkpoint and PEFT have them.
-        factors: by the decoder's name (``subspace="fisher"``).
+        factors: by the decoder's name (``subspace="fisher"`` and ``"peft"``).
     """
     adapted: list[AdaptedLinear] = []
     offset = 0

@@ -106,7 +106,7 @@ class Rotary(nn.Module):
         seen = mine | (prompt & (copies.unsqueeze(2) >= 0))
         mask = torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1)
         # By index: repeat_interleave would expand to sizes of the trace.
-        each = torch.arange(rows).repeat_interleave(self.kv_heads)
+        each = torch.arange(rows, device=tokens.device).repeat_interleave(self.kv_heads)
         return *self._tables(places), mask.index_select(0, each)
 
 
