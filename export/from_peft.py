@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from prge.errors import UserError
 from prge.lora import Lora, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
@@ -21,12 +20,6 @@ def adapter_config(lora: Lora) -> AdapterConfig:
     """Just the adapter's modules, at its rank and scale."""
     modules = tuple(name.removeprefix("model.") for name in lora.pairs)
     return AdapterConfig(lora.rank, lora.scale * lora.rank, modules, slice(None), "peft")
-
-
-def check_base(lora: Lora, source: str, digest: str) -> None:
-    """Raise a UserError when the adapter says that it was trained on other weights than ``digest``'s."""
-    if lora.base_sha256 not in (None, digest):
-        raise UserError(f"{lora.path} was trained on other weights ({lora.base}) than {source} has")
 
 
 def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from prge.errors import UserError
 from prge.folders import new_folder, refuse_used
-from prge.lora import CONFIG_FILE, WEIGHTS_FILE, read_config, read_lora
+from prge.lora import CONFIG_FILE, WEIGHTS_FILE, check_base, read_config, read_lora
 from prge.models.checkpoints import load_checkpoint
 from prge.quiet import quiet
 
@@ -63,12 +63,7 @@ def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) ->
     try:
         with safe_open(adapter / WEIGHTS_FILE, "pt") as f:
             metadata = f.metadata() or {}
-        if metadata.get("base_sha256") not in (None, digest):
-            trained = f"{metadata.get('base', 'another base')} (sha256 {metadata['base_sha256'][:12]})"
-            raise UserError(
-                f"{adapter} was trained on other weights, {trained}, than {base} has (sha256 {digest[:12]}); "
-                "name its base by --model"
-            )
+        check_base(adapter, str(metadata.get("base")), metadata.get("base_sha256"), base, digest)
         adapted = PeftModel.from_pretrained(model, str(adapter))
         for layer in adapted.modules():
             if isinstance(layer, LoraLayer):

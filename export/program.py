@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from prge.errors import UserError
-from prge.export.from_peft import check_base, lora_factors, save_initial
+from prge.export.from_peft import lora_factors, save_initial
 from prge.export.lower import Backend, emit, example_inputs, lower, trace
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
 from prge.folders import new_folder
-from prge.lora import Lora
+from prge.lora import Lora, check_base
 from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256, template_columns
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
 from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step, fisher_factors
@@ -192,7 +192,7 @@ def export_program(
         phases.enter("adapt")
         digest = checkpoint.digest()
         if config.lora:
-            check_base(config.lora, checkpoint.source, digest)
+            check_base(config.lora.path, config.lora.base, config.lora.base_sha256, checkpoint.source, digest)
         built = _build(checkpoint, config, labels, records)
         phases.enter("quantize")
         with quiet():

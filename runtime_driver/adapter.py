@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, core_between
+from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
 
 # Of a PEFT adapter's length, what may differ from the program's factors: rounding.
@@ -74,8 +74,7 @@ def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
     Raises:
         UserError: another base, or factors that are not the program's.
     """
-    if lora.base_sha256 not in (None, manifest.model_sha256):
-        raise _other_base(lora.path, lora.base, str(lora.base_sha256), manifest)
+    check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
     factors, adapter = frozen_factors(manifest, frozen), manifest.adapter
     state = torch.zeros(manifest.state_size)
     fits = lora.pairs.keys() == factors.keys() and lora.rank == adapter.rank
@@ -106,8 +105,7 @@ def load_state(path: Path, manifest: Manifest) -> Tensor:
         UserError: no state, of another base, or of other modules or frozen factors than the program's.
     """
     state, metadata = _read_state(path)
-    if metadata.get("base_sha256") not in (None, manifest.model_sha256):
-        raise _other_base(path, metadata.get("base", "?"), metadata["base_sha256"], manifest)
+    check_base(path, str(metadata.get("base")), metadata.get("base_sha256"), manifest.model, manifest.model_sha256)
     size = manifest.parameters
     whole = state.shape == (manifest.state_size,)
     if state.dtype != torch.float32 or not (whole or state.shape in [(size * (1 + slots),) for slots in range(3)]):
@@ -150,10 +148,3 @@ def _read_state(path: Path) -> tuple[Tensor, dict[str, str]]:
             return f.get_tensor("state"), f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise UserError(f"{path} is not a state of prge: {e}") from e
-
-
-def _other_base(path: Path, base: str, sha256: str, manifest: Manifest) -> UserError:
-    return UserError(
-        f"{path} was trained on {base} (sha256 {sha256[:12]}); the program's base is "
-        f"{manifest.model} (sha256 {manifest.model_sha256[:12]})"
-    )

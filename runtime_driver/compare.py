@@ -92,7 +92,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _summary(folder: Path, config: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     losses = running_mean([row["loss"] for row in log])
-    dev = next((row["dev"] for row in reversed(log) if "dev" in row), {})
+    dev: dict[str, float] = next((row["dev"] for row in reversed(log) if "dev" in row), {})
     return {
         "folder": str(folder),
         "program": config.get("program"),

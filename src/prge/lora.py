@@ -95,6 +95,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{config} cannot be read: {e}") from e
 
 
+def check_base(path: Path, base: str, sha256: str | None, here: str, expected: str) -> None:
+    """Raise a UserError when what is at ``path`` says that it was trained on ``base``, which is not ``here``.
+
+    Args:
+        sha256: digest of ``base``; None where nobody wrote it down.
+        expected: digest of ``here``.
+    """
+    if sha256 not in (None, expected):
+        raise UserError(
+            f"{path} was trained on {base} (sha256 {str(sha256)[:12]}), but the base here is {here} "
+            f"(sha256 {expected[:12]})"
+        )
+
+
 def _pairs(weights: Path, tensors: dict[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
