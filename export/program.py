@@ -15,20 +15,14 @@ from pathlib import Path
 import torch
 
 from prge.errors import UserError
+from prge.export.from_peft import lora_factors, save_initial
 from prge.export.lower import Backend, emit, example_inputs, lower, trace
 from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
 from prge.folders import new_folder
-from prge.manifest import (
-    PROGRAM_FILE,
-    AdaptedModule,
-    Adapter,
-    Label,
-    Manifest,
-    file_sha256,
-    template_columns,
-)
+from prge.lora import Lora, check_base
+from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256, template_columns
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
 from prge.models.build import (
     BuiltStep,
@@ -50,7 +44,9 @@ REPORT_FILE = "export.json"
 _DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]] = {
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
     ("activations", "svd"): (0.05, 0.1, 1e-2),
+    ("activations", "peft"): (0.02, 0.05, 5e-3),
     ("weights", "fisher"): (0.1, 0.2, 2e-3),
+    ("weights", "peft"): (0.1, 0.2, 2e-3),
     ("weights", "svd"): (0.1, 0.2, 2e-3),
     ("weights", None): (1e-2, 1e-1, 5e-5),
 }
@@ -86,6 +82,7 @@ class ExportConfig:
         min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
         quantization, backend: how weights are stored and where they run.
         eps, lr: what training uses by default; None for the measured defaults.
+        lora: the PEFT adapter to go on from (``subspace="peft"``).
     """
 
     adapter: AdapterConfig
@@ -101,6 +98,7 @@ class ExportConfig:
     backend: Backend = "xnnpack"
     eps: float | None = None
     lr: float | None = None
+    lora: Lora | None = None
 
 
 def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> tuple[Label, ...]:
@@ -205,6 +203,8 @@ def export_program(
     with new_folder(folder) as out, _without_collector():
         phases.enter("adapt")
         digest = checkpoint.digest()
+        if config.lora:
+            check_base(config.lora.path, config.lora.base, config.lora.base_sha256, checkpoint.source, digest)
         built = _build(checkpoint, config, labels, records)
         phases.enter("quantize")
         with quiet():
@@ -215,6 +215,8 @@ def export_program(
         phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
         manifest = _manifest(checkpoint, config, built, labels, digest, file_sha256(tokenizer))
+        if config.lora:
+            save_initial(out, manifest, built.adapters, config.lora)
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
         edge = lower(traced, len(built.step.layers), config.backend, constants)
         graph = edge.exported_program().graph
@@ -251,6 +253,8 @@ def _build(
         if config.adapter.subspace == "fisher":
             rows = text_rows(checkpoint, config.template, config.target, config.max_targets, config.max_tokens, records)
             factors = fisher_factors(checkpoint.model, config.adapter, objective, rows)
+        elif config.lora:
+            factors = lora_factors(checkpoint.model, config.lora)
         shared = config.quantization == "f32"
         built = build_step(
             checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors,
@@ -263,8 +267,9 @@ def _build(
 
 
 def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
-    factors = [f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None]
-    return torch.cat(factors).half()  # exact: see AdaptedLinear
+    factors = torch.cat([f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None])
+    half = factors.half()
+    return half if torch.equal(half.float(), factors) else factors  # mostly half: see AdaptedLinear
 
 
 def _manifest(
@@ -280,6 +285,9 @@ def _manifest(
         AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core)
         for a in built.adapters
     )
+    task_type, transposed = _TASK_TYPES[checkpoint.answer_at], built.parts.family.transposed
+    trains = Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules, task_type, transposed)
+    factors = _frozen(built.adapters).numpy().tobytes()
     return Manifest(
         model=checkpoint.source,
         model_sha256=digest,
@@ -307,13 +315,6 @@ def _manifest(
         pad_token=checkpoint.pad_token,
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
-        adapter=Adapter(
-            adapter.rank,
-            adapter.alpha,
-            adapter.subspace,
-            modules,
-            _TASK_TYPES[checkpoint.answer_at],
-            built.parts.family.transposed,
-        ),
+        adapter=dataclasses.replace(trains, sha256=trains.digest(factors)),
         architecture=built.architecture,
     )

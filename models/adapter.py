@@ -9,8 +9,10 @@ offset, the trainable factor:
   ``B = U S R`` and only the core R [r, r] trained, stored transposed.
 * ``subspace="fisher"``: A [r, in] and ``B = D R``, R [k, r], where A spans what the layer's inputs mostly
   are and D [out, k] which of its outputs move the loss (`principal_factors`).
+* ``subspace="peft"``: the same between a PEFT adapter's own A and its B's columns.
 
-All start at zero, so the initial state is the zero vector, and all are LoRA pairs.
+All are LoRA pairs. The first three start at zero, so the initial state is the zero vector; the last where
+the PEFT adapter is.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from prge.models.engine import Split
 from prge.models.families import Parts
 from prge.models.subspace import Factors, top_singular
 
-Subspace = Literal["fisher", "svd"]
+Subspace = Literal["fisher", "svd", "peft"]
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ class AdaptedLinear(nn.Module):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
             down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
             up = None
-        # Rounded, so that float16 is enough to give them to the driver.
-        down, up = down.half().float(), None if up is None else up.half().float()
+        if config.subspace != "peft":  # rounded, so that float16 is enough to give them to the driver
+            down, up = down.half().float(), None if up is None else up.half().float()
         self.core = (r, base.out_features if up is None else up.shape[1])
         self.down = nn.Buffer(down.contiguous())  # A, [r, in]
         self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]
@@ -178,7 +180,7 @@ def adapt(parts: Parts, config: AdapterConfig, copies: Copies, factors: Mapping[
     """Replace the selected linears in place; returns them in state order.
 
     Args:
-        factors: by name (``subspace="fisher"``).
+        factors: by name (``subspace="fisher"`` and ``"peft"``).
     """
     adapted: list[AdaptedLinear] = []
     offset = 0

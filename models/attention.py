@@ -142,7 +142,7 @@ class Positions(nn.Module):
     def _each(self, seen: Tensor, group: int = 1) -> Tensor:
         """Rows' masks, once per head of keys."""
         # By index: repeat_interleave would expand to sizes of the trace.
-        each = torch.arange(seen.shape[0]).repeat_interleave(self.kv)
+        each = torch.arange(seen.shape[0], device=seen.device).repeat_interleave(self.kv)
         return _hide(seen, group).index_select(0, each)
 
 

@@ -251,7 +251,8 @@ class ActivationStep(Step):
         z = noise(seed, c.queries, c.batch * m * columns, c.noise)
         z = z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)
         z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
-        shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
+        plain = torch.zeros(c.batch, m, columns, device=z.device)
+        shift = torch.cat((plain, z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
         copies.params, copies.shift, copies.inputs, copies.targets = state[: self.size], shift, {}, m
         copies.rows = c.batch
         copies.rest = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, copies.columns), dtype=torch.float32)

@@ -116,6 +116,11 @@ def _seen_and_felt(
     return {name: (inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
 
 
+def orthonormal_span(matrix: Tensor) -> Tensor:
+    """Orthonormal columns [out, r] that span those of a matrix [out, r], whatever its rank."""
+    return _leading(matrix.T, matrix.shape[1])
+
+
 def _leading(vectors: Tensor, count: int) -> Tensor:
     """The top right singular vectors of [n, size] as columns; too few are completed by any orthonormal ones."""
     _, _, v = torch.linalg.svd(vectors.double(), full_matrices=False)

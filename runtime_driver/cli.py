@@ -15,8 +15,9 @@ from rich.text import Text
 from prge.errors import UserError
 from prge.quiet import quiet
 from prge.runtime_driver import commands, exporting
+from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import Data, Json, Program, State, Tokenizer, Truncate, err, out, show
+from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, State, Tokenizer, Truncate, err, out, show
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -60,7 +61,7 @@ def export(
     layers: Annotated[
         str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=1)] = 8,
+    rank: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
@@ -78,6 +79,7 @@ def export(
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder to go on from.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face model into a program that fine-tunes itself."""
@@ -93,6 +95,11 @@ def export(
         step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
     except ValueError as e:
         raise UserError(str(e)) from e
+    if adapter and (module or layers or rank or alpha or subspace or texts):
+        raise UserError(
+            "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
+        )
+    rank = rank or AdapterConfig.rank
     config = ExportConfig(
         adapter=AdapterConfig(
             rank=rank,
@@ -115,7 +122,7 @@ def export(
         eps=eps,
         lr=lr,
     )
-    show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+    show(exporting.export(model, output, config, texts, None if as_json else err, adapter), as_json, "Exported")
 
 
 @app.command()
@@ -191,13 +198,18 @@ def train(
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 50,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Go on from this run folder, state or PEFT adapter folder.")
+    ] = None,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
     result = commands.train(
         program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=parse_lr(lr),
         eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
-        console=None if as_json else err,
+        console=None if as_json else err, start=start, runtime=runtime, device=device,
     )  # fmt: skip
     show(result, as_json, "Trained" if result["completed"] else "Stopped")
 
@@ -238,10 +250,10 @@ def calibrate(
 @app.command(name="eval")
 def evaluate(
     program: Program, data: Data, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
-    as_json: Json = False,
+    runtime: Runtime = "executorch", device: Device = "cpu", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Loss and accuracy on labelled examples."""
-    show(commands.evaluate_file(program, data, state, truncate, tokenizer), as_json, "Evaluated")
+    show(commands.evaluate_file(program, data, state, truncate, tokenizer, runtime, device), as_json, "Evaluated")
 
 
 @app.command()
@@ -252,10 +264,12 @@ def predict(
     state: State = None,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Classify texts."""
-    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer)
+    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer, runtime, device)
     if as_json:
         print(json.dumps({"predictions": predictions}))
         return
@@ -274,17 +288,6 @@ def inspect(program: Program, as_json: Json = False) -> None:
 
 
 @app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="A run folder, or its adapter folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged model.")],
-    model: Annotated[str | None, typer.Option(help="The base model; default: the one the adapter names.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Fold an adapter into its base model and write a plain Hugging Face checkpoint."""
-    show(exporting.merge(adapter, output, model), as_json, "Merged")
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
@@ -296,6 +299,8 @@ def demo(
     show(result, as_json, "Demo")
 
 
+app.command()(merge)
+app.command()(compare)
 app.add_typer(bench, name="bench")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,13 @@ Program = Annotated[Path, typer.Argument(help="A program.pte, or the folder that
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Tokenizer = Annotated[Path | None, typer.Option(help=f"The {TOKENIZER_FILE}; default: beside the program.")]
 Data = Annotated[Path, typer.Option(help="Examples: .jsonl, .csv or .tsv.")]
-State = Annotated[Path | None, typer.Option(help="A run folder or its state.safetensors; default: no adapter.")]
+State = Annotated[
+    Path | None, typer.Option(help="A run folder, its state.safetensors, or a PEFT adapter folder; default: none.")
+]
+Runtime = Annotated[
+    Literal["executorch", "torch"], typer.Option(help="What runs the step; torch: eager, from the base model.")
+]
+Device = Annotated[str, typer.Option(help="Of --runtime torch: cpu, cuda, cuda:1.")]
 Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
 
 

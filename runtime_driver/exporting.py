@@ -1,4 +1,4 @@
-"""What the commands of the server's side do: export, merge, and the demo.
+"""What the commands of the server's side do: export, plan, and the demo.
 
 Their libraries are imported when they are called, so a device without them runs all others.
 """
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.lora import adapter_folder, read_lora
 from prge.manifest import PROGRAM_FILE, template_columns
 from prge.quiet import quiet
 from prge.runtime_driver.commands import predict, train
@@ -31,13 +33,18 @@ DEMO_LABELS = (("today", " urgent"), ("later", " good"))
 
 
 def export(
-    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
-) -> dict[str, Any]:
-    """`prge export`."""
+    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None,
+    adapter: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge export`; ``adapter`` is the PEFT adapter folder to go on from, in place of the config's own."""
     with quiet():
+        from prge.export.from_peft import adapter_config
         from prge.export.program import export_program
         from prge.models.checkpoints import load_checkpoint
 
+    if adapter:
+        lora = read_lora(adapter_folder(adapter))
+        config = replace(config, adapter=adapter_config(lora), lora=lora)
     columns = template_columns(config.template) + template_columns(config.target)
     records = [record for _, record in read_records(texts, [*columns, config.label_column])] if texts else []
     with progress_bar(console) as progress:
@@ -85,15 +92,6 @@ def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_t
         "imports_bytes": round(imports * 2**20),
         "rows": fitting(manifest, memory - imports * 2**20),
     }
-
-
-def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
-    """`prge merge`."""
-    with quiet():
-        from prge.export.merge import merge_adapter
-
-    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
-    return merge_adapter(folder, output, model)
 
 
 def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
+from prge.runtime_driver import cli
 from prge.runtime_driver.data import read_records
 
 TEMPLATE = "{text} Reply"
@@ -149,3 +151,18 @@ def program_folder(export: Callable[..., Path]) -> Path:
 def weights_program(export: Callable[..., Path]) -> Path:
     """The same with perturbed weights and SGD: the paper's step."""
     return export(step=StepConfig(2, 2, "weights", "sgd"))
+
+
+@pytest.fixture
+def prge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
+    """Run a command with --json: (exit code, what it printed)."""
+
+    def run(*arguments: object) -> tuple[int, Any]:
+        monkeypatch.setattr("sys.argv", ["prge", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        printed = capsys.readouterr().out
+        return (int(code or 0), json.loads(printed) if printed else None)
+
+    return run

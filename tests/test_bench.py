@@ -24,11 +24,12 @@ from prge.runtime_driver.bench.compare import compare
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.convergence import Curve, table
 from prge.runtime_driver.bench.lora import LoraAdamW
-from prge.runtime_driver.bench.references import build_again, inference_tokens
+from prge.runtime_driver.bench.references import inference_tokens
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.torch_runtime import build_again
 
 
 def settings(program: Path, data: Path, seed: int = 0) -> Run:

@@ -12,24 +12,8 @@ import torch
 from conftest import LABELS, TEMPLATE
 
 from prge.manifest import Manifest
-from prge.runtime_driver import cli
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import STATE_FILE
-
-
-@pytest.fixture
-def prge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
-    """Run a command with --json: (exit code, what it printed)."""
-
-    def run(*arguments: object) -> tuple[int, Any]:
-        monkeypatch.setattr("sys.argv", ["prge", *map(str, arguments), "--json"])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        code = stop.value.code
-        printed = capsys.readouterr().out
-        return (int(code or 0), json.loads(printed) if printed else None)
-
-    return run
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:

@@ -1,4 +1,4 @@
-"""Every family: the program's losses, steps and adapters against transformers' own model; the table in docs/families.md."""
+"""Every family: the program's losses, steps and adapters against transformers' own model; docs/families.md's table."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
-from prge.runtime_driver.bench.references import build_again
 from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.torch_runtime import build_again
 
 SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -20,6 +20,7 @@ VERSION = 1
 
 PROGRAM_FILE = "program.pte"
 TOKENIZER_FILE = "tokenizer.json"
+INITIAL_FILE = "initial.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,13 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What trains; also PEFT's name of what the model is for, and whether its weights are [in, out]."""
+    """What trains.
+
+    Attributes:
+        task_type: PEFT's name of what the model is for.
+        fan_in_fan_out: whether the checkpoint's weights are [in, out].
+        sha256: of all the other fields and the frozen factors (`digest`).
+    """
 
     rank: int
     alpha: float
@@ -58,6 +65,11 @@ class Adapter:
     modules: tuple[AdaptedModule, ...]
     task_type: str | None = "CAUSAL_LM"
     fan_in_fan_out: bool = False
+    sha256: str = ""
+
+    def digest(self, factors: bytes) -> str:
+        """Hex digest of the layout and the frozen factors: which states fit."""
+        return hashlib.sha256(json.dumps(asdict(replace(self, sha256=""))).encode() + factors).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,11 @@ class Manifest:
     def parameters(self) -> int:
         """How many numbers train; they stand first in the state."""
         return sum(module.core[0] * module.core[1] for module in self.adapter.modules)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a state or an adapter carries as metadata: its base, and its layout and frozen factors."""
+        return {"base": self.model, "base_sha256": self.model_sha256, "adapter_sha256": self.adapter.sha256}
 
     @property
     def copies(self) -> int:
