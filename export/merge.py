@@ -15,7 +15,7 @@ from prge.models.checkpoints import load_checkpoint
 from prge.quiet import quiet
 
 
-def merge_adapter(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
+def merge_adapter(adapter: Path, output: Path, model: str | None, allow_pickle: bool = False) -> dict[str, Any]:
     """Write ``output``, a Hugging Face checkpoint in float32 with ``adapter`` (a PEFT folder) folded in.
 
     ``model`` names the base; None takes what the adapter names.
@@ -32,7 +32,7 @@ def merge_adapter(adapter: Path, output: Path, model: str | None) -> dict[str, A
     except (ValueError, KeyError) as e:
         raise UserError(f"{config} cannot be read: {e}") from e
     with quiet():
-        checkpoint = load_checkpoint(base)
+        checkpoint = load_checkpoint(base, allow_pickle)
         try:
             with safe_open(adapter / "adapter_model.safetensors", "pt") as f:
                 expected = (f.metadata() or {}).get("base_sha256")

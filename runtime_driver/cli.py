@@ -18,6 +18,8 @@ from prge.runtime_driver import commands, exporting
 from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.console import Data, Json, Program, State, Tokenizer, Truncate, err, out, show
 
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Also read pickled weights (pytorch_model.bin).")]
+
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
     no_args_is_help=True,
@@ -78,6 +80,7 @@ def export(
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face model into a program that fine-tunes itself."""
@@ -115,7 +118,7 @@ def export(
         eps=eps,
         lr=lr,
     )
-    show(exporting.export(model, output, config, texts, None if as_json else err), as_json, "Exported")
+    show(exporting.export(model, output, config, texts, None if as_json else err, allow_pickle), as_json, "Exported")
 
 
 @app.command()
@@ -278,10 +281,11 @@ def merge(
     adapter: Annotated[Path, typer.Argument(help="A run folder, or its adapter folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged model.")],
     model: Annotated[str | None, typer.Option(help="The base model; default: the one the adapter names.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Fold an adapter into its base model and write a plain Hugging Face checkpoint."""
-    show(exporting.merge(adapter, output, model), as_json, "Merged")
+    show(exporting.merge(adapter, output, model, allow_pickle), as_json, "Merged")
 
 
 @app.command()

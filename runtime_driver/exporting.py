@@ -31,7 +31,12 @@ DEMO_LABELS = (("today", " urgent"), ("later", " good"))
 
 
 def export(
-    model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None
+    model: str,
+    output: Path,
+    config: ExportConfig,
+    texts: Path | None,
+    console: Console | None,
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """`prge export`."""
     with quiet():
@@ -44,7 +49,7 @@ def export(
         bar = progress.add_task("load", total=None, note=model)
         began = time.perf_counter()
         with quiet():
-            checkpoint = load_checkpoint(model)
+            checkpoint = load_checkpoint(model, allow_pickle)
         loaded = time.perf_counter() - began
         manifest, report = export_program(
             checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
@@ -87,13 +92,13 @@ def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_t
     }
 
 
-def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
+def merge(adapter: Path, output: Path, model: str | None, allow_pickle: bool) -> dict[str, Any]:
     """`prge merge`."""
     with quiet():
         from prge.export.merge import merge_adapter
 
     folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
-    return merge_adapter(folder, output, model)
+    return merge_adapter(folder, output, model, allow_pickle)
 
 
 def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
         from prge.models.subspace import Factors
 
         m = program.manifest
+        if m.answer_at == "first":
+            raise UserError(f"{m.model} has no head of its own; the bench compares models that have one")
         checkpoint = load_checkpoint(m.model)
     if checkpoint.digest() != m.model_sha256:
         raise UserError(f"{m.model} has other weights than the program was made of")
