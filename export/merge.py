@@ -18,7 +18,11 @@ from prge.quiet import quiet
 
 
 def merge_adapters(
-    adapters: Sequence[Path], output: Path, model: str | None = None, weights: Sequence[float] = ()
+    adapters: Sequence[Path],
+    output: Path,
+    model: str | None = None,
+    weights: Sequence[float] = (),
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Write ``output``, a Hugging Face checkpoint in float32 with PEFT adapter folders folded in.
 
@@ -44,7 +48,7 @@ def merge_adapters(
         raise UserError(f"{adapters[0] / CONFIG_FILE}: the adapters name {named}; name it by --model")
     base = model or bases[0]
     with quiet():
-        checkpoint = load_checkpoint(base)
+        checkpoint = load_checkpoint(base, allow_pickle)
         digest, merged = checkpoint.digest(), checkpoint.model
         for adapter, weight in zip(adapters, weights, strict=True):
             merged = _folded(merged, adapter, weight, base, digest)

@@ -12,7 +12,7 @@ from rich.table import Table
 from prge.lora import adapter_folder
 from prge.quiet import quiet
 from prge.runtime_driver.compare import compare_runs, plot_runs, table_rows
-from prge.runtime_driver.console import Json, out, plain, show
+from prge.runtime_driver.console import AllowPickle, Json, out, plain, show
 
 
 def merge(
@@ -22,13 +22,14 @@ def merge(
         list[float] | None, typer.Option(help="Of an adapter's update in the sum, once per adapter; default: 1.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model; default: the one the adapters name.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Fold adapters into their base model and write a plain Hugging Face checkpoint."""
     with quiet():
         from prge.export.merge import merge_adapters
 
-    result = merge_adapters([adapter_folder(path) for path in adapters], output, model, weight or ())
+    result = merge_adapters([adapter_folder(path) for path in adapters], output, model, weight or (), allow_pickle)
     show(result, as_json, "Merged")
 
 

@@ -17,7 +17,20 @@ from prge.quiet import quiet
 from prge.runtime_driver import commands, exporting
 from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, State, Tokenizer, Truncate, err, out, show
+from prge.runtime_driver.console import (
+    AllowPickle,
+    Data,
+    Device,
+    Json,
+    Program,
+    Runtime,
+    State,
+    Tokenizer,
+    Truncate,
+    err,
+    out,
+    show,
+)
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -80,6 +93,7 @@ def export(
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder to go on from.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face model into a program that fine-tunes itself."""
@@ -122,7 +136,8 @@ def export(
         eps=eps,
         lr=lr,
     )
-    show(exporting.export(model, output, config, texts, None if as_json else err, adapter), as_json, "Exported")
+    console = None if as_json else err
+    show(exporting.export(model, output, config, texts, console, adapter, allow_pickle), as_json, "Exported")
 
 
 @app.command()

@@ -30,6 +30,7 @@ Runtime = Annotated[
     Literal["executorch", "torch"], typer.Option(help="What runs the step; torch: eager, from the base model.")
 ]
 Device = Annotated[str, typer.Option(help="Of --runtime torch: cpu, cuda, cuda:1.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Also read pickled weights (pytorch_model.bin).")]
 Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
 
 

@@ -34,7 +34,7 @@ DEMO_LABELS = (("today", " urgent"), ("later", " good"))
 
 def export(
     model: str, output: Path, config: ExportConfig, texts: Path | None, console: Console | None,
-    adapter: Path | None = None,
+    adapter: Path | None = None, allow_pickle: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """`prge export`; ``adapter`` is the PEFT adapter folder to go on from, in place of the config's own."""
     with quiet():
@@ -51,7 +51,7 @@ def export(
         bar = progress.add_task("load", total=None, note=model)
         began = time.perf_counter()
         with quiet():
-            checkpoint = load_checkpoint(model)
+            checkpoint = load_checkpoint(model, allow_pickle)
         loaded = time.perf_counter() - began
         manifest, report = export_program(
             checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records

@@ -1,4 +1,4 @@
-"""Every family: the program's losses, steps and adapters against transformers' own model; docs/families.md's table."""
+"""Every family: programs, steps and adapters against transformers' own model; the table in docs/families.md."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEMPLATE, VOCABULARY
+from conftest import TEMPLATE, VOCABULARY, randomized
 from peft import PeftModel
 from test_step import compare_step, random_batch, random_state
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from prge.cost import weight_bytes
+from prge.errors import UserError
+from prge.export.merge import merge_adapters
+from prge.export.plan import plan, planned
 from prge.export.program import REPORT_FILE
+from prge.export.prompts import check_template
+from prge.manifest import answer_position, cut_left
 from prge.models.adapter import AdapterConfig
-from prge.models.families import FAMILIES
+from prge.models.build import LabelWordsObjective, build_step
+from prge.models.checkpoints import load_checkpoint, load_sizes
+from prge.models.families import FAMILIES, UnsupportedModel
 from prge.models.step import StepConfig
+from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Example
 from prge.runtime_driver.evaluate import evaluate
@@ -145,7 +154,7 @@ def test_a_plain_encoder_answers_at_its_first_token(
     folder = export(model=model, adapter=all_linears("fisher"), template="{text}", label_words=words)
     program = StepProgram(folder)
     hf = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
-    tokenizer = program_tokenizer(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with torch.no_grad():
         firsts = [
             hf(torch.tensor([tokenizer.encode(word).ids])).last_hidden_state[0, 0]
@@ -162,10 +171,122 @@ def test_a_plain_encoder_answers_at_its_first_token(
     check_peft(program, hf, batch, tmp_path, scores)
 
 
-def program_tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+        ("opt", {"do_layer_norm_before": False, "enable_bias": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "activation_function": "gelu_fast"}),
+        ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}),
+        ("phi3", {"num_key_value_heads": 1}),
+    ],
+)
+@pytest.mark.parametrize("step_config", [StepConfig(2, 4), StepConfig(1, 2, "weights")])
+def test_traits_within_a_family(family: str, changes: dict[str, Any], step_config: StepConfig) -> None:
+    """The step's module before export, whose rows are padded by real tokens."""
+    tokens = torch.randint(0, 100, (4, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = tiny(family, **changes)(tokens).logits
+        objective = LabelWordsObjective([5, 7, 9])
+        step = build_step(tiny(family, **changes), AdapterConfig(rank=2), step_config, objective, 16).step
+        position, label = torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0])
+        zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
+        _, losses, scores = step(torch.zeros(step.state_size), tokens, (position.unsqueeze(1), label), one, zero, zero)
+    expected = logits[torch.arange(4), position][:, [5, 7, 9]]
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(expected, label, reduction="none"))
 
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("bloom", {}, "bloom.*llama"),
+        ("opt", {"word_embed_proj_dim": 16}, "another width"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
+        ("gpt2", {"max_position_embeddings": 8}, "8 positions"),
+        ("bert", {"is_decoder": True}, "used as decoders"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(family: str, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedModel, match=reason):
+        build_step(tiny(family, **changes), AdapterConfig(rank=2), StepConfig(), LabelWordsObjective([1, 2]), 16)
+
+
+def test_keys_and_values_do_not_train_by_default() -> None:
+    def trained(family: str) -> set[str]:
+        built = build_step(tiny(family), AdapterConfig(rank=2), StepConfig(), LabelWordsObjective([1, 2]), 16)
+        return {layer.name.split(".1.")[1] for layer in built.adapters}
+
+    assert trained("llama") == {"self_attn.q_proj", "self_attn.o_proj"} | {
+        f"mlp.{x}_proj" for x in ("gate", "up", "down")
+    }
+    assert trained("gpt2") == {"attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
+    assert trained("bert") == {"attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"}
+
+
+def test_templates_of_encoders(
+    make_model: Callable[..., Path], tiny_model: Path, encoder_tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    model = make_model(config("distilbert"), AutoModelForMaskedLM, encoder_tokenizer_folder)
+    for source, template, reason in [
+        (model, "{text} It was", "write {mask} once"),
+        (model, "{text} {mask} or {mask}", "write {mask} once"),
+        (tiny_model, "{text} {mask}", "leave {mask} out"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            check_template(load_checkpoint(str(source)), template)
+
+
+@pytest.mark.parametrize("tokens", [(0, 5, 6, 2), (0, 3, 5, 3, 2)])
+def test_a_row_holds_its_mask_token_once(tokens: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"line 7.*not once"):
+        answer_position(tokens, "mask", 3, "line 7")
+    assert answer_position((0, 5, 3, 2), "mask", 3, "") == 2
+
+
+def test_long_rows_of_encoders_keep_their_first_token() -> None:
+    assert cut_left((0, 5, 6, 7, 3, 2), 4, "mask") == (0, 7, 3, 2)
+    assert cut_left((0, 5, 6, 7, 3, 2), 4, "last") == (6, 7, 3, 2)
+
+
+@pytest.mark.parametrize("form", ["bf16", "f16", "sharded", "pickle"])
+def test_forms_of_checkpoints(form: str, tiny_model: Path, tmp_path: Path) -> None:
+    """What is loaded are the model's weights, rounded where the file is, in float32."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    dtype = {"bf16": torch.bfloat16, "f16": torch.float16}.get(form, torch.float32)
+    torch.nn.Module.to(model, dtype).save_pretrained(tmp_path, max_shard_size="20KB" if form == "sharded" else "5GB")
+    for file in tiny_model.glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    if form == "pickle":
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+        with pytest.raises(UserError, match="--allow-pickle"):
+            load_checkpoint(str(tmp_path))
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1 or form != "sharded"
+    loaded = load_checkpoint(str(tmp_path), allow_pickle=form == "pickle").model
+    for (name, ours), theirs in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert ours.dtype == torch.float32, name
+        torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "roberta"])
+def test_plans_know_every_family(family: str, make_model: Callable[..., Path], encoder_tokenizer_folder: Path) -> None:
+    auto = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
+    sizes = load_sizes(str(make_model(config(family), auto, encoder_tokenizer_folder)))
+    rows = plan(planned(sizes, StepConfig(2, 2), 16, 0), 1e9)
+    assert [row["fits"] for row in rows] == [True] * 3
+    if family in ENCODERS:
+        with pytest.raises(UnsupportedModel, match="do not model language"):
+            planned(sizes, StepConfig(2, 2), 16, 4)
+
+
+def tiny(family: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    settings = COMMON | SIZES.get(family, {}) | changes
+    encoder = family in ENCODERS
+    auto: Any = AutoModelForMaskedLM if encoder else AutoModelForCausalLM
+    return randomized(auto.from_config(AutoConfig.for_model(family, **settings))).eval()
 
 
 def all_linears(subspace: Any) -> AdapterConfig:
@@ -187,6 +308,12 @@ def check_peft(program: StepProgram, hf: Any, batch: list[Example], tmp_path: Pa
         adapted = PeftModel.from_pretrained(hf, str(tmp_path / "adapter")).eval()
         expected = torch.stack([scores(adapted, torch.tensor([e.tokens])) for e in batch])
     assert ours is not None and (plain - expected).abs().max() > 1e-2
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
+    with quiet():
+        merge_adapters([tmp_path / "adapter"], tmp_path / "merged")
+    merged = type(hf).from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = torch.stack([scores(merged, torch.tensor([e.tokens])) for e in batch])
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
 
 
