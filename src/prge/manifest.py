@@ -52,7 +52,7 @@ class Adapter:
     """What trains.
 
     Attributes:
-        sha256: of all the other fields and the frozen factors (`digest`).
+        sha256: of all the other fields and the frozen factors (`digest`); empty before there are factors.
     """
 
     rank: int
