@@ -57,8 +57,9 @@ def _words(seeds: Tensor, count: int) -> Tensor:
 def _rademacher(seeds: Tensor, size: int) -> Tensor:
     words = _words(seeds, -(-size // 32))
     halves = torch.stack((words & 0xFFFF, _shift_right(words, 16)), dim=2)
-    halves = halves.to(torch.float32).reshape(seeds.shape[0], -1, 1)
-    # From here on in float32, where the engine is fast; integers below 2**16 are exact.
+    # From here on in float32, where the engine is fast; integers below 2**16 are exact. The half keeps all quotients
+    # away from whole numbers, for machines (GPUs) whose powers are not rounded right.
+    halves = halves.to(torch.float32).reshape(seeds.shape[0], -1, 1) + 0.5
     bits = torch.floor(halves * (0.5 ** torch.arange(16, dtype=torch.float32, device=seeds.device)))
     odd = bits - 2.0 * torch.floor(bits * 0.5)
     return (2.0 * odd - 1.0).reshape(seeds.shape[0], -1)[:, :size]

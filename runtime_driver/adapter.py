@@ -76,25 +76,28 @@ def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
         UserError: another base, or factors that are not the program's.
     """
     check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
-    factors, adapter = frozen_factors(manifest, frozen), manifest.adapter
-    state = torch.zeros(manifest.state_size)
-    fits = lora.pairs.keys() == factors.keys() and lora.rank == adapter.rank
-    for module in adapter.modules if fits else ():
-        (a, b), (down, d) = lora.pairs[module.name], factors[module.name]
-        fits &= a.shape == down.shape and b.shape[0] == module.out_features
-        if not fits:
-            break
-        b = b * (lora.scale * adapter.rank / adapter.alpha)
-        core = b if d is None else core_between(b, d)
-        fits &= bool((a - down).norm() <= _ROUNDING * down.norm())
-        fits &= d is None or bool((d @ core - b).norm() <= _ROUNDING * b.norm())
-        state[module.offset : module.offset + core.numel()] = core.T.reshape(-1)
-    if not fits:
+    factors, cores = frozen_factors(manifest, frozen), []
+    if lora.pairs.keys() == factors.keys():
+        scale = lora.scale * manifest.adapter.rank / manifest.adapter.alpha
+        cores = [_core(lora.pairs[name], factors[name], scale) for name in factors]
+    if not cores or any(core is None for core in cores):
         raise UserError(
             f"{lora.path} does not fit the program, which trains between factors of its own; "
             f"`prge export {manifest.model} --adapter {lora.path}` makes a program that goes on from it"
         )
-    return state
+    flat = torch.cat([core.T.reshape(-1) for core in cores if core is not None])
+    return torch.cat((flat, torch.zeros(manifest.state_size - len(flat))))
+
+
+def _core(pair: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor | None], scale: float) -> Tensor | None:
+    """The core between frozen factors that makes ``scale * B A`` of a pair; None where none does."""
+    (a, b), (down, d) = (pair[0], pair[1] * scale), factors
+    if a.shape != down.shape or (a - down).norm() > _ROUNDING * down.norm():
+        return None
+    if d is None:
+        return b
+    core = core_between(b, d)
+    return core if (d @ core - b).norm() <= _ROUNDING * b.norm() else None
 
 
 def load_state(path: Path, manifest: Manifest) -> Tensor:

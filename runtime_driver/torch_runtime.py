@@ -16,7 +16,12 @@ from prge.runtime_driver.program import StepProgram
 
 
 class TorchProgram(StepProgram):
-    """A program whose ``forward`` PyTorch runs; the ``.pte`` gives its manifest and its frozen factors."""
+    """A program whose ``forward`` PyTorch runs; the ``.pte`` gives its manifest and its frozen factors.
+
+    In float32 losses agree to 1e-5. Quantized, torchao rounds weights and activations as the delegates do, in
+    float32 arithmetic: a value between two roundings may go either way, so that on a deep model an example's loss
+    differs by as much as quantization itself changes it.
+    """
 
     def __init__(self, path: Path, device: str = "cpu"):
         """Load the program's base model and rebuild its step on ``device`` (``"cpu"``, ``"cuda"``, ``"cuda:1"``).

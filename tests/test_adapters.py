@@ -22,6 +22,7 @@ from prge.runtime_driver.adapter import load_state, save_peft, save_state, steps
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.torch_runtime import TorchProgram
 from prge.runtime_driver.train import TrainConfig, train
 
 Prge = Callable[..., tuple[int, Any]]
@@ -174,6 +175,8 @@ def test_a_peft_adapter_comes_in_and_goes_out(
     got = evaluate(program, program.initial_state(), texts).losses
     assert code == 0
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    rebuilt = evaluate(TorchProgram(folder), program.initial_state(), texts).losses
+    torch.testing.assert_close(rebuilt, expected, rtol=0, atol=1e-4)
     assert (expected - before).abs().max() > 0.1
     train_command = ["train", folder, "--data", demo_data / "train.tsv", "--dev-fraction", 0, "--truncate"]
     code, done = prge(*train_command, "--steps", 2, "--lr", 0.02, "-o", run)

@@ -88,7 +88,7 @@ def test_a_plan_has_the_sizes_of_the_program(program_folder: Path, export: Calla
     """From the model's sizes alone; and more memory is never said to hold less."""
     m = StepProgram(export(adapter=AdapterConfig(subspace="fisher"), step=StepConfig(3, 2))).manifest
     foreseen = planned(load_sizes(m.model), StepConfig(3, 2), m.max_tokens, 0)
-    assert (foreseen.architecture, foreseen.adapter) == (m.architecture, m.adapter)
+    assert (foreseen.architecture, foreseen.adapter) == (m.architecture, replace(m.adapter, sha256=""))
     assert weight_bytes(foreseen) == weight_bytes(m) and peak_bytes(foreseen, 20) == peak_bytes(m, 20)
     largest = [plan(m, budget)[0]["largest_batch"] for budget in (1e6, 25e6, 30e6, 100e6)]
     assert largest[0] == 0 < largest[2] and largest == sorted(largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,32 @@ def test_all_of_a_step_stays_on_its_device(export: Callable[..., Path], step: An
     with torch.no_grad(), OneDevice():
         results = module(state, tokens, targets, *scalars)
     assert results[0].shape == state.shape and all(t.is_meta for t in results)
+
+
+def test_runs_on_either_runtime_are_alike(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    """The same log but for the seconds, and a state that the other runtime goes on from, or evaluates."""
+    data = ["--data", demo_data / "train.tsv", "--truncate"]
+    command = ["train", program_folder, *data, "--examples", 20, "--steps", 3, "--lr", 0.01]
+    logs = []
+    for runtime in ("executorch", "torch"):
+        code, _ = prge(*command, "--runtime", runtime, "-o", tmp_path / runtime)
+        assert code == 0
+        logs.append([json.loads(line) for line in (tmp_path / runtime / "log.jsonl").read_text().splitlines()])
+        described = json.loads((tmp_path / runtime / "config.json").read_text())
+        assert described["runtime"] == {"executorch": "executorch", "torch": "torch cpu"}[runtime]
+    for row, other in zip(*logs, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"seconds", "dev"}:
+            assert row[name] == pytest.approx(other[name], rel=1e-5), name
+    code, done = prge(*command, "--from", tmp_path / "torch", "-o", tmp_path / "more")
+    assert code == 0 and done["steps"] == 3
+    evaluations = [
+        prge("eval", program_folder, *data, "--state", tmp_path / "more", "--runtime", runtime)[1]
+        for runtime in ("executorch", "torch")
+    ]
+    assert evaluations[0]["loss"] == pytest.approx(evaluations[1]["loss"], abs=1e-5)
 
 
 def test_a_missing_device_is_refused(program_folder: Path) -> None:
