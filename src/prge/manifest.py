@@ -53,10 +53,10 @@ class AdaptedModule:
 class Adapter:
     """What trains.
 
-        Attributes:
-            task_type: PEFT's name of what the model is for.
-            fan_in_fan_out: whether the checkpoint's weights are [in, out].
-            sha256: of all the other fields and the frozen factors (`digest`); empty before there are factors.
+    Attributes:
+        task_type: PEFT's name of what the model is for.
+        fan_in_fan_out: whether the checkpoint's weights are [in, out].
+        sha256: of all the other fields and the frozen factors (`digest`); empty before there are factors.
     """
 
     rank: int
