@@ -1,47 +1,77 @@
-"""An adapter folded into its base model."""
+"""Adapters folded into their base model."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from prge.errors import UserError
 from prge.folders import new_folder, refuse_used
+from prge.lora import CONFIG_FILE, WEIGHTS_FILE, check_base, read_config, read_lora
 from prge.models.checkpoints import load_checkpoint
 from prge.quiet import quiet
 
 
-def merge_adapter(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
-    """Write ``output``, a Hugging Face checkpoint in float32 with ``adapter`` (a PEFT folder) folded in.
+def merge_adapters(
+    adapters: Sequence[Path],
+    output: Path,
+    model: str | None = None,
+    weights: Sequence[float] = (),
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Write ``output``, a Hugging Face checkpoint in float32 with PEFT adapter folders folded in.
 
-    ``model`` names the base; None takes what the adapter names.
+    Args:
+        model: names the base; None for what the adapters name.
+        weights: of each adapter's update in the sum; empty for 1.
 
     Raises:
-        UserError: no adapter there, the output folder is not empty, or the base does not fit.
+        UserError: no adapter there, the output folder is not empty, weights are not one per adapter, or
+            an adapter does not fit the base.
     """
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise UserError(f"{adapter} is not a PEFT adapter folder (no adapter_config.json)")
+    weights = weights or [1.0] * len(adapters)
+    if len(weights) != len(adapters):
+        raise UserError(f"{len(weights)} --weight for {len(adapters)} adapters; give one for each, in their order")
+    configs = [read_config(adapter) for adapter in adapters]
+    if len(adapters) > 1 or weights[0] != 1.0:
+        for adapter in adapters:
+            read_lora(adapter)  # only what adds to the weights can be summed
     refuse_used(output)
-    try:
-        base = model or str(json.loads(config.read_text())["base_model_name_or_path"])
-    except (ValueError, KeyError) as e:
-        raise UserError(f"{config} cannot be read: {e}") from e
+    bases = list(dict.fromkeys(str(config.get("base_model_name_or_path") or "") for config in configs))
+    if model is None and (len(bases) > 1 or not bases[0]):
+        named = f"different bases ({', '.join(bases)})" if len(bases) > 1 else "no base"
+        raise UserError(f"{adapters[0] / CONFIG_FILE}: the adapters name {named}; name it by --model")
+    base = model or bases[0]
     with quiet():
-        checkpoint = load_checkpoint(base)
-        try:
-            with safe_open(adapter / "adapter_model.safetensors", "pt") as f:
-                expected = (f.metadata() or {}).get("base_sha256")
-            if expected not in (None, checkpoint.digest()):
-                raise UserError(f"{adapter} was trained on other weights than {base} has; name its base by --model")
-            merged = PeftModel.from_pretrained(checkpoint.model, str(adapter)).merge_and_unload()
-        except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-            raise UserError(f"{adapter} does not fit {base}: {str(e).splitlines()[0]}") from e
+        checkpoint = load_checkpoint(base, allow_pickle)
+        digest, merged = checkpoint.digest(), checkpoint.model
+        for adapter, weight in zip(adapters, weights, strict=True):
+            merged = _folded(merged, adapter, weight, base, digest)
         with new_folder(output) as out:
             merged.save_pretrained(out)
             checkpoint.tokenizer.save_pretrained(out)
-    return {"model": str(output), "base": base, "parameters": sum(p.numel() for p in merged.parameters())}
+    return {
+        "model": str(output),
+        "base": base,
+        "adapters": len(adapters),
+        "parameters": sum(p.numel() for p in merged.parameters()),
+    }
+
+
+def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) -> Any:
+    try:
+        with safe_open(adapter / WEIGHTS_FILE, "pt") as f:
+            metadata = f.metadata() or {}
+        check_base(adapter, str(metadata.get("base")), metadata.get("base_sha256"), base, digest)
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+        for layer in adapted.modules():
+            if isinstance(layer, LoraLayer):
+                layer.scale_layer(weight)
+        return adapted.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise UserError(f"{adapter} does not fit {base}: {str(e).splitlines()[0]}") from e

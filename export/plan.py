@@ -9,7 +9,8 @@ from prge.cost import multiply_adds, peak_bytes, weight_bytes
 from prge.export.quantize import QUANTIZATIONS
 from prge.manifest import AdaptedModule, Adapter, Label, Manifest
 from prge.models.adapter import AdapterConfig, selected
-from prge.models.build import architecture, check_family
+from prge.models.build import architecture
+from prge.models.families import Parts, UnsupportedModel
 from prge.models.optimizer import BETAS
 from prge.models.step import StepConfig
 
@@ -20,12 +21,14 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
     Raises:
         UnsupportedModel: when there is no such program.
     """
-    check_family(model)
+    parts = Parts(model)
+    if max_targets and not parts.family.causal:
+        raise UnsupportedModel("encoders do not model language; leave --max-targets out")
     adapter = AdapterConfig(subspace="fisher")
     modules, offset = [], 0
-    for name, linear in selected(model.model, adapter).items():
+    for name, (layer, _, linear) in selected(parts, adapter).items():
         core = adapter.rank, adapter.columns
-        modules.append(AdaptedModule("model." + name, linear.in_features, linear.out_features, offset, core))
+        modules.append(AdaptedModule(name, layer, linear.in_features, linear.out_features, offset, core))
         offset += core[0] * core[1]
     labels = () if max_targets else (Label("0", "", 0), Label("1", "", 1))
     return Manifest(
@@ -34,7 +37,7 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
         state_size=3 * offset, objective="language-modelling" if max_targets else "label-words", template="",
         labels=labels, max_targets=max_targets, tokenizer_sha256="", pad_token=0, eps=0.0, lr=0.0,
         adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, tuple(modules)),
-        architecture=architecture(model),
+        architecture=architecture(parts),
     )  # fmt: skip
 
 

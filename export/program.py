@@ -15,38 +15,45 @@ from pathlib import Path
 import torch
 
 from prge.errors import UserError
+from prge.export.from_peft import lora_factors, save_initial
 from prge.export.lower import Backend, emit, example_inputs, lower, trace
+from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport, multiply_adds, outside_ops
 from prge.folders import new_folder
-from prge.manifest import (
-    PROGRAM_FILE,
-    AdaptedModule,
-    Adapter,
-    Label,
-    Manifest,
-    file_sha256,
-    template_columns,
-)
+from prge.lora import Lora, check_base
+from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256, template_columns
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace
-from prge.models.build import BuiltStep, LabelWordsObjective, LanguageModelObjective, build_step, fisher_factors
+from prge.models.build import (
+    BuiltStep,
+    LabelWordsObjective,
+    LanguageModelObjective,
+    add_label_head,
+    build_step,
+    fisher_factors,
+)
 from prge.models.checkpoints import Checkpoint
 from prge.models.optimizer import BETAS
 from prge.models.step import Perturbation, StepConfig
-from prge.models.subspace import Row
 from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
 
-# How many texts the fisher subspace is taken from.
-_TEXTS = 64
+# What the manifest says as it was asked for.
+_FROM_CONFIG = (
+    "quantization", "min_tokens", "max_tokens", "template", "label_column", "choices", "chat_template",
+    "special_tokens", "task",
+)  # fmt: skip
+_FROM_STEP = ("queries", "batch", "outer", "inner", "noise", "perturb", "optimizer")
 
 # (eps in float32, eps quantized, lr with Adam): measured on SST-2, but for weights' lr. LoRA-FA's are the
 # paper's; quantized, rounding would drown its eps.
 _DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]] = {
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
     ("activations", "svd"): (0.05, 0.1, 1e-2),
+    ("activations", "peft"): (0.02, 0.05, 5e-3),
     ("weights", "fisher"): (0.1, 0.2, 2e-3),
+    ("weights", "peft"): (0.1, 0.2, 2e-3),
     ("weights", "svd"): (0.1, 0.2, 2e-3),
     ("weights", None): (1e-2, 1e-1, 5e-5),
 }
@@ -64,6 +71,10 @@ def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
     return 0.1 * step.queries * step.batch / 32
 
 
+# PEFT's names of what a model is for, by where it answers; it has none for masked-LM heads.
+_TASK_TYPES = {"last": "CAUSAL_LM", "mask": None, "first": "FEATURE_EXTRACTION"}
+
+
 @dataclass(frozen=True)
 class ExportConfig:
     """What to export.
@@ -79,6 +90,7 @@ class ExportConfig:
         min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
         quantization, backend: how weights are stored and where they run.
         eps, lr: what training uses by default; None for the measured defaults.
+        lora: the PEFT adapter to go on from (``subspace="peft"``).
     """
 
     adapter: AdapterConfig
@@ -98,6 +110,7 @@ class ExportConfig:
     backend: Backend = "xnnpack"
     eps: float | None = None
     lr: float | None = None
+    lora: Lora | None = None
 
 
 def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> tuple[Label, ...]:
@@ -110,6 +123,9 @@ def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> 
         raise UserError("label words need at least two labels, as --label '0= terrible' --label '1= great'")
     labels: list[Label] = []
     for name, word in pairs:
+        if checkpoint.answer_at == "first":  # a plain encoder's head has a row for each label, of any words
+            labels.append(Label(name, word, len(labels)))
+            continue
         ids = checkpoint.tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = checkpoint.tokenizer.convert_ids_to_tokens(ids)
@@ -192,12 +208,15 @@ def export_program(
             or the model, a label word is no single token, or the disk is full.
     """
     check_config(config, records)
+    check_template(checkpoint, config.template)
     labels = label_tokens(checkpoint, config.label_words) if config.label_words else ()
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)
     with new_folder(folder) as out, _without_collector():
         phases.enter("adapt")
         digest = checkpoint.digest()
+        if config.lora:
+            check_base(config.lora.path, config.lora.base, config.lora.base_sha256, checkpoint.source, digest)
         built = _build(checkpoint, config, labels, records)
         phases.enter("quantize")
         with quiet():
@@ -208,6 +227,8 @@ def export_program(
         phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
         manifest = _manifest(checkpoint, config, built, labels, digest, file_sha256(tokenizer))
+        if config.lora:
+            save_initial(out, manifest, built.adapters, config.lora)
         constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
         edge = lower(traced, len(built.step.layers), config.backend, constants)
         graph = edge.exported_program().graph
@@ -231,35 +252,26 @@ def export_program(
     return manifest, report
 
 
-def _rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Mapping[str, str]]) -> list[Row]:
-    """The prompts (and targets) of some records, spread over all of them."""
-    rows = []
-    for record in records[:: -(-len(records) // _TEXTS)]:
-        try:
-            prompt, target = config.template.format_map(record), config.target.format_map(record)
-        except KeyError as e:
-            raise UserError(f"the texts have no column {e}; they have {', '.join(record)}") from e
-        special = not config.chat_template  # which writes them itself
-        tokens = checkpoint.tokenizer(prompt, add_special_tokens=special)["input_ids"] or [checkpoint.pad_token]
-        ends = checkpoint.tokenizer(target, add_special_tokens=False)["input_ids"][: config.max_targets]
-        row = (tokens + ends)[-config.max_tokens :]
-        last = len(row) - bool(ends)  # the last target is predicted from the token before it
-        rows.append(Row(tuple(row), tuple(range(max(0, last - max(1, len(ends))), last))))
-    return rows
-
-
 def _build(
     checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...], records: Sequence[Mapping[str, str]]
 ) -> BuiltStep:
     objective = (
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
     )
+    if checkpoint.answer_at == "first" and labels:
+        add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in labels])
     try:
         factors = {}
         if config.adapter.subspace == "fisher":
-            factors = fisher_factors(checkpoint.model, config.adapter, objective, _rows(checkpoint, config, records))
+            rows = text_rows(checkpoint, config, records)
+            factors = fisher_factors(checkpoint.model, config.adapter, objective, rows)
+        elif config.lora:
+            factors = lora_factors(checkpoint.model, config.lora)
         shared = config.quantization == "f32"
-        built = build_step(checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors)
+        built = build_step(
+            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors,
+            checkpoint.pad_token,
+        )  # fmt: skip
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     built.step.eval()
@@ -267,8 +279,9 @@ def _build(
 
 
 def _frozen(adapters: list[AdaptedLinear]) -> torch.Tensor:
-    factors = [f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None]
-    return torch.cat(factors).half()  # exact: see AdaptedLinear
+    factors = torch.cat([f.reshape(-1) for layer in adapters for f in (layer.down, layer.up) if f is not None])
+    half = factors.half()
+    return half if torch.equal(half.float(), factors) else factors  # mostly half: see AdaptedLinear
 
 
 def _manifest(
@@ -281,37 +294,29 @@ def _manifest(
 ) -> Manifest:
     step, adapter = config.step, config.adapter
     modules = tuple(
-        AdaptedModule(a.name, a.base.in_features, a.base.out_features, a.offset, a.core) for a in built.adapters
+        AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core)
+        for a in built.adapters
     )
+    task_type, transposed = _TASK_TYPES[checkpoint.answer_at], built.parts.family.transposed
+    trains = Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules, task_type, transposed)
+    factors = _frozen(built.adapters).numpy().tobytes()
     return Manifest(
+        **{name: getattr(config, name) for name in _FROM_CONFIG},
+        **{name: getattr(step, name) for name in _FROM_STEP},
         model=checkpoint.source,
         model_sha256=digest,
-        quantization=config.quantization,
-        queries=step.queries,
-        batch=step.batch,
-        outer=step.outer,
-        inner=step.inner,
-        noise=step.noise,
-        min_tokens=config.min_tokens,
-        max_tokens=config.max_tokens,
         state_size=built.step.state_size,
-        perturb=step.perturb,
-        optimizer=step.optimizer,
         betas=BETAS,
         objective="label-words" if labels else "language-modelling",
-        template=config.template,
         labels=labels,
-        label_column=config.label_column,
         target="" if labels else config.target,
         max_targets=0 if labels else config.max_targets,
-        choices=config.choices,
-        chat_template=config.chat_template,
-        special_tokens=config.special_tokens,
-        task=config.task,
+        answer_at=checkpoint.answer_at,
+        mask_token=checkpoint.tokenizer.mask_token_id if checkpoint.answer_at == "mask" else None,
         tokenizer_sha256=tokenizer_sha256,
         pad_token=checkpoint.pad_token,
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
-        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
+        adapter=dataclasses.replace(trains, sha256=trains.digest(factors)),
         architecture=built.architecture,
     )

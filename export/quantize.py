@@ -68,7 +68,7 @@ def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quanti
     # A tied head shares its tensor with the embedding: give it its own before it changes.
     for module in base_linears:
         module.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
-    assert isinstance(step.embedding, nn.Embedding)
-    step.embedding = QuantizedEmbedding(step.embedding)
+    assert isinstance(step.embedding.table, nn.Embedding)
+    step.embedding.table = QuantizedEmbedding(step.embedding.table)
     chosen = {id(module) for module in base_linears}
     quantize_(step, linear_config(quantization), filter_fn=lambda module, _: id(module) in chosen)

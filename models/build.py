@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from prge.manifest import Architecture
 from prge.models.adapter import AdaptedLinear, AdapterConfig, adapt, selected
-from prge.models.engine import Attention, RMSNorm, Rotary, SharedEmbedding, SharedHead
+from prge.models.attention import Attention, Positions, Rotary, Shared, rotate_half
+from prge.models.engine import GatedMLP, Input, SharedEmbedding, SharedHead, Split, swapped
+from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
 from prge.models.subspace import Factors, Row, principal_factors
-
-# Model types whose decoder layers have Llama's parts under Llama's names.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-class UnsupportedModel(ValueError):
-    """The checkpoint's architecture has no entry in FAMILIES."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +36,31 @@ class LanguageModelObjective:
 
 @dataclass(frozen=True)
 class BuiltStep:
-    """The step module, its adapted layers in state order, its frozen base linears, and the model's sizes."""
+    """The step module, the model's parts, adapted layers in state order, frozen base linears, and sizes."""
 
     step: Step
+    parts: Parts
     adapters: list[AdaptedLinear]
     base_linears: list[nn.Linear]
     architecture: Architecture
 
 
-def architecture(model: Any) -> Architecture:
-    """Sizes of a transformers causal LM whose layers are alike."""
-    hf, first = model.config, model.model.layers[0]
-    linears = [m.weight for m in first.modules() if isinstance(m, nn.Linear)]
+def architecture(parts: Parts) -> Architecture:
+    """Sizes of a transformers model whose layers are alike."""
+    linears = [m.weight for m in parts.layers[0].modules() if isinstance(m, nn.Linear)]
+    before_head = [m for norm in parts.norms for m in norm.modules() if isinstance(m, nn.Linear)]
     return Architecture(
-        layers=len(model.model.layers),
-        hidden=hf.hidden_size,
-        heads=hf.num_attention_heads,
-        head=first.self_attn.head_dim,
+        layers=len(parts.layers),
+        hidden=parts.config.hidden_size,
+        heads=parts.heads,
+        head=parts.head_size,
         layer_weights=sum(weight.numel() for weight in linears),
         layer_outputs=sum(weight.shape[0] for weight in linears),
-        vocabulary=model.lm_head.weight.shape[0],
-        tied=model.lm_head.weight is model.model.embed_tokens.weight,
+        vocabulary=parts.embedding.num_embeddings,
+        tied=parts.head is not None and parts.head.weight is parts.embedding.weight,
+        transform=sum(m.weight.numel() for m in before_head),
+        learned_positions=parts.family.positions is not None,
     )
-
-
-def check_family(model: Any) -> None:
-    """Raise `UnsupportedModel` when the type is not in FAMILIES."""
-    kind = model.config.model_type
-    if kind not in FAMILIES:
-        raise UnsupportedModel(f"models of type {kind!r} are not supported; supported are {', '.join(FAMILIES)}")
 
 
 def fisher_factors(
@@ -79,13 +71,28 @@ def fisher_factors(
     Args:
         rows: texts of the task's form.
     """
-    check_family(model)
     model.eval().requires_grad_(False)
     words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
-    linears = selected(model.model, adapter)
+    linears = {name: linear for name, (_, _, linear) in selected(Parts(model), adapter).items()}
     found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions)
     lengths = {name: x.weight.norm() / min(x.weight.shape) ** 0.5 for name, x in linears.items()}
     return {name: Factors(f.inputs, f.outputs * lengths[name]) for name, f in found.items()}
+
+
+def add_label_head(model: Any, words: Sequence[Sequence[int]]) -> None:
+    """Give a plain encoder the head it lacks: a row per label, what its first token becomes in the label's words.
+
+    Args:
+        words: each label's tokens, special ones included.
+    """
+    with torch.no_grad():
+        rows = torch.stack([model(torch.tensor([tokens])).last_hidden_state[0, 0] for tokens in words])
+        head = nn.Linear(rows.shape[1], len(rows))
+        head.weight.copy_(rows)
+        # Against what opens and closes every text, which all have in common.
+        empty = model(torch.tensor([[words[0][0], words[0][-1]]])).last_hidden_state[0, 0]
+        head.bias.copy_(-rows @ empty)
+    setattr(model, LABEL_HEAD, head)
 
 
 def build_step(
@@ -96,60 +103,93 @@ def build_step(
     max_tokens: int,
     share_table: bool = False,
     factors: Mapping[str, Factors] = MappingProxyType({}),
+    pad_token: int = 0,
+    shared: Shared | None = None,
 ) -> BuiltStep:
-    """Swap what blocks delegation, adapt the selected linears, and wrap all in a `Step`.
+    """Adapt the selected linears, swap what blocks delegation, and wrap all in a `Step`.
 
-    ``model`` (a transformers causal LM in float32) is consumed: its modules are moved into
-    the step and changed in place.
+    ``model`` (of transformers, in float32) is consumed: its modules are moved into the step and
+    changed in place.
 
     Args:
         max_tokens: the longest row.
         share_table: whether the LM head of a tied model reads the embedding's table, for
             language modelling in float32.
         factors: of `fisher_factors`, for ``subspace="fisher"``.
+        pad_token: what fills rows on the right.
+        shared: what the attention layers share; None for a plain `Shared`.
 
     Raises:
-        UnsupportedModel: when its type is not in FAMILIES.
+        UnsupportedModel: when its type is not in FAMILIES, or has a trait that no family covers.
         ValueError: when the adapter selects nothing or the rank does not fit.
     """
-    check_family(model)
-    hf = model.config
-    window = getattr(hf, "sliding_window", None)
-    if window and getattr(hf, "use_sliding_window", True) and window < max_tokens:
-        raise UnsupportedModel(
-            f"the model attends within a window of {window} tokens, which is not supported; "
-            f"choose at most {window} tokens"
-        )
-    sizes = architecture(model)
+    parts = Parts(model)
+    sizes, shared = architecture(parts), shared or Shared()
     model.eval().requires_grad_(False)
-    decoder = model.model
     by_weights = config.perturb == "weights"
     if not by_weights and adapter.subspace is None:
         raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
     copies = WeightCopies() if by_weights else ActivationCopies(adapter.rank, adapter.columns)
-    adapters = adapt(decoder, "model.", adapter, copies, factors)
-    first = decoder.layers[0].self_attn
-    group, kv_heads = first.num_key_value_groups, hf.num_key_value_heads
-    rotary = Rotary(decoder.rotary_emb, max_tokens, first.scaling, group, kv_heads)
-    for layer in decoder.layers:
-        layer.self_attn = Attention(layer.self_attn)
-    for name, module in list(decoder.named_modules()):
-        if type(module).__name__.endswith("RMSNorm"):
-            decoder.set_submodule(name, RMSNorm(module))
-    base_linears = [m for m in decoder.layers.modules() if isinstance(m, nn.Linear)]
-    embedding = decoder.embed_tokens
+    adapters = adapt(parts, adapter, copies, factors)
+    positions = _swap(parts, max_tokens, pad_token, shared)
+    base_linears = [m for m in parts.layers.modules() if isinstance(m, nn.Linear)]
+    scale = float(getattr(parts.embedding, "scalar_embed_scale", 1.0))
+    table: nn.Module = nn.Embedding.from_pretrained(parts.embedding.weight)
+    norm = nn.Sequential(*(_swapped(m) for m in parts.norms))
+    if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
+        raise UnsupportedModel("encoders do not model language; give label words")
     head: LabelWords | LanguageModel
     if isinstance(objective, LabelWordsObjective):
-        bias: Tensor | None = model.lm_head.bias
-        head = LabelWords(decoder.norm, model.lm_head.weight, bias, objective.tokens)
-    elif share_table and model.lm_head.weight is embedding.weight:
-        embedding = SharedEmbedding(embedding)
-        head = LanguageModel(decoder.norm, SharedHead(embedding), objective.max_targets)
+        head = LabelWords(norm, parts.head, objective.tokens, parts.final_cap)
+    elif share_table and sizes.tied:
+        table = SharedEmbedding(parts.embedding)
+        head = LanguageModel(norm, SharedHead(table), objective.max_targets, parts.final_cap)
     else:
-        head = LanguageModel(decoder.norm, model.lm_head, objective.max_targets)
-        base_linears.append(model.lm_head)
+        head = LanguageModel(norm, parts.head, objective.max_targets, parts.final_cap)
+        base_linears.append(parts.head)
+    embedding_norm = parts.optional(parts.family.embedding_norm)
+    embedding = Input(
+        table, scale, parts.learned_positions(max_tokens), None if embedding_norm is None else _swapped(embedding_norm)
+    )
     size = sum(layer.size for layer in adapters)
-    first_layer = min(int(layer.name.removeprefix("model.layers.").split(".")[0]) for layer in adapters)
     kind = WeightStep if by_weights else ActivationStep
-    step = kind(embedding, decoder.layers, rotary, head, copies, size, first_layer, config)
-    return BuiltStep(step, adapters, base_linears, sizes)
+    first = min(layer.layer for layer in adapters)
+    step = kind(embedding, parts.layers, positions, shared, head, copies, size, first, config)
+    return BuiltStep(step, parts, adapters, base_linears, sizes)
+
+
+def _swap(parts: Parts, max_tokens: int, pad_token: int, shared: Shared) -> Positions:
+    """Replace attention, norms and activations of all layers; returns the tables that the attention takes."""
+    family = parts.family
+    # A window that no row reaches is none.
+    kinds = [Kind(k.rotary, k.window if k.window and k.window < max_tokens else None) for k in parts.kinds]
+    rotaries, swap = {}, None
+    for name in dict.fromkeys(kind.rotary for kind in kinds if kind.rotary):
+        cos, sin = parts.rotary_tables(name, max_tokens)
+        rotaries[name] = Rotary(cos, sin, parts.head_size, parts.attention(0).scaling)
+        swap = rotate_half(cos.shape[1], parts.head_size)
+    for i, layer in enumerate(parts.layers):
+        for name, linear in [(name, m) for name, m in layer.named_modules() if isinstance(m, nn.Linear)]:
+            rows = parts.fused_rows(name, linear)
+            if rows:
+                layer.set_submodule(name, Split(linear, rows))
+        layer.set_submodule(family.attention, Attention(parts.attention(i), parts, i, kinds[i], shared, swap))
+        if family.gate_up:
+            mlp = family.gate_up.rpartition(".")[0]
+            layer.set_submodule(mlp, GatedMLP(layer.get_submodule(mlp)))
+        _swap_inside(layer)
+    pad = None if family.causal else pad_token
+    return Positions(rotaries, kinds, parts.heads // parts.kv_heads, parts.kv_heads, pad)
+
+
+def _swap_inside(module: nn.Module) -> None:
+    for name, child in list(module.named_modules()):
+        other = swapped(child) if name else None
+        if other is not None:
+            module.set_submodule(name, other)
+
+
+def _swapped(module: nn.Module) -> nn.Module:
+    """The module itself, or what stands for it."""
+    _swap_inside(module)
+    return swapped(module) or module

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, file_sha256
-from prge.models.build import FAMILIES
+from prge.models.families import FAMILIES, answer_at
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded causal language model in float32, its tokenizer, and where it came from."""
+    """A loaded language model (or encoder) in float32, its tokenizer, and where it came from."""
 
     model: Any
     tokenizer: Any
@@ -61,26 +61,35 @@ class Checkpoint:
 
     @property
     def pad_token(self) -> int:
-        """What fills rows on the right; never looked at, so any token serves."""
-        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+        """What fills rows on the right; hidden from all other tokens, so any token serves that texts do not hold."""
+        known = range(self.model.get_input_embeddings().num_embeddings)
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(token) for token in tokens if token in known), 0)
+
+    @property
+    def answer_at(self) -> str:
+        """As `Manifest.answer_at`."""
+        return answer_at(self.model)
 
     def save_tokenizer(self, folder: Path) -> Path:
         """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
-        path = folder / TOKENIZER_FILE
+        path, tokenizer = folder / TOKENIZER_FILE, self.tokenizer.backend_tokenizer
+        tokenizer.no_padding()  # sentence encoders come with both; rows are the driver's to fill and to cut
+        tokenizer.no_truncation()
         try:
-            self.tokenizer.backend_tokenizer.save(str(path))
+            tokenizer.save(str(path))
         except Exception as e:  # the library raises bare Exception
             raise UserError(f"{path.name} cannot be written: {e}") from e
         return path
 
 
-def load_checkpoint(source: str) -> Checkpoint:
+def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
     """Load a model by what ``source`` names: a preset, a folder, a ``.gguf`` file, or a hub id.
 
     Code from a checkpoint is never executed, and weights are read from safetensors or GGUF
-    only.
+    only; with ``allow_pickle`` also from ``pytorch_model.bin``, by torch's loader for tensors alone.
 
     Raises:
         UserError: nothing there, unreadable, or the hub does not answer.
@@ -98,11 +107,14 @@ def load_checkpoint(source: str) -> Checkpoint:
         return _load_or_explain(str(path), str(path.resolve()))
     if path.is_dir():
         _check_folder(path)
-        return _load_or_explain(str(path), str(path.resolve()))
+        if not allow_pickle and list(path.glob("*.bin")) and not list(path.glob("*.safetensors")):
+            raise UserError(f"{path} holds pickled weights alone (.bin); if you trust them, add --allow-pickle")
+        return _load_or_explain(str(path), str(path.resolve()), use_safetensors=None if allow_pickle else True)
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
         raise UserError(f"{source}: no such folder or file, and not a hub id (owner/name) or a preset ({known})")
-    return _load_or_explain(source, source, local_files_only=not hub_answers())
+    safe = None if allow_pickle else True
+    return _load_or_explain(source, source, local_files_only=not hub_answers(), use_safetensors=safe)
 
 
 def load_sizes(source: str) -> Any:
@@ -117,11 +129,27 @@ def load_sizes(source: str) -> Any:
     if path.is_dir():
         _check_folder(path)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        local = path.is_dir() or not hub_answers()
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError) as e:
         raise UserError(f"{source}: no such folder, and the hub does not answer or has no such model") from e
+    _check_family(config, source)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return _auto_class(config).from_config(config, dtype=torch.float32)
+
+
+def _check_family(config: Any, source: str) -> None:
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UserError(f"{source}: models of type {config.model_type!r} are not supported; supported are {known}")
+
+
+def _auto_class(config: Any) -> Any:
+    """The library's class for a family's checkpoint: with the head that predicts words, if it has one."""
+    if FAMILIES[config.model_type].causal:
+        return AutoModelForCausalLM
+    masked = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
+    return AutoModelForMaskedLM if masked else AutoModel
 
 
 def _check_folder(path: Path) -> None:
@@ -151,19 +179,25 @@ def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
         raise UserError(f"{source} cannot be loaded: {reason}; supported are {', '.join(FAMILIES)}") from e
 
 
-def _load(name: str, source: str, **kwargs: Any) -> Checkpoint:
-    if "gguf_file" not in kwargs:  # before the weights are read
-        family = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs).model_type
-        if family not in FAMILIES:
-            raise UserError(
-                f"{source}: models of type {family!r} are not supported; supported are {', '.join(FAMILIES)}"
-            )
+def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Checkpoint:
+    if gguf := "gguf_file" in kwargs:
+        auto: Any = AutoModelForCausalLM
+        weights: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
+    else:  # the family, before the weights are read
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
+        _check_family(config, source)
+        auto, weights = _auto_class(config), {"use_safetensors": use_safetensors}
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
-    if "gguf_file" in kwargs:
-        kwargs["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        kwargs["use_safetensors"] = True
-    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, dtype=torch.float32, **kwargs)
+    model, info = auto.from_pretrained(
+        name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **weights, **kwargs
+    )
+    missing = [] if gguf else sorted(info["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = None  # random numbers that nothing reads
+    elif missing:
+        raise UserError(
+            f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all"
+        )
     return Checkpoint(model.eval(), tokenizer, source)
 
 

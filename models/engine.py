@@ -7,14 +7,13 @@ with at most one unknown dimension).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-# Added to the scores of keys that a query does not see.
-HIDDEN = torch.finfo(torch.float32).min
 
 
 class RMSNorm(nn.Module):
@@ -22,13 +21,111 @@ class RMSNorm(nn.Module):
 
     def __init__(self, norm: Any):
         super().__init__()
-        self.weight: Tensor = norm.weight
-        self.eps = float(norm.variance_epsilon)
+        shifted = type(norm).__name__.startswith("Gemma")  # whose weights are kept less one
+        self.weight: Tensor = nn.Buffer(norm.weight.detach() + 1.0) if shifted else norm.weight
+        self.eps = float(norm.eps if shifted else norm.variance_epsilon)
         size = norm.weight.numel()
         self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last dimension; both means are linear layers with weights 1/H."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        super().__init__()
+        (size,) = norm.normalized_shape
+        self.weight: Tensor | None = norm.weight
+        self.bias: Tensor | None = norm.bias
+        self.eps = norm.eps
+        self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - F.linear(x, self.mean)
+        x = x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps)
+        if self.weight is not None:
+            x = x * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+class TanhGelu(nn.Module):
+    """The tanh approximation of GELU (arXiv 1606.08415): XNNPACK's own operator is the exact one only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
+        return 0.5 * x * (1.0 + torch.tanh(inner))
+
+
+def swapped(module: nn.Module) -> nn.Module | None:
+    """What computes the same inside the delegate; None for modules that need no replacement."""
+    kind = type(module).__name__
+    if kind.endswith("RMSNorm"):
+        return RMSNorm(module)
+    if isinstance(module, nn.LayerNorm):
+        return LayerNorm(module)
+    return TanhGelu() if kind in _TANH_GELUS else None
+
+
+_TANH_GELUS = ("GELUTanh", "NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation")
+
+
+class Split(nn.Module):
+    """A fused linear as one for each of its parts: a slice of its result would stay outside at a dynamic length."""
+
+    def __init__(self, linear: nn.Linear, rows: Sequence[Tensor]):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.parts = nn.ModuleList(_rows_of(linear, part) for part in rows)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part(x) for part in self.parts)
+
+
+def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
+    part = nn.Linear(linear.in_features, len(rows), bias=False, device="meta")
+    part.weight = nn.Parameter(linear.weight.detach()[rows], requires_grad=False)
+    if linear.bias is not None:
+        part.bias = nn.Parameter(linear.bias.detach()[rows], requires_grad=False)
+    return part
+
+
+class GatedMLP(nn.Module):
+    """Phi-3's feed-forward module over a split ``gate_up_proj``."""
+
+    def __init__(self, mlp: Any):
+        super().__init__()
+        self.gate_up_proj, self.down_proj, self.activation = mlp.gate_up_proj, mlp.down_proj, mlp.activation_fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x)
+        return self.down_proj(up * self.activation(gate))
+
+
+class Input(nn.Module):
+    """Tokens to the first layer's input: the embedding, and what some families add to it.
+
+    Attributes:
+        table: the embedding.
+        scale: of its rows (Gemma).
+        positions: learned ones, f32[max_tokens, H]; None without.
+        norm: of the sum (BERT); None without.
+    """
+
+    def __init__(self, table: nn.Module, scale: float, positions: Tensor | None, norm: nn.Module | None):
+        super().__init__()
+        self.table, self.scale, self.norm = table, scale, norm
+        self.positions = None if positions is None else nn.Buffer(positions.clone())
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """tokens i64[R, T] at ``places`` i64[1 or R, T] -> f32[R, T, H]."""
+        hidden = self.table(tokens)
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        if self.positions is not None:
+            hidden = hidden + F.embedding(places, self.positions)
+        return hidden if self.norm is None else self.norm(hidden)
 
 
 class SharedEmbedding(nn.Module):
@@ -57,100 +154,3 @@ class SharedHead(nn.Module):
         columns = hidden.reshape(1, rows * targets, size).permute(0, 2, 1).contiguous()
         logits = torch.bmm(self.embedding.table, columns).permute(0, 2, 1).contiguous()
         return logits.reshape(rows, targets, -1)
-
-
-class Rotary(nn.Module):
-    """Tables of the rotary embedding for ``max_tokens`` positions, and masks.
-
-    Keys' tables carry the attention's scale, which saves one multiplication of the scores.
-    All is looked up or compared, nothing sliced or counted out, so that no node of the graph
-    holds the number of tokens.
-    """
-
-    def __init__(self, rotary: nn.Module, max_tokens: int, scale: float, group: int, kv_heads: int):
-        super().__init__()
-        cos, sin = (table[0] for table in rotary(torch.zeros(1), torch.arange(max_tokens).unsqueeze(0)))
-        self.cos, self.sin = nn.Buffer(cos), nn.Buffer(sin)
-        self.key_cos, self.key_sin = nn.Buffer(cos * scale), nn.Buffer(sin * scale)
-        self.group, self.kv_heads = group, kv_heads
-
-    def _tables(self, places: Tensor) -> tuple[Tensor, ...]:
-        tables = (self.cos, self.sin, self.key_cos, self.key_sin)
-        return tuple(F.embedding(places, table).unsqueeze(2) for table in tables)
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """(cos, sin, key cos, key sin), each f32[1, T, 1, head], and the mask f32[1, group * T, T]."""
-        text = _places(tokens)
-        seen = text.unsqueeze(1) <= text.unsqueeze(2)
-        return *self._tables(text), torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1)
-
-    def tree(self, position: Tensor, copies: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        """The same for rows in which copies of M target positions stand before the T tokens.
-
-        A copy's target sees the tokens before the first target, and its own copy's targets up
-        to itself; tokens see tokens. As in tree attention (arXiv 2305.09781).
-
-        Args:
-            position: i64[B, M], consecutive.
-            copies: the numbers of the copies' positions, i64[1, copies * M].
-
-        Returns:
-            four tables f32[B, copies * M + T, 1, head] and the mask f32[B * kv, group * (copies * M + T), ...].
-        """
-        rows, m = position.shape
-        text = _places(tokens)
-        places = torch.cat((position.repeat(1, copies.shape[1] // m), text.repeat(rows, 1)), dim=1)
-        copies, order = torch.cat((copies, torch.full_like(text, -1)), 1), torch.cat((copies % m, text), 1)
-        mine = (copies.unsqueeze(2) // m == copies.unsqueeze(1) // m) & (order.unsqueeze(1) <= order.unsqueeze(2))
-        prompt = (copies.unsqueeze(1) < 0) & (places.unsqueeze(1) < position[:, :1].unsqueeze(2))
-        seen = mine | (prompt & (copies.unsqueeze(2) >= 0))
-        mask = torch.where(seen, 0.0, HIDDEN).repeat(1, self.group, 1)
-        # By index: repeat_interleave would expand to sizes of the trace.
-        each = torch.arange(rows).repeat_interleave(self.kv_heads)
-        return *self._tables(places), mask.index_select(0, each)
-
-
-def _places(tokens: Tensor) -> Tensor:
-    """tokens [R, T] -> 0, 1, ... T - 1, i64[1, T]."""
-    return torch.ones_like(tokens[:1]).cumsum(1) - 1
-
-
-class Attention(nn.Module):
-    """Causal attention with rotary positions and grouped keys, of the Llama family's shape.
-
-    A group of queries shares its keys by standing in the rows, ``[b * kv, group * t, d] x
-    [b * kv, d, t]``, so nothing is expanded. Right-padding needs no mask of its own: no token
-    before a row's end sees what comes after it.
-    """
-
-    def __init__(self, attention: Any):
-        super().__init__()
-        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
-        self.v_proj, self.o_proj = attention.v_proj, attention.o_proj
-        self.q_norm = getattr(attention, "q_norm", nn.Identity())
-        self.k_norm = getattr(attention, "k_norm", nn.Identity())
-        self.head: int = attention.head_dim
-        self.group: int = attention.num_key_value_groups
-        self.kv_heads: int = attention.config.num_key_value_heads
-        half = self.head // 2
-        swap = torch.zeros(self.head, self.head)
-        swap[:half, half:], swap[half:, :half] = -torch.eye(half), torch.eye(half)
-        self.rotate_half = nn.Buffer(swap)
-
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, ...], **_: object
-    ) -> tuple[Tensor, None]:
-        cos, sin, key_cos, key_sin, mask = position_embeddings
-        rows, kv, group, d = hidden_states.shape[0], self.kv_heads, self.group, self.head
-        q = self.q_norm(self.q_proj(hidden_states).reshape(rows, -1, kv * group, d))
-        k = self.k_norm(self.k_proj(hidden_states).reshape(rows, -1, kv, d))
-        v = self.v_proj(hidden_states).reshape(rows, -1, kv, d)
-        q = q * cos + F.linear(q, self.rotate_half) * sin
-        k = k * key_cos + F.linear(k, self.rotate_half) * key_sin
-        q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
-        k = k.permute(0, 2, 3, 1).contiguous().reshape(rows * kv, d, -1)
-        v = v.permute(0, 2, 1, 3).contiguous().reshape(rows * kv, -1, d)
-        scores = torch.softmax(torch.bmm(q, k) + mask, dim=-1)
-        out = torch.bmm(scores, v).reshape(rows, kv, group, -1, d)
-        out = out.permute(0, 3, 1, 2, 4).contiguous().reshape(rows, -1, kv * group * d)
-        return self.o_proj(out), None

@@ -50,16 +50,17 @@ def _words(seeds: Tensor, count: int) -> Tensor:
     low, high = seeds & _MASK, _shift_right(seeds, 32) & _MASK
     first = _mix(_mix(low) ^ high)
     second = _mix((first + 0x1E3779B9) & _MASK)
-    counter = torch.arange(count, dtype=torch.int64).unsqueeze(0)
+    counter = torch.arange(count, dtype=torch.int64, device=seeds.device).unsqueeze(0)
     return _mix(_mix(counter ^ first) ^ second)
 
 
 def _rademacher(seeds: Tensor, size: int) -> Tensor:
     words = _words(seeds, -(-size // 32))
     halves = torch.stack((words & 0xFFFF, _shift_right(words, 16)), dim=2)
-    halves = halves.to(torch.float32).reshape(seeds.shape[0], -1, 1)
-    # From here on in float32, where the engine is fast; integers below 2**16 are exact.
-    bits = torch.floor(halves * (0.5 ** torch.arange(16, dtype=torch.float32)))
+    # From here on in float32, where the engine is fast; integers below 2**16 are exact. The half keeps all quotients
+    # away from whole numbers, for machines (GPUs) whose powers are not rounded right.
+    halves = halves.to(torch.float32).reshape(seeds.shape[0], -1, 1) + 0.5
+    bits = torch.floor(halves * (0.5 ** torch.arange(16, dtype=torch.float32, device=seeds.device)))
     odd = bits - 2.0 * torch.floor(bits * 0.5)
     return (2.0 * odd - 1.0).reshape(seeds.shape[0], -1)[:, :size]
 
@@ -86,6 +87,6 @@ def noise(seed: Tensor, queries: int, size: int, kind: Noise) -> Tensor:
         kind: ``"rademacher"`` (+1 or -1, the default) or ``"gaussian"`` (a sum of eight
             uniform bytes with a cubic correction; tails end at 5.6 standard deviations).
     """
-    seeds = (seed + torch.arange(queries, dtype=torch.int64)).unsqueeze(1)
+    seeds = (seed + torch.arange(queries, dtype=torch.int64, device=seed.device)).unsqueeze(1)
     make = {"rademacher": _rademacher, "gaussian": _gaussian}[kind]
     return make(seeds, size)

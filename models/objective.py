@@ -20,10 +20,11 @@ class LabelWords(nn.Module):
     inputs = ("position", "label")
     max_targets = 1
 
-    def __init__(self, norm: nn.Module, head: Tensor, bias: Tensor | None, tokens: Sequence[int]):
+    def __init__(self, norm: nn.Module, head: nn.Linear, tokens: Sequence[int], cap: float | None):
         super().__init__()
-        self.norm = norm
-        self.head = nn.Buffer(head.detach()[list(tokens)].clone())
+        self.norm, self.cap = norm, cap
+        bias: Tensor | None = head.bias
+        self.head = nn.Buffer(head.weight.detach()[list(tokens)].clone())
         self.bias = nn.Buffer(bias.detach()[list(tokens)].clone()) if bias is not None else None
 
     def used(self, position: Tensor, label: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class LabelWords(nn.Module):
 
     def forward(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` f32[R, 1, H], the rows at ``position``."""
-        logits = F.linear(self.norm(hidden), self.head, self.bias).squeeze(1)
+        logits = soft_cap(F.linear(self.norm(hidden), self.head, self.bias).squeeze(1), self.cap)
         losses = -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)).squeeze(1)
         return losses, logits
 
@@ -47,9 +48,9 @@ class LanguageModel(nn.Module):
 
     inputs = ("position", "target", "weight")
 
-    def __init__(self, norm: nn.Module, head: nn.Module, max_targets: int):
+    def __init__(self, norm: nn.Module, head: nn.Module, max_targets: int, cap: float | None):
         super().__init__()
-        self.norm, self.head, self.max_targets = norm, head, max_targets
+        self.norm, self.head, self.max_targets, self.cap = norm, head, max_targets, cap
 
     def used(self, position: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Which targets there are, f32[R, M]; rows with fewer than M leave the rest out."""
@@ -57,9 +58,14 @@ class LanguageModel(nn.Module):
 
     def forward(self, hidden: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` f32[R, M, H], the rows at ``position``."""
-        logits = self.head(self.norm(hidden))
+        logits = soft_cap(self.head(self.norm(hidden)), self.cap)
         each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
         return (each * weight).sum(1), each
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """``cap * tanh(logits / cap)``, as Gemma 2 bounds its logits; None for no bound."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def take_rows(hidden: Tensor, position: Tensor) -> Tensor:

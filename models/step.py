@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from prge.models.adapter import AdaptedLinear
-from prge.models.engine import Rotary
+from prge.models.attention import Positions, Shared, places
+from prge.models.engine import Input
 from prge.models.noise import Noise, noise
 from prge.models.objective import LabelWords, LanguageModel, take_rows
 from prge.models.optimizer import SLOTS, Optimizer, update
@@ -77,13 +78,17 @@ class WeightCopies:
     """Perturbed weights, f32[copies, S]; rows come copy-major: row ``c * B + b`` is example b under copy c."""
 
     weights: Tensor
+    rows: int
 
-    def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
+    def core(self, low: Tensor, layer: AdaptedLinear, columns: Tensor | None = None) -> Tensor:
         weights = self.weights[:, layer.offset : layer.offset + layer.size]
         copies, rows = weights.shape[0], low.shape[0]
-        low = torch.bmm(low.reshape(copies, -1, layer.core[0]), weights.reshape(copies, *layer.core))
+        weights = weights.reshape(copies, *layer.core)
+        if columns is not None:
+            weights = weights.index_select(2, columns)
+        low = torch.bmm(low.reshape(copies, -1, layer.core[0]), weights)
         # Back to rows by way of four dimensions: torch.export cannot prove the direct reshape at a dynamic T.
-        return low.reshape(copies, rows // copies, -1, layer.core[1]).reshape(rows, -1, layer.core[1])
+        return low.reshape(copies, rows // copies, -1, weights.shape[2]).reshape(rows, -1, weights.shape[2])
 
 
 class ActivationCopies:
@@ -101,17 +106,18 @@ class ActivationCopies:
     rest: Tensor
     inputs: dict[int, Tensor]
     targets: int
+    rows: int
 
     def __init__(self, rank: int, columns: int):
         self.rank, self.columns = rank, columns
 
-    def core(self, low: Tensor, layer: AdaptedLinear) -> Tensor:
-        rank, columns = layer.core
+    def core(self, low: Tensor, layer: AdaptedLinear, columns: Tensor | None = None) -> Tensor:
+        rank, width = layer.core
         self.inputs[layer.offset] = low[:, : self.targets]
-        core = self.params[layer.offset : layer.offset + layer.size].reshape(1, rank, columns)
-        out = torch.bmm(low.reshape(1, -1, rank), core).reshape(low.shape[0], -1, columns)
+        core = self.params[layer.offset : layer.offset + layer.size].reshape(1, rank, width)
+        out = torch.bmm(low.reshape(1, -1, rank), core).reshape(low.shape[0], -1, width)
         first = layer.offset // rank
-        shift = self.shift[:, :, first : first + columns]
+        shift = self.shift[:, :, first : first + width]
         return out + torch.cat((shift, self.rest), dim=1)
 
 
@@ -125,9 +131,10 @@ class Step(nn.Module):
 
     def __init__(
         self,
-        embedding: nn.Module,
+        embedding: Input,
         layers: nn.ModuleList,
-        rotary: Rotary,
+        positions: Positions,
+        shared: Shared,
         objective: LabelWords | LanguageModel,
         copies: WeightCopies | ActivationCopies,
         size: int,
@@ -135,7 +142,8 @@ class Step(nn.Module):
         config: StepConfig,
     ):
         super().__init__()
-        self.embedding, self.layers, self.rotary, self.objective = embedding, layers, rotary, objective
+        self.embedding, self.layers, self.objective = embedding, layers, objective
+        self.positions, self.shared = positions, shared
         self.copies, self.size, self.first, self.config = copies, size, first, config
 
     @property
@@ -175,10 +183,11 @@ class WeightStep(Step):
         z = noise(seed, c.parallel_queries, self.size, c.noise)
         delta = z * eps
         self.copies.weights = torch.cat((params + delta, params - delta)) if c.inner else params + delta
-        hidden = self.embedding(tokens)
-        tables = self.rotary(tokens)
+        self.copies.rows = tokens.shape[0]
+        self.shared.tables = self.positions(tokens)
+        hidden = self.embedding(tokens, places(tokens))
         for layer in self.layers:
-            hidden = layer(hidden, position_embeddings=tables)
+            hidden = layer(hidden)
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
         # One sign per execution: L / 2eps with eps of that sign; the host adds the two.
@@ -210,18 +219,18 @@ class ActivationStep(Step):
     ) -> tuple[Tensor, Tensor, Tensor]:
         c, m = self.config, self.objective.max_targets
         rows, copies = c.batch, 1 + c.queries
-        hidden = self.embedding(tokens)
-        tables = self.rotary(tokens)
+        self.shared.tables = self.positions(tokens)
+        hidden = self.embedding(tokens, places(tokens))
         layers = list(self.layers)  # a slice of the ModuleList would rename its modules in the trace
         for layer in layers[: self.first]:
-            hidden = layer(hidden, position_embeddings=tables)
+            hidden = layer(hidden)
 
         position, *rest = targets
         z = self._perturb(state, tokens, self.objective.used(*targets), seed, eps)
         hidden = torch.cat((take_rows(hidden, position).repeat(1, copies, 1), hidden), dim=1)
-        tables = self.rotary.tree(position, self.ends, tokens)
+        self.shared.tables = self.positions.tree(position, self.ends, tokens)
         for layer in layers[self.first :]:
-            hidden = layer(hidden, position_embeddings=tables)
+            hidden = layer(hidden)
         ends = hidden[:, : copies * m].reshape(rows * copies, m, -1)
         losses, detail = self.objective(ends, *(t.repeat_interleave(copies, 0) for t in rest))
 
@@ -237,12 +246,14 @@ class ActivationStep(Step):
 
     def _perturb(self, state: Tensor, tokens: Tensor, used: Tensor, seed: Tensor, eps: Tensor) -> Tensor:
         """Set the copies up with z, f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; returns z."""
-        c, m, shared = self.config, self.objective.max_targets, self.copies
-        columns = self.size // shared.rank
+        c, m, copies = self.config, self.objective.max_targets, self.copies
+        columns = self.size // copies.rank
         z = noise(seed, c.queries, c.batch * m * columns, c.noise)
         z = z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)
         z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
-        shift = torch.cat((torch.zeros(c.batch, m, columns), z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
-        shared.params, shared.shift, shared.inputs, shared.targets = state[: self.size], shift, {}, m
-        shared.rest = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, shared.columns), dtype=torch.float32)
+        plain = torch.zeros(c.batch, m, columns, device=z.device)
+        shift = torch.cat((plain, z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
+        copies.params, copies.shift, copies.inputs, copies.targets = state[: self.size], shift, {}, m
+        copies.rows = c.batch
+        copies.rest = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, copies.columns), dtype=torch.float32)
         return z

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.models.families import Parts
+
 _BATCH = 8
 
 
@@ -58,7 +60,7 @@ def principal_factors(
     can be moved. A is scaled so that ``A a`` has a mean square of one; D's columns are orthonormal.
 
     Args:
-        model: a transformers causal LM in float32.
+        model: of transformers, in float32.
         words: the label words' vocabulary indices, among which the model answers; None for all.
     """
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
@@ -86,15 +88,16 @@ def _seen_and_felt(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Per linear, its inputs [n, in] and its outputs' gradients [n, out] at the batch's n positions."""
     tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
-    for row, line in zip(batch, tokens, strict=True):
-        line[: len(row.tokens)] = torch.tensor(row.tokens)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(batch):
+        tokens[i, : len(row.tokens)], mask[i, : len(row.tokens)] = torch.tensor(row.tokens), 1
     at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-            inputs[name] = x[0].detach()[at]
+            inputs[name] = x[0].detach().reshape(*tokens.shape, -1)[at]  # OPT's layers make one of two dimensions
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 
@@ -102,17 +105,20 @@ def _seen_and_felt(
 
     handles = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
     with torch.enable_grad():
-        hidden = model.model(tokens, use_cache=False).last_hidden_state[at]
-        head = model.lm_head
-        logits = head(hidden) if words is None else F.linear(hidden, head.weight[list(words)])
+        logits = Parts(model).logits(tokens, mask, at, words)
         answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
         loss = F.cross_entropy(logits, answers, reduction="sum")
-        gradients = [g[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
+        gradients = [g.reshape(*tokens.shape, -1)[at] for g in torch.autograd.grad(loss, list(outputs.values()))]
     for handle in handles:
         handle.remove()
     squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
     length = torch.zeros(len(batch)).index_add(0, at[0], squares).sqrt()[at[0], None].clamp_min(1e-30)
     return {name: (inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
+
+
+def orthonormal_span(matrix: Tensor) -> Tensor:
+    """Orthonormal columns [out, r] that span those of a matrix [out, r], whatever its rank."""
+    return leading(matrix.T, matrix.shape[1])
 
 
 # Of more vectors, as targets of many tokens give, a full decomposition takes minutes for nothing.

@@ -1,4 +1,4 @@
-"""A state on disk: as it is, and as a PEFT adapter folder."""
+"""A state on disk, out and in: as it is, and as a PEFT adapter folder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
+
+# Of a PEFT adapter's length, what may differ from the program's factors: rounding.
+_ROUNDING = 1e-3
 
 
 def frozen_factors(manifest: Manifest, frozen: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -50,7 +54,8 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         tensors[f"base_model.model.{name}.lora_B.weight"] = b
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": manifest.adapter.task_type,
+        "fan_in_fan_out": manifest.adapter.fan_in_fan_out,
         "base_model_name_or_path": manifest.model,
         "r": manifest.adapter.rank,
         "lora_alpha": manifest.adapter.alpha,
@@ -60,30 +65,90 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_sha256": manifest.model_sha256}
-    )
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", **manifest.identity})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
+    """The state, f32[state_size], that a PEFT adapter is: its cores by ``D R = B``, the optimizer's slots zero.
+
+    Raises:
+        UserError: another base, or factors that are not the program's.
+    """
+    check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
+    factors, cores = frozen_factors(manifest, frozen), []
+    if lora.pairs.keys() == factors.keys():
+        scale = lora.scale * manifest.adapter.rank / manifest.adapter.alpha
+        cores = [_core(lora.pairs[name], factors[name], scale) for name in factors]
+    if not cores or any(core is None for core in cores):
+        raise UserError(
+            f"{lora.path} does not fit the program, which trains between factors of its own; "
+            f"`prge export {manifest.model} --adapter {lora.path}` makes a program that goes on from it"
+        )
+    flat = torch.cat([core.T.reshape(-1) for core in cores if core is not None])
+    return torch.cat((flat, torch.zeros(manifest.state_size - len(flat))))
+
+
+def _core(pair: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor | None], scale: float) -> Tensor | None:
+    """The core between frozen factors that makes ``scale * B A`` of a pair; None where none does."""
+    (a, b), (down, d) = (pair[0], pair[1] * scale), factors
+    if a.shape != down.shape or (a - down).norm() > _ROUNDING * down.norm():
+        return None
+    if d is None:
+        return b
+    core = core_between(b, d)
+    return core if (d @ core - b).norm() <= _ROUNDING * b.norm() else None
 
 
 def load_state(path: Path, manifest: Manifest) -> Tensor:
-    """Read a state that `save_state` wrote; a UserError if it is not this program's."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; `prge train` writes it into its run folder")
-    try:
-        state = load_file(path)["state"]
-    except (SafetensorError, KeyError, OSError) as e:
-        raise UserError(f"{path} is not a state of prge: {e}") from e
-    if state.shape != (manifest.state_size,) or state.dtype != torch.float32:
+    """Read a state that `save_state` wrote, f32[state_size].
+
+    The optimizer's slots are zero where the state is another optimizer's.
+
+    Raises:
+        UserError: no state, of another base, or of other modules or frozen factors than the program's.
+    """
+    state, metadata = _read_state(path)
+    check_base(path, str(metadata.get("base")), metadata.get("base_sha256"), manifest.model, manifest.model_sha256)
+    size = manifest.parameters
+    whole = state.shape == (manifest.state_size,)
+    if state.dtype != torch.float32 or not (whole or state.shape in [(size * (1 + slots),) for slots in range(3)]):
         raise UserError(
             f"{path} holds {tuple(state.shape)} numbers of {state.dtype}; the program's state is "
             f"({manifest.state_size},) of float32: was it trained with another program?"
         )
-    return state
+    if metadata.get("adapter_sha256") != manifest.adapter.sha256:
+        raise UserError(
+            f"{path} was trained between other frozen factors than the program's; `prge export {manifest.model} "
+            f"--adapter {path.parent / ADAPTER_FOLDER}` makes a program that goes on from its run's adapter"
+        )
+    return state if whole else torch.cat((state[:size], torch.zeros(manifest.state_size - size)))
 
 
-def save_state(path: Path, state: Tensor) -> None:
-    """Write a state; an interrupted write leaves the file that was there."""
+def steps_behind(path: Path, manifest: Manifest) -> int:
+    """How many steps made a state with all that this program's optimizer remembers; 0 for one with less, or none."""
+    if not path.is_file():
+        return 0
+    state, metadata = _read_state(path)
+    return int(metadata.get("steps", 0)) if state.shape == (manifest.state_size,) else 0
+
+
+def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) -> None:
+    """Write a state, with what it belongs to; an interrupted write leaves the file that was there.
+
+    Args:
+        steps: how many made it, those before a run that went on included.
+    """
     scratch = path.with_suffix(".partial")
-    save_file({"state": state.contiguous()}, scratch)
+    save_file({"state": state.contiguous()}, scratch, {**manifest.identity, "steps": str(steps)})
     scratch.replace(path)
+
+
+def _read_state(path: Path) -> tuple[Tensor, dict[str, str]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; `prge train` writes it into its run folder")
+    try:
+        with safe_open(path, "pt") as f:
+            return f.get_tensor("state"), f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path} is not a state of prge: {e}") from e

@@ -67,16 +67,18 @@ class Calibration:
 
 
 class Estimates:
-    """Gradient estimates of a program at its initial state, by eps, seed and batch."""
+    """Gradient estimates of a program by eps, seed and batch, at a state's parameters; default: the initial state's."""
 
-    def __init__(self, program: StepProgram, examples: Sequence[Example]):
+    def __init__(self, program: StepProgram, examples: Sequence[Example], state: Tensor | None = None):
         self.program, m = program, program.manifest
+        self.state = (program.initial_state() if state is None else state).clone()
+        self.state[m.parameters :] = 0.0
         self.batches = [batch for batch, _ in zip(batches(examples, m.batch, _SEED), range(8), strict=False)]
         self.seconds: list[float] = []
 
     def gradient(self, batch: int, seed: int, eps: float) -> Tensor:
         """f32[parameters]."""
-        m, state = self.program.manifest, self.program.initial_state()
+        m, state = self.program.manifest, self.state
         tokens, targets = collate(self.batches[batch], m)
         began = time.perf_counter()
         new, _ = self.program.step(state, tokens, targets, _DIRECTIONS + seed * m.queries, 1.0, eps)
@@ -85,7 +87,7 @@ class Estimates:
             raise UserError(f"the estimate is not finite at eps {eps:g}")
         size = m.parameters
         # The first mean of an optimizer that has one is its share of the gradient; else the step itself.
-        return -new[:size] if m.optimizer == "sgd" else new[size : 2 * size] / (1.0 - m.betas[0])
+        return (state - new)[:size] if m.optimizer == "sgd" else new[size : 2 * size] / (1.0 - m.betas[0])
 
 
 def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
@@ -100,11 +102,11 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
     if m.optimizer == "adam":
         direction = direction / (gradients.square().mean(0).sqrt() + 1e-12)
     held = [example for batch in estimates.batches[half:] for example in batch]
-    along = [(0.0, evaluate(program, program.initial_state(), held).loss)]
+    along = [(0.0, evaluate(program, estimates.state, held).loss)]
     way = m.lr / 4
     for _ in range(16):
-        state = program.initial_state()
-        state[: len(direction)] = -way * direction
+        state = estimates.state.clone()
+        state[: len(direction)] -= way * direction
         along.append((way, evaluate(program, state, held).loss))
         best = min(along, key=lambda point: point[1])
         if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + 1e-3:

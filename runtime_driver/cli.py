@@ -14,15 +14,18 @@ from rich.text import Text
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver import commands, exporting
+from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.console import (
     Choices,
     Data,
+    Device,
     Json,
     Label,
     MaxTargets,
     MaxTokens,
     Program,
+    Runtime,
     State,
     Target,
     TaskName,
@@ -76,6 +79,11 @@ def train(
     choices: Choices = None,
     max_tokens: MaxTokens = None,
     max_targets: MaxTargets = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Go on from this run folder, state or PEFT adapter folder.")
+    ] = None,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
@@ -93,7 +101,7 @@ def train(
     result = exported | commands.train(
         program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=rate,
         eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
-        console=None if as_json else err,
+        console=None if as_json else err, start=start, runtime=runtime, device=device,
     )  # fmt: skip
     show(result, as_json, "Trained" if result["completed"] else "Stopped")
 
@@ -134,10 +142,10 @@ def calibrate(
 @app.command(name="eval")
 def evaluate(
     program: Program, data: Data = None, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
-    as_json: Json = False,
+    runtime: Runtime = "executorch", device: Device = "cpu", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Loss and accuracy on labelled examples."""
-    show(commands.evaluate_file(program, data, state, truncate, tokenizer), as_json, "Evaluated")
+    show(commands.evaluate_file(program, data, state, truncate, tokenizer, runtime, device), as_json, "Evaluated")
 
 
 @app.command()
@@ -148,10 +156,12 @@ def predict(
     state: State = None,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Classify texts."""
-    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer)
+    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer, runtime, device)
     if as_json:
         print(json.dumps({"predictions": predictions}))
         return
@@ -184,17 +194,6 @@ def inspect(program: Program, as_json: Json = False) -> None:
 
 
 @app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="A run folder, or its adapter folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged model.")],
-    model: Annotated[str | None, typer.Option(help="The base model; default: the one the adapter names.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Fold an adapter into its base model and write a plain Hugging Face checkpoint."""
-    show(exporting.merge(adapter, output, model), as_json, "Merged")
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for program and run.")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="As for export.")] = "smollm2-135m",
@@ -206,6 +205,8 @@ def demo(
     show(result, as_json, "Demo")
 
 
+app.command()(merge)
+app.command()(compare)
 app.add_typer(bench, name="bench")
 
 

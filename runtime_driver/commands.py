@@ -14,8 +14,9 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
+from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
-from prge.runtime_driver.adapter import load_state
+from prge.runtime_driver.adapter import fit_lora, load_state, steps_behind
 from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.console import progress_bar
@@ -31,18 +32,33 @@ from prge.runtime_driver.train import TrainConfig
 from prge.runtime_driver.train import train as train_steps
 
 
-def open_program(program: Path, tokenizer: Path | None, truncate: bool) -> tuple[StepProgram, Encoder]:
+def open_program(
+    program: Path, tokenizer: Path | None, truncate: bool, runtime: str = "executorch", device: str = "cpu"
+) -> tuple[StepProgram, Encoder]:
     """Load a program and the encoder that fits it."""
-    loaded = StepProgram(program)
+    if runtime == "torch":
+        from prge.runtime_driver.torch_runtime import TorchProgram
+
+        loaded: StepProgram = TorchProgram(program, device)
+    elif device != "cpu":
+        raise UserError(f"--device {device}: the ExecuTorch runtime runs on the CPU; give --runtime torch too")
+    else:
+        loaded = StepProgram(program)
     beside = loaded.path.parent / TOKENIZER_FILE
     return loaded, Encoder(loaded.manifest, tokenizer or beside, truncate=truncate)
 
 
 def read_state(program: StepProgram, state: Path | None) -> Tensor:
-    """The state of a run folder or file; without one, the initial state."""
+    """The state of a run folder, a file or a PEFT adapter folder; without one, the initial state."""
     if state is None:
         return program.initial_state()
-    return load_state(state / STATE_FILE if state.is_dir() else state, program.manifest)
+    if (state / CONFIG_FILE).is_file():
+        return fit_lora(read_lora(state), program.manifest, program.frozen())
+    return load_state(state_file(state), program.manifest)
+
+
+def state_file(path: Path) -> Path:
+    return path / STATE_FILE if path.is_dir() else path
 
 
 def read_examples(
@@ -67,10 +83,13 @@ def read_examples(
 def train(
     program: Path, data: Path | None, output: Path, *, dev: Path | None, dev_fraction: float, limit: int | None,
     steps: int, lr: float | None, eps: float | None, seed: int, eval_every: int, truncate: bool,
-    tokenizer: Path | None, console: Console | None,
+    tokenizer: Path | None, console: Console | None, start: Path | None = None, runtime: str = "executorch",
+    device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
-    """`prge train`."""
-    loaded, encoder = open_program(program, tokenizer, truncate)
+    """`prge train`; ``start`` is its --from."""
+    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
+    state = read_state(loaded, start)
+    behind = steps_behind(state_file(start), loaded.manifest) if start else 0
     m = loaded.manifest
     eps = m.eps if eps is None else eps
     if eps <= 0:
@@ -83,6 +102,8 @@ def train(
     del encoder
     return_freed()
     described = {"train": source, "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
+    if start:
+        described["from"] = str(start)
     refuse_used(output, but=PROGRAM_FOLDER)
     began = time.perf_counter()
     with progress_bar(console) as progress:
@@ -90,12 +111,11 @@ def train(
         warm_up(loaded, [*examples, *dev_examples])
         if lr is None:
             progress.update(bar, description="calibrating", note="learning rate")
-            lr = propose_lr(Estimates(loaded, examples), eps)[0]
-    config = TrainConfig(steps, lr, eps, seed, eval_every)
+            lr = propose_lr(Estimates(loaded, examples, state), eps)[0]
+    config = TrainConfig(steps, lr, eps, seed, eval_every, behind)
     run = RunFolder(output, loaded, config, described)
 
-    state, records, interrupted = loaded.initial_state(), [], False
-    before = None
+    records, interrupted, before = [], False, None
     with progress_bar(console) as progress, Stopping() as stopping:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
 
@@ -194,19 +214,21 @@ def calibrate(
 
 
 def evaluate_file(
-    program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None
-) -> dict[str, Any]:
+    program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
+    runtime: str = "executorch", device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
     """`prge eval`."""
-    loaded, encoder = open_program(program, tokenizer, truncate)
+    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
     examples = encoder.examples(data, part="dev")
     return {"examples": len(examples), **summary(evaluate(loaded, read_state(loaded, state), examples))}
 
 
 def predict(
-    program: Path, texts: Sequence[str], data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None
-) -> list[dict[str, Any]]:
+    program: Path, texts: Sequence[str], data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
+    runtime: str = "executorch", device: str = "cpu",
+) -> list[dict[str, Any]]:  # fmt: skip
     """`prge predict`: the label, its probability among the labels, and the text, of each."""
-    loaded, encoder = open_program(program, tokenizer, truncate)
+    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
     m = loaded.manifest
     if m.objective != "label-words":
         raise UserError(f"{loaded.path} has no label words to predict; `prge eval` gives its loss on a text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,7 +26,14 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task."),
 ]
-State = Annotated[Path | None, typer.Option(help="A run folder or its state.safetensors; default: no adapter.")]
+State = Annotated[
+    Path | None, typer.Option(help="A run folder, its state.safetensors, or a PEFT adapter folder; default: none.")
+]
+Runtime = Annotated[
+    Literal["executorch", "torch"], typer.Option(help="What runs the step; torch: eager, from the base model.")
+]
+Device = Annotated[str, typer.Option(help="Of --runtime torch: cpu, cuda, cuda:1.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Also read pickled weights (pytorch_model.bin).")]
 Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
 
 # What an example is; see `prge.runtime_driver.infer.Asked`.

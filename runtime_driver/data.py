@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256, template_columns
+from prge.manifest import TOKENIZER_FILE, Manifest, answer_position, cut_left, file_sha256, template_columns
 from prge.runtime_driver.data_files import Part, Record, place
 from prge.runtime_driver.records import Form, Numbered, fill
 
@@ -77,10 +77,11 @@ class Encoder:
             if name not in names:
                 raise UserError(f"{where}: unknown label {name!r}; the program knows {', '.join(names)}")
             label = names.index(name)
-        tokens = self.prompt(record, where)
+        tokens = tuple(self.prompt(record, where))
         if not tokens:
             raise UserError(f"{where}: empty text")
-        return Example(tuple(tokens), label)
+        answer_position(cut_left(tokens, m.max_tokens, m.answer_at), m.answer_at, m.mask_token, where)
+        return Example(tokens, label)
 
     def encode(self, record: Record, where: str) -> list[Example]:
         """The examples of a record: one, or for long targets as many as they have windows."""
@@ -137,12 +138,14 @@ class Encoder:
     def fit(self, example: Example) -> Example:
         """Cut from the left to the program's bound, keeping the targets."""
         bound = self.manifest.max_tokens
-        tokens = example.tokens[-bound:]
+        tokens = cut_left(example.tokens, bound, self.manifest.answer_at)
         candidates = tuple(self.fit(row) for row in example.candidates)
         return Example(tokens, example.label, min(example.targets, len(tokens) - 1), candidates)
 
     def prompt(self, record: Record, where: str) -> list[int]:
         """A record's prompt, which the target follows."""
+        if self.manifest.mask_token is not None:
+            record = record | {"mask": str(self.tokenizer.id_to_token(self.manifest.mask_token))}
         text = fill(self.manifest.template, record, where)
         # A chat template writes the special tokens itself.
         return list(self.tokenizer.encode(text, add_special_tokens=not self.manifest.chat_template).ids)
@@ -217,7 +220,8 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     for row, e in zip(tokens, examples, strict=True):
         row[: len(e.tokens)] = torch.tensor(e.tokens)
     if manifest.objective == "label-words":
-        position = torch.tensor([[len(e.tokens) - 1] for e in examples])
+        at = [answer_position(e.tokens, manifest.answer_at, manifest.mask_token, "the text") for e in examples]
+        position = torch.tensor(at).unsqueeze(1)
         return tokens, (position, torch.tensor([max(e.label, 0) for e in examples]))
     position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
     target, weight = torch.zeros_like(position), torch.zeros(position.shape)

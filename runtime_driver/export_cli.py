@@ -15,6 +15,7 @@ from prge.errors import UserError
 from prge.quiet import quiet
 from prge.runtime_driver import exporting
 from prge.runtime_driver.console import (
+    AllowPickle,
     Choices,
     Json,
     Label,
@@ -61,12 +62,14 @@ def export(
     backend: Annotated[Literal["xnnpack", "portable"], typer.Option(help="portable: the f32 reference.")] = "xnnpack",
     module: Annotated[
         list[str] | None,
-        typer.Option(help="Linear modules to adapt, by name or pattern; default: all but k_proj, v_proj."),
+        typer.Option(
+            help="Linear modules to adapt, by name or pattern; default: all but those that make keys or values."
+        ),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=1)] = 8,
+    rank: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
@@ -84,6 +87,8 @@ def export(
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder to go on from.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face model into a program that fine-tunes itself."""
@@ -95,16 +100,21 @@ def export(
     form = form_of(Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets), data)
     if texts and subspace not in (None, "fisher"):
         raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+    if adapter and (module or layers or rank or alpha or subspace or texts):
+        raise UserError(
+            "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
+        )
     texts = texts or data
+    rank = rank or AdapterConfig.rank
     usual = exporting.usual(form)
     try:
         step = StepConfig(queries or usual, batch or usual, perturb, optimizer, outer, inner, noise)
     except ValueError as e:
         raise UserError(str(e)) from e
-    adapter = AdapterConfig(
+    trains = AdapterConfig(
         rank=rank,
         alpha=rank if alpha is None else alpha,
-        modules=tuple(module) if module else AdapterConfig.modules,
+        modules=tuple(module) if module else None,
         layers=None if layers is None else parse_slice(layers),
         subspace=None if subspace == "none" else subspace or ("fisher" if texts else "svd"),
         directions=directions,
@@ -112,11 +122,14 @@ def export(
 
     def configure(form: Form) -> ExportConfig:
         config = ExportConfig(
-            adapter, step, **exporting.settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr
+            trains, step, **exporting.settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr
         )
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
-    result = exporting.export(model, output, form, configure, texts, None if as_json else err)
+    console = None if as_json else err
+    result = exporting.export(
+        model, output, form, configure, texts, console, adapter=adapter, allow_pickle=allow_pickle
+    )
     show(result, as_json, "Exported")
 
 

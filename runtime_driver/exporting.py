@@ -1,4 +1,4 @@
-"""What the commands of the server's side do: export, merge, and the demo.
+"""What the commands of the server's side do: export, plan, and the demo.
 
 Their libraries are imported when they are called, so a device without them runs all others.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.lora import adapter_folder, read_lora
 from prge.manifest import PROGRAM_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.chat import Chat
@@ -81,6 +82,8 @@ def export(
     limit: int | None = None,
     hold_out: tuple[float, int] | None = None,
     hub: bool = False,
+    adapter: Path | None = None,
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """`prge export`.
 
@@ -89,30 +92,38 @@ def export(
         texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
         limit: use the first so many of them.
         hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
+        adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
     with quiet():
+        from prge.export.from_peft import adapter_config
         from prge.export.program import export_program
         from prge.models.checkpoints import load_checkpoint
 
+    lora = read_lora(adapter_folder(adapter)) if adapter else None
     records = form.records(texts) if (texts or hub) and not form.chat else []
     with progress_bar(console) as progress:
         bar = progress.add_task("load", total=None, note=model)
         began = time.perf_counter()
         with quiet():
-            checkpoint = load_checkpoint(model)
+            checkpoint = load_checkpoint(model, allow_pickle)
         loaded = time.perf_counter() - began
         asked = form
         if form.chat:
             form = replace(form, chat=chat_of(checkpoint.tokenizer, checkpoint.source))
             records = form.records(texts) if texts else []
         records = records[:limit]
+        if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
+            form = replace(form, template=form.template + " {mask}")
         form = fitted(form, checkpoint.tokenizer, records)
         if hold_out and records:
             records, _ = split(records, form.text, *hold_out)
         if form != asked and console:
             show(described(form), False, f"Inferred from {texts}", progress.console)
+        config = configure(form)
+        if lora:
+            config = replace(config, adapter=adapter_config(lora), lora=lora)
         manifest, report = export_program(
-            checkpoint, configure(form), output, lambda phase: progress.update(bar, description=phase),
+            checkpoint, config, output, lambda phase: progress.update(bar, description=phase),
             [record for _, record in records],
         )  # fmt: skip
     result = {
@@ -164,15 +175,6 @@ def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_t
         "imports_bytes": round(imports * 2**20),
         "rows": fitting(manifest, memory - imports * 2**20),
     }
-
-
-def merge(adapter: Path, output: Path, model: str | None) -> dict[str, Any]:
-    """`prge merge`."""
-    with quiet():
-        from prge.export.merge import merge_adapter
-
-    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
-    return merge_adapter(folder, output, model)
 
 
 def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def fitted(form: Form, tokenizer: Any, records: Sequence[Numbered]) -> Form:
     if not records:
         return form
 
-    rows = [record for _, record in records]
+    rows = [{"mask": tokenizer.mask_token or "", **record} for _, record in records]
     if form.choices:
         rows = [{**row, "choice": choice} for row in rows for choice in row[form.choices]]
 

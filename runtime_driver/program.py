@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import PROGRAM_FILE, Manifest
+from prge.manifest import INITIAL_FILE, PROGRAM_FILE, Manifest
 from prge.quiet import quiet
+from prge.runtime_driver.adapter import load_state
 
 
 def runtime() -> Any:
@@ -98,7 +99,10 @@ class StepProgram:
     Attributes:
         path: the ``.pte``.
         manifest: what it says about itself.
+        runtime: what runs it.
     """
+
+    runtime = "executorch"
 
     def __init__(self, path: Path):
         """Load a ``.pte`` (or a folder with a ``program.pte``) and check its manifest.
@@ -134,8 +138,13 @@ class StepProgram:
             raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
 
     def initial_state(self) -> Tensor:
-        """f32[S]: zeros, an adapter that changes nothing."""
-        return torch.zeros(self.manifest.state_size)
+        """f32[S]: zeros, an adapter that changes nothing; or the PEFT adapter that the program goes on from."""
+        if self.manifest.adapter.subspace != "peft":
+            return torch.zeros(self.manifest.state_size)
+        file = self.path.parent / INITIAL_FILE
+        if not file.is_file():
+            raise UserError(f"{file} does not exist; `prge export` wrote it beside the program: copy it there")
+        return load_state(file, self.manifest)
 
     def frozen(self) -> Tensor:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""

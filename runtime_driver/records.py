@@ -62,6 +62,11 @@ class Form:
         )  # fmt: skip
 
     @property
+    def open(self) -> bool:
+        """Whether it is a task's or inferred, so that what a model needs may be added."""
+        return bool(self.task) or self.max_tokens is None
+
+    @property
     def columns(self) -> list[str]:
         """The columns that an example is made of."""
         columns = template_columns(self.template) + template_columns(self.target)
@@ -103,7 +108,7 @@ class Form:
 
     def text(self, record: Record) -> str:
         """What tells records apart: prompt and target, without a label."""
-        return fill(self.template, record, "the data") + fill(self.target, record, "the data")
+        return fill(self.template, {"mask": "", **record}, "the data") + fill(self.target, record, "the data")
 
 
 def fill(template: str, record: Record, where: str) -> str:

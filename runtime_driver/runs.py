@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
+from prge.lora import ADAPTER_FOLDER
 from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.picture import picture
@@ -19,6 +21,11 @@ from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import StepRecord, TrainConfig
 
 STATE_FILE = "state.safetensors"
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.jsonl"
+
+# Settings of the program that a run's description repeats.
+_EXPORTED = ("quantization", "queries", "batch", "perturb", "optimizer", "noise")
 
 
 class RunFolder:
@@ -33,13 +40,23 @@ class RunFolder:
         Raises:
             UserError: it holds another run or anything else, or cannot be written.
         """
-        self.folder, self.program = folder, program
+        self.folder, self.program, self.after = folder, program, config.after
         refuse_used(folder, but=PROGRAM_FOLDER)
-        described = {"program": str(program.path), "train": asdict(config), "data": data}
+        m = program.manifest
+        exported = {name: getattr(m, name) for name in _EXPORTED}
+        exported |= {"rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace}
+        described = {
+            "program": str(program.path),
+            "runtime": program.runtime,
+            **m.identity,
+            "exported": exported | {"parameters": m.parameters},
+            "train": asdict(config),
+            "data": data,
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-            self._log = (folder / "log.jsonl").open("w")
+            (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
+            self._log = (folder / LOG_FILE).open("w")
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
 
@@ -52,18 +69,18 @@ class RunFolder:
             self._log.write(json.dumps(row) + "\n")
             self._log.flush()
         except OSError as e:
-            raise UserError(f"{self.folder / 'log.jsonl'} cannot be written: {e.strerror}") from e
+            raise UserError(f"{self.folder / LOG_FILE} cannot be written: {e.strerror}") from e
 
     def finish(self, state: Tensor, records: list[StepRecord], before: Evaluation | None) -> dict[str, str]:
         """Write state, adapter and picture; returns their paths by name."""
         paths = {
             "state": self.folder / STATE_FILE,
-            "adapter": self.folder / "adapter",
+            "adapter": self.folder / ADAPTER_FOLDER,
             "picture": self.folder / "curves.png",
         }
         try:
             self._log.close()
-            save_state(paths["state"], state)
+            save_state(paths["state"], state, self.program.manifest, self.after + len(records))
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
             plot_curves(paths["picture"], records, before)
         except (OSError, SafetensorError) as e:
@@ -79,15 +96,20 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
     return numbers
 
 
+def running_mean(values: Sequence[float]) -> list[float]:
+    """A bias-corrected exponential mean over about 20 values."""
+    means: list[float] = []
+    for i, value in enumerate(values):
+        means.append(value if i == 0 else means[-1] + (value - means[-1]) / min(i + 1, 20))
+    return means
+
+
 def plot_curves(path: Path, records: list[StepRecord], before: Evaluation | None) -> None:
     """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
     with picture(path) as axis:
         steps, losses = [r.step + 1 for r in records], [r.loss for r in records]
         axis.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-        smooth: list[float] = []
-        for i, loss in enumerate(losses):  # a bias-corrected exponential mean over about 20 steps
-            smooth.append(loss if i == 0 else smooth[-1] + (loss - smooth[-1]) / min(i + 1, 20))
-        axis.plot(steps, smooth, color="tab:blue", label="training loss")
+        axis.plot(steps, running_mean(losses), color="tab:blue", label="training loss")
         axis.set(xlabel="step", ylabel="loss")
         points = [(0, before)] if before else []
         points += [(r.step + 1, r.evaluation) for r in records if r.evaluation]

@@ -26,6 +26,7 @@ class TrainConfig:
         lr, eps: of the first step; lr falls linearly to zero at the last.
         seed: of the batches and the directions.
         eval_every: steps between evaluations; 0 for none but the last.
+        after: steps that made the state before this run, whose batches and directions come not again.
     """
 
     steps: int
@@ -33,18 +34,19 @@ class TrainConfig:
     eps: float
     seed: int = 0
     eval_every: int = 0
+    after: int = 0
 
     def lr_at(self, step: int, manifest: Manifest) -> float:
         """The program's lr of a step: with the decay, and the correction that the optimizer's young means need."""
         lr = self.lr * (1.0 - step / self.steps)
-        mean, square = (1.0 - beta ** (step + 1) for beta in manifest.betas)
+        mean, square = (1.0 - beta ** (self.after + step + 1) for beta in manifest.betas)
         if manifest.optimizer == "sgd":
             return lr
         return lr / mean if manifest.optimizer == "momentum" else lr * math.sqrt(square) / mean
 
     def seed_at(self, step: int, queries: int) -> int:
         """The program's seed of a step: runs and steps never share a direction."""
-        return (self.seed << 32) + step * queries
+        return (self.seed << 32) + (self.after + step) * queries
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def train(
     """
     m, guard = program.manifest, Guard()
     order = batches(train_examples, m.batch, config.seed)
-    for step, batch in enumerate(islice(order, first_step, config.steps), first_step):
+    for step, batch in enumerate(islice(order, config.after + first_step, config.after + config.steps), first_step):
         began = time.perf_counter()
         tokens, targets = collate(batch, m)
         lr, seed = guard.scale * config.lr_at(step, m), config.seed_at(step, m.queries)

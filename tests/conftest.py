@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from prge.export.program import ExportConfig, export_program
@@ -35,20 +35,38 @@ def demo_data() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
     """A byte-level BPE tokenizer, trained on the demo's messages."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = trained_tokenizer(demo_data, ["<end>"])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
+    """The same with an encoder's special tokens around every text, and settings for padding as MiniLM has them."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = trained_tokenizer(demo_data, ["<cls>", "<pad>", "<sep>", "<mask>"])
+    tokenizer.post_processor = processors.BertProcessing(("<sep>", 2), ("<cls>", 0))
+    tokenizer.enable_padding(length=50, pad_id=1, pad_token="<pad>")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<cls>", sep_token="<sep>", mask_token="<mask>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def trained_tokenizer(demo_data: Path, special: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<end>"],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     lines = (demo_data / "train.tsv").read_text().splitlines()
     tokenizer.train_from_iterator([line.replace("\t", " ") for line in lines], trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
-    return folder
+    return tokenizer
 
 
 def randomized(model: Any) -> Any:
@@ -80,11 +98,11 @@ def tiny_config(**changes: Any) -> LlamaConfig:
 def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Callable[[Any], Path]:
     """config -> a checkpoint folder of that shape with random weights and the tokenizer."""
 
-    def make(config: Any) -> Path:
+    def make(config: Any, auto: Any = AutoModelForCausalLM, tokenizer: Path = tokenizer_folder) -> Path:
         folder = tmp_path_factory.mktemp("model")
         torch.manual_seed(0)
-        randomized(AutoModelForCausalLM.from_config(config)).save_pretrained(folder)
-        for file in tokenizer_folder.iterdir():
+        randomized(auto.from_config(config)).save_pretrained(folder)
+        for file in tokenizer.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         return folder
 

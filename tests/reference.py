@@ -47,14 +47,16 @@ def adapted_weights(model: Any, manifest: Any, frozen: Tensor, state: Tensor) ->
             us = frozen[at : at + module.out_features * columns].view(module.out_features, columns)
             at += us.numel()
             b = us @ core.T
-        w = model.get_parameter(f"{module.name}.weight")
-        weights[f"{module.name}.weight"] = w + manifest.adapter.alpha / rank * (b @ a)
+        w, moved = model.get_parameter(f"{module.name}.weight"), manifest.adapter.alpha / rank * (b @ a)
+        weights[f"{module.name}.weight"] = w + (moved.T if manifest.adapter.fan_in_fan_out else moved)
     return weights
 
 
 def logits(model: Any, weights: dict[str, Tensor], tokens: Sequence[int]) -> Tensor:
-    """f32[T, V] of one unpadded row."""
-    out = torch.func.functional_call(model, weights, (torch.tensor([tokens]),), {"use_cache": False})
+    """f32[T, V] of one unpadded row; of a plain encoder, with the ``label_rows`` and ``label_bias`` it was given."""
+    out = torch.func.functional_call(model, weights, (torch.tensor([tokens]),))
+    if hasattr(model, "label_rows"):
+        return out.last_hidden_state[0] @ model.label_rows.T + model.label_bias
     result: Tensor = out.logits[0]
     return result
 
@@ -62,7 +64,8 @@ def logits(model: Any, weights: dict[str, Tensor], tokens: Sequence[int]) -> Ten
 def example_loss(manifest: Any, rows: Tensor, example: Any) -> Tensor:
     """Cross-entropy of one example's logits: over the label words, or over its target tokens."""
     if manifest.objective == "label-words":
-        candidates = rows[-1, [label.token for label in manifest.labels]]
+        (position,) = target_positions(manifest, example)
+        candidates = rows[position, [label.token for label in manifest.labels]]
         return torch.nn.functional.cross_entropy(candidates, torch.tensor(example.label))
     n = example.targets
     return torch.nn.functional.cross_entropy(rows[-n - 1 : -1], torch.tensor(example.tokens[-n:]))
@@ -77,8 +80,10 @@ def loss(model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any)
 def target_positions(manifest: Any, example: Any) -> list[int]:
     """Where the loss reads the hidden states."""
     end = len(example.tokens)
+    if manifest.answer_at == "mask":
+        return [example.tokens.index(manifest.mask_token)]
     if manifest.objective == "label-words":
-        return [end - 1]
+        return [0 if manifest.answer_at == "first" else end - 1]
     return list(range(end - example.targets - 1, end - 1))
 
 
@@ -87,11 +92,15 @@ def shifted_loss(
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss when the adapters' cores put out ``shifts`` [M, D] more at the target positions.
 
-    Also each core's inputs there, [n targets, rank].
+    Also each core's inputs there, [n targets, rank]. Where tokens see those after them, all others stay as if
+    nothing had been shifted.
     """
     rank, at, handles = manifest.adapter.rank, 0, []
     columns = output_directions(manifest)
     positions = target_positions(manifest, example)
+    weights = adapted_weights(model, manifest, frozen, state)
+    if manifest.answer_at != "last":
+        handles += keep_others(model, manifest, weights, example.tokens, positions)
     inputs: dict[int, Tensor] = {}
     for i, module in enumerate(manifest.adapter.modules):
         a = frozen[at : at + rank * module.in_features].view(rank, -1)
@@ -99,16 +108,39 @@ def shifted_loss(
         at += a.numel() + us.numel()
 
         def hook(_: Any, x: Any, y: Tensor, a: Tensor = a, us: Tensor = us, i: int = i) -> Tensor:
-            inputs[i] = manifest.adapter.alpha / rank * x[0][0, positions] @ a.T
+            inputs[i] = manifest.adapter.alpha / rank * x[0].flatten(0, -2)[positions] @ a.T
             moved = y.clone()
-            moved[0, positions] += shifts[: len(positions), i * columns : (i + 1) * columns] @ us.T
+            moved.flatten(0, -2)[positions] += shifts[: len(positions), i * columns : (i + 1) * columns] @ us.T
             return moved
 
         handles.append(model.get_submodule(module.name).register_forward_hook(hook))
-    rows = logits(model, adapted_weights(model, manifest, frozen, state), example.tokens)
+    rows = logits(model, weights, example.tokens)
     for handle in handles:
         handle.remove()
     return example_loss(manifest, rows, example), [inputs[i] for i in range(len(inputs))]
+
+
+def keep_others(
+    model: Any, manifest: Any, weights: dict[str, Tensor], tokens: Sequence[int], positions: list[int]
+) -> list[Any]:
+    """Hooks that set every layer's outputs at all but ``positions`` to those of a run now, without shifts."""
+    first = manifest.adapter.modules[0]
+    layers = model.get_submodule(first.name.split(f".{first.layer}.")[0])
+    clean: list[Tensor] = []
+    watching = [layer.register_forward_hook(lambda m, x, y: clean.append(y)) for layer in layers]
+    logits(model, weights, tokens)
+    for handle in watching:
+        handle.remove()
+
+    def keep(y: Tensor, kept: Tensor) -> Tensor:
+        whole = kept.clone()
+        whole[0, positions] = y[0, positions]
+        return whole
+
+    return [
+        layer.register_forward_hook(lambda m, x, y, kept=kept: keep(y, kept))
+        for layer, kept in zip(layers, clean, strict=True)
+    ]
 
 
 def output_directions(manifest: Any) -> int:

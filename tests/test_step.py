@@ -20,10 +20,10 @@ from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
-from prge.runtime_driver.bench.references import build_again
 from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.torch_runtime import build_again
 
 SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05
 
@@ -54,9 +54,14 @@ def random_batch(program: StepProgram, seed: int = 0) -> list[Example]:
 def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
     """One step from a random state: losses, the estimate, and the objective's own losses."""
     program = load(folder)
-    m, frozen, state, batch = program.manifest, program.frozen(), random_state(program), random_batch(program)
-    size = program.manifest.parameters
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    compare_step(program, hf, random_batch(program), tolerance)
+
+
+def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance: float = 1e-4) -> float:
+    """`compare` on a batch; returns the greatest difference of the objective's losses."""
+    m, frozen, state = program.manifest, program.frozen(), random_state(program)
+    size = program.manifest.parameters
     estimate = reference.weight_estimate if m.perturb == "weights" else reference.activation_estimate
     with torch.no_grad():
         expected, losses = estimate(hf, m, frozen, state[:size], batch, SEED, EPS)
@@ -68,7 +73,9 @@ def compare(folder: Path, model: Path, tolerance: float = 1e-4) -> None:
     # The estimate divides a loss difference by eps: the losses' tolerance grows with it.
     assert (got[:size] - expected).abs().max() < tolerance / EPS
     assert expected.abs().max() > 20 * tolerance / EPS
-    torch.testing.assert_close(evaluate(program, state, batch).losses, plain, rtol=0, atol=tolerance)
+    found = evaluate(program, state, batch).losses
+    torch.testing.assert_close(found, plain, rtol=0, atol=tolerance)
+    return float((found - plain).abs().max())
 
 
 @pytest.mark.parametrize("backend", ["xnnpack", "portable"])

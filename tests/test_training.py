@@ -54,7 +54,7 @@ program = StepProgram(folder)
 state = load_state(state_file, program.manifest)
 for state, _ in train(program, state, examples(program, folder, data, 30), [], CONFIG, first_step=first):
     pass
-save_state(state_file, state)
+save_state(state_file, state, program.manifest)
 """
 
 
@@ -62,7 +62,7 @@ def test_split_over_two_processes_is_bit_identical(program_folder: Path, demo_da
     program, data = StepProgram(program_folder), demo_data / "train.tsv"
     texts = examples(program, program_folder, data, 30)
     whole = run(program, texts, CONFIG)
-    save_state(tmp_path / "s", run(program, texts, CONFIG, upto=5))
+    save_state(tmp_path / "s", run(program, texts, CONFIG, upto=5), program.manifest)
     arguments = [str(program_folder), str(data), str(tmp_path / "s"), "5", str(Path(__file__).parent)]
     subprocess.run([sys.executable, "-c", SECOND_PROCESS, *arguments], check=True)
     assert torch.equal(load_state(tmp_path / "s", program.manifest), whole)
@@ -99,10 +99,10 @@ def test_peft_gives_the_program_s_logits(
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     torch.testing.assert_close(ours, scores(adapted), rtol=0, atol=1e-3)
     assert (ours - plain).abs().max() > 0.05
-    from prge.export.merge import merge_adapter
+    from prge.export.merge import merge_adapters
 
     with quiet():
-        merge_adapter(tmp_path / "adapter", tmp_path / "merged", None)
+        merge_adapters([tmp_path / "adapter"], tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     torch.testing.assert_close(ours, scores(merged), rtol=0, atol=1e-3)
 

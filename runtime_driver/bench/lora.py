@@ -7,34 +7,40 @@ from typing import Any
 
 import torch
 
+from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.data import Example, collate
 
 
 class LoraAdamW:
-    """LoRA on q_proj and v_proj, in float32.
+    """LoRA on what makes queries and values, in float32.
 
     The loss is the program's own, over the label words at the last token; only these rows of
     the head are computed.
     """
 
     def __init__(self, manifest: Manifest, *, rank: int, seed: int, lr: float, checkpointed: bool = False):
+        if manifest.answer_at != "last":
+            raise UserError(f"{manifest.model} is an encoder; the bench compares decoders")
         with quiet():
             from peft import LoraConfig, get_peft_model
 
             from prge.models.checkpoints import load_checkpoint
+            from prge.models.families import Parts
 
             model = load_checkpoint(manifest.model).model
+        parts = Parts(model)
+        names = parts.family.queries_keys_values
         torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
-        self.head = model.lm_head.weight.detach()[[label.token for label in manifest.labels]].clone()
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=[names[0], names[-1]])
+        self.head = parts.head.weight.detach()[[label.token for label in manifest.labels]].clone()
         adapted: Any = get_peft_model(model, config)
         if checkpointed:
             adapted.enable_input_require_grads()
             adapted.gradient_checkpointing_enable({"use_reentrant": False})
             adapted.train()
-        self.decoder = adapted.base_model.model.model
+        self.decoder = adapted.base_model.model.base_model
         self.manifest, self.lr = manifest, lr
         trainable = [p for p in self.decoder.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=lr)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torchao.quantization import quantize_
 
 from prge.cost import positions
-from prge.errors import UserError
 from prge.export.lower import emit, example_inputs, lower, trace
 from prge.export.quantize import linear_config, quantize
 from prge.manifest import Manifest
+from prge.models.attention import places
 from prge.models.objective import take_rows
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import frozen_factors
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.data import collate
 from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.torch_runtime import build_again
 
 
 def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool) -> None:
@@ -36,36 +36,6 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
     _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
 
 
-def build_again(program: StepProgram, max_tokens: int) -> Any:
-    """The `BuiltStep` that a program was traced from, before it was quantized.
-
-    Raises:
-        UserError: when its model cannot be loaded, or is another.
-    """
-    with quiet():
-        from prge.models.adapter import AdapterConfig
-        from prge.models.build import LabelWordsObjective, LanguageModelObjective, build_step
-        from prge.models.checkpoints import load_checkpoint
-        from prge.models.step import StepConfig
-        from prge.models.subspace import Factors
-
-        m = program.manifest
-        checkpoint = load_checkpoint(m.model)
-    if checkpoint.digest() != m.model_sha256:
-        raise UserError(f"{m.model} has other weights than the program was made of")
-    fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
-    modules = tuple(module.name.removeprefix("model.") for module in m.adapter.modules)
-    adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
-    step: dict[str, Any] = {"perturb": m.perturb, "optimizer": m.optimizer, "noise": m.noise}
-    config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
-    words = [label.token for label in m.labels]
-    objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
-    tied = m.quantization == "f32"
-    found = frozen_factors(m, program.frozen()).items()
-    factors = {name.removeprefix("model."): Factors(a, d) for name, (a, d) in found if d is not None}
-    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors)
-
-
 def inference_tokens(m: Manifest, tokens: int) -> int:
     """Length of rows with as many positions as the step's, copied targets included."""
     return positions(m, tokens)[1] // m.rows
@@ -76,8 +46,10 @@ def write_inference(path: Path, program: StepProgram) -> None:
     m = program.manifest
     longest = inference_tokens(m, m.max_tokens)
     built = build_again(program, longest)
-    for layer in built.adapters:
-        built.step.layers.set_submodule(layer.name.removeprefix("model.layers."), layer.base)
+    for parent in list(built.step.layers.modules()):
+        for name, child in list(parent.named_children()):
+            if child in built.adapters:
+                setattr(parent, name, child.base)
     with quiet():
         quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
@@ -90,15 +62,15 @@ class Inference(nn.Module):
 
     def __init__(self, step: Any):
         super().__init__()
-        self.embedding, self.layers, self.rotary, self.objective = (
-            step.embedding, step.layers, step.rotary, step.objective
-        )  # fmt: skip
+        self.embedding, self.layers, self.objective = step.embedding, step.layers, step.objective
+        self.positions, self.shared = step.positions, step.shared
 
     def forward(self, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """tokens i64[R, T] and the objective's targets -> losses f32[R], and the objective's detail."""
-        hidden, tables = self.embedding(tokens), self.rotary(tokens)
+        self.shared.tables = self.positions(tokens)
+        hidden = self.embedding(tokens, places(tokens))
         for layer in self.layers:
-            hidden = layer(hidden, position_embeddings=tables)
+            hidden = layer(hidden)
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
         return losses, detail

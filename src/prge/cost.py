@@ -10,7 +10,7 @@ _WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8
 
 def first_adapted(m: Manifest) -> int:
     """Index of the first layer that trains."""
-    return min(int(module.name.split(".layers.")[1].split(".")[0]) for module in m.adapter.modules)
+    return min(module.layer for module in m.adapter.modules)
 
 
 def positions(m: Manifest, tokens: int) -> tuple[int, int]:
@@ -52,14 +52,14 @@ def _decoder(m: Manifest, below: int, above: int) -> int:
 
 
 def _head(m: Manifest, copies: int) -> int:
-    return (
-        m.rows * copies * max(1, m.max_targets) * m.architecture.hidden * (len(m.labels) or m.architecture.vocabulary)
-    )
+    a = m.architecture
+    each = a.hidden * (len(m.labels) or a.vocabulary) + a.transform
+    return m.rows * copies * max(1, m.max_targets) * each
 
 
 def weight_bytes(m: Manifest) -> int:
     """Of all that is frozen: linears as quantized with their scales, embedding, the head for language modelling,
-    and the adapters' factors in float32.
+    and in float32 learned positions, what stands before the head, and the adapters' factors.
 
     A tied head costs nothing of its own in float32, where it reads the embedding's table.
     """
@@ -75,6 +75,7 @@ def weight_bytes(m: Manifest) -> int:
     total += 4 * table if m.quantization == "f32" else table + 4 * a.vocabulary
     if m.max_targets and not (a.tied and m.quantization == "f32"):
         total += linear(table, a.vocabulary)
+    total += 4 * (a.transform + a.learned_positions * m.max_tokens * a.hidden)
     return round(total + _factor_bytes(m))
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -19,6 +20,7 @@ VERSION = 1
 
 PROGRAM_FILE = "program.pte"
 TOKENIZER_FILE = "tokenizer.json"
+INITIAL_FILE = "initial.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class AdaptedModule:
 
     Its trainable core is ``state[offset : offset + core[0] * core[1]]``, row-major. Its
     frozen factors follow each other in module order: A [rank, in], then in a subspace D
-    [out, core[1]].
+    [out, core[1]]. ``name`` is the checkpoint's, ``layer`` the index of its decoder layer.
     """
 
     name: str
+    layer: int
     in_features: int
     out_features: int
     offset: int
@@ -48,10 +51,25 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class Adapter:
+    """What trains.
+
+    Attributes:
+        task_type: PEFT's name of what the model is for.
+        fan_in_fan_out: whether the checkpoint's weights are [in, out].
+        sha256: of all the other fields and the frozen factors (`digest`); empty before there are factors.
+    """
+
     rank: int
     alpha: float
     subspace: str | None
     modules: tuple[AdaptedModule, ...]
+    task_type: str | None = "CAUSAL_LM"
+    fan_in_fan_out: bool = False
+    sha256: str = ""
+
+    def digest(self, factors: bytes) -> str:
+        """Hex digest of the layout and the frozen factors: which states fit."""
+        return hashlib.sha256(json.dumps(asdict(replace(self, sha256=""))).encode() + factors).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,8 @@ class Architecture:
         layer_weights, layer_outputs: numbers in one layer's linears, and their outputs in all.
         head: of one attention head.
         tied: whether the LM head is the embedding's table.
+        transform: numbers in the linears between the last layer and the head.
+        learned_positions: whether every position of a row has a learned vector.
     """
 
     layers: int
@@ -72,6 +92,8 @@ class Architecture:
     layer_outputs: int
     vocabulary: int
     tied: bool
+    transform: int = 0
+    learned_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,8 @@ class Manifest:
         template: the prompt, with the data's column names in braces.
         labels: the classes (label words only).
         label_column: where the data names the class (label words only).
+        answer_at: the token at which the label is predicted: "last", "mask" or "first" (label words only).
+        mask_token: of an encoder that predicts at it; ``{mask}`` in the template.
         target: the template of the target text (language modelling only).
         choices: the data's column of candidates for ``{choice}``, among which evaluation chooses; else empty.
         chat_template, special_tokens: the tokenizer's, where the data are chat messages; else empty.
@@ -132,6 +156,8 @@ class Manifest:
     chat_template: str = ""
     special_tokens: dict[str, str] = field(default_factory=dict)
     task: str = ""
+    answer_at: str = "last"
+    mask_token: int | None = None
     format: str = field(default=FORMAT)
     version: int = field(default=VERSION)
 
@@ -139,6 +165,11 @@ class Manifest:
     def parameters(self) -> int:
         """How many numbers train; they stand first in the state."""
         return sum(module.core[0] * module.core[1] for module in self.adapter.modules)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a state or an adapter carries as metadata: its base, and its layout and frozen factors."""
+        return {"base": self.model, "base_sha256": self.model_sha256, "adapter_sha256": self.adapter.sha256}
 
     @property
     def copies(self) -> int:
@@ -199,12 +230,31 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
+    """Index of the token whose hidden state predicts the label; a UserError when there is no such mask token."""
+    if answer_at != "mask":
+        return 0 if answer_at == "first" else len(tokens) - 1
+    if list(tokens).count(mask_token or 0) != 1:
+        raise UserError(
+            f"{where}: the row holds the mask token {list(tokens).count(mask_token or 0)} times, not once; "
+            "the text holds one itself, or it is too long and its mask was cut off"
+        )
+    return list(tokens).index(mask_token or 0)
+
+
+def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
+    """The last ``bound`` tokens; an encoder's first one, which opens every row, stays."""
+    if len(tokens) <= bound or answer_at == "last":
+        return tuple(tokens[-bound:])
+    return (tokens[0], *tokens[len(tokens) - bound + 1 :])
+
+
 def template_columns(template: str) -> list[str]:
-    """Column names in a template; a UserError if it cannot be used."""
+    """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
     try:
         fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
     if any(not name.isidentifier() for name in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
-    return fields
+    return [name for name in fields if name != "mask"]

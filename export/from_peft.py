@@ -1,0 +1,48 @@
+"""A program that goes on from a PEFT adapter: its frozen factors are the adapter's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from prge.lora import Lora, core_between
+from prge.manifest import INITIAL_FILE, Manifest
+from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
+from prge.models.families import Parts
+from prge.models.subspace import Factors, orthonormal_span
+
+
+def adapter_config(lora: Lora) -> AdapterConfig:
+    """Just the adapter's modules, at its rank and scale."""
+    return AdapterConfig(lora.rank, lora.scale * lora.rank, tuple(lora.pairs), slice(None), "peft")
+
+
+def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
+    """A [r, in] as it is, and D [out, r] with orthogonal columns that span B's, as long as W's mean singular value.
+
+    Raises:
+        ValueError: when a pair is no decoder layer's linear, or does not fit it.
+    """
+    every = selected(Parts(model), AdapterConfig(modules=("*",), layers=slice(None)))
+    linears = {name: linear for name, (_, _, linear) in every.items()}
+    factors = {}
+    for name, (a, b) in lora.pairs.items():
+        if name not in linears or linears[name].weight.shape != (b.shape[0], a.shape[1]):
+            raise ValueError(f"{lora.path}: {name} ({b.shape[0]} x {a.shape[1]}) is no linear of a decoder layer")
+        weight = linears[name].weight.detach()
+        factors[name] = Factors(a, orthonormal_span(b) * (weight.norm() / min(weight.shape) ** 0.5))
+    return factors
+
+
+def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLinear], lora: Lora) -> None:
+    """Write the state, f32[state_size], with which the program computes what the adapter does."""
+    state = torch.zeros(manifest.state_size)
+    for layer in adapters:
+        assert layer.up is not None
+        core = core_between(lora.pairs[layer.name][1] * (lora.scale / layer.scale), layer.up)
+        state[layer.offset : layer.offset + layer.size] = core.T.reshape(-1)
+    save_file({"state": state}, folder / INITIAL_FILE, {**manifest.identity, "steps": "0"})

@@ -1,0 +1,87 @@
+"""A program's own step in eager PyTorch, on this machine's CPU or GPU: made of the program's manifest and its base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import frozen_factors
+from prge.runtime_driver.program import StepProgram
+
+
+class TorchProgram(StepProgram):
+    """A program whose ``forward`` PyTorch runs; the ``.pte`` gives its manifest and its frozen factors.
+
+    In float32 losses agree to 1e-5. Quantized, torchao rounds weights and activations as the delegates do, in
+    float32 arithmetic: a value between two roundings may go either way, so that on a deep model an example's loss
+    differs by as much as quantization itself changes it.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu"):
+        """Load the program's base model and rebuild its step on ``device`` (``"cpu"``, ``"cuda"``, ``"cuda:1"``).
+
+        Raises:
+            UserError: no such device here, or as `build_again`.
+        """
+        super().__init__(path)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as e:
+            raise UserError(f"--device {device}: PyTorch has no such device here ({str(e).splitlines()[0]})") from e
+        self.runtime = f"torch {self.device}"
+        m = self.manifest
+        built = build_again(self, m.max_tokens)
+        with quiet():
+            from prge.export.quantize import quantize
+
+            quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
+        self.module = built.step.eval().to(self.device)
+
+    def execute(
+        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `StepProgram.execute`; tensors come from and go to the CPU."""
+        scalars = torch.tensor([seed]), torch.tensor([lr], dtype=torch.float32), torch.tensor([eps])
+        state, tokens, *rest = (t.to(self.device) for t in (state, tokens, *targets, *scalars))
+        with torch.no_grad():
+            results = self.module(state, tokens, tuple(rest[: len(targets)]), *rest[len(targets) :])
+        new_state, losses, detail = (t.cpu() for t in results)
+        return new_state, losses, detail
+
+
+def build_again(program: StepProgram, max_tokens: int) -> Any:
+    """The `BuiltStep` that a program was traced from, before it was quantized.
+
+    Raises:
+        UserError: when its model cannot be loaded, or is another.
+    """
+    with quiet():
+        from prge.models.adapter import AdapterConfig
+        from prge.models.build import LabelWordsObjective, LanguageModelObjective, add_label_head, build_step
+        from prge.models.checkpoints import load_checkpoint
+        from prge.models.step import StepConfig
+        from prge.models.subspace import Factors
+
+        m = program.manifest
+        checkpoint = load_checkpoint(m.model)
+    if checkpoint.digest() != m.model_sha256:
+        raise UserError(f"{m.model} has other weights than the program was made of")
+    fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
+    modules = tuple(module.name for module in m.adapter.modules)
+    adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
+    step: dict[str, Any] = {"perturb": m.perturb, "optimizer": m.optimizer, "noise": m.noise}
+    config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
+    words = [label.token for label in m.labels]
+    objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
+    tied = m.quantization == "f32"
+    found = frozen_factors(m, program.frozen()).items()
+    factors = {name: Factors(a, d) for name, (a, d) in found if d is not None}
+    if m.answer_at == "first":
+        add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in m.labels])
+    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors, m.pad_token)
