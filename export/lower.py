@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from executorch.exir.dialects._ops import ops as exir_ops
 from executorch.exir.lowered_backend_module import LoweredBackendModule
+from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
@@ -250,29 +251,40 @@ def _drop_unused(program: ExportedProgram) -> None:
 
 
 class _DynamicBound(PassBase):
-    """Lets results be smaller than planned: their sizes are upper bounds."""
+    """Lets results, and the inputs that grow, be smaller than planned: their sizes are upper bounds."""
+
+    def __init__(self, growing: Sequence[Node]):
+        super().__init__()
+        self.growing = {node.name for node in growing}
 
     def call(self, graph_module: GraphModule) -> PassResult:
         for node in graph_module.graph.nodes:
-            if node.op == "call_function" or node.name == "tokens":
+            if node.op == "call_function" or node.name in self.growing:
                 for spec in torch.utils._pytree.tree_leaves(node.meta.get("spec")):
                     if isinstance(spec, TensorSpec):
                         spec.shape_dynamism = TensorShapeDynamism.DYNAMIC_BOUND
         return PassResult(graph_module, True)
 
 
-def emit(edge: EdgeProgramManager, max_tokens: int) -> ExecutorchProgramManager:
-    """Plan memory for rows of up to ``max_tokens`` and serialize."""
-    module = edge.exported_program().graph_module
-    for node in module.graph.find_nodes(op="placeholder"):
-        if node.name == "tokens":  # sizes of all results are worked out again from here
-            traced = node.meta["val"]
+def emit(edge: EdgeProgramManager, largest: tuple[Any, ...]) -> ExecutorchProgramManager:
+    """Plan memory for inputs of up to the sizes of ``largest``, and serialize."""
+    program = edge.exported_program()
+    module, growing = program.graph_module, []
+    places = {node.name: node for node in module.graph.find_nodes(op="placeholder")}
+    for name, tensor in zip(program.graph_signature.user_inputs, torch.utils._pytree.tree_leaves(largest), strict=True):
+        node = places[str(name)]
+        traced = node.meta["val"]
+        if traced.shape != tensor.shape:  # sizes of all results are worked out again from here
+            growing.append(node)
             with traced.fake_mode:
-                node.meta["val"] = torch.empty(traced.shape[0], max_tokens, dtype=traced.dtype)
+                node.meta["val"] = torch.empty(tensor.shape, dtype=traced.dtype)
     for lowered in (m for m in module.children() if isinstance(m, LoweredBackendModule)):
         for node in lowered.original_module.graph.find_nodes(op="placeholder"):
             node.meta["val"] = None  # else it would insist on the traced sizes
-    # Views that share their source's memory have fixed sizes.
-    config = ExecutorchBackendConfig(sym_shape_eval_pass=_DynamicBound(), remove_view_copy=False)
+    config = ExecutorchBackendConfig(
+        sym_shape_eval_pass=_DynamicBound(growing),
+        remove_view_copy=False,  # views that share their source's memory have fixed sizes
+        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # inputs are read where they are
+    )
     with quiet():
         return edge.to_executorch(config)

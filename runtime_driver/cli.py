@@ -31,6 +31,7 @@ from prge.runtime_driver.console import (
     out,
     show,
 )
+from prge.runtime_driver.generating import generate as generate_command
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -92,6 +93,8 @@ def export(
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Beside it a program for `prge generate`.")] = False,
+    context: Annotated[int, typer.Option(min=16, help="Its most tokens, with the prompt's (--generate).")] = 2048,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder to go on from.")] = None,
     allow_pickle: AllowPickle = False,
     as_json: Json = False,
@@ -135,6 +138,7 @@ def export(
         backend=backend,
         eps=eps,
         lr=lr,
+        context=context if generate else 0,
     )
     console = None if as_json else err
     show(exporting.export(model, output, config, texts, console, adapter, allow_pickle), as_json, "Exported")
@@ -314,6 +318,7 @@ def demo(
     show(result, as_json, "Demo")
 
 
+app.command()(generate_command)
 app.command()(merge)
 app.command()(compare)
 app.add_typer(bench, name="bench")

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from prge.errors import UserError
 from prge.lora import adapter_folder, read_lora
-from prge.manifest import PROGRAM_FILE, template_columns
+from prge.manifest import GENERATE_FILE, PROGRAM_FILE, template_columns
 from prge.quiet import quiet
 from prge.runtime_driver.commands import predict, train
 from prge.runtime_driver.console import progress_bar
@@ -56,7 +56,7 @@ def export(
         manifest, report = export_program(
             checkpoint, config, output, lambda phase: progress.update(bar, description=phase), records
         )
-    return {
+    result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),
         "megabytes": report.program_bytes / 1e6,
         "share_of_f32_weights": report.program_bytes / report.weight_bytes,
@@ -67,6 +67,12 @@ def export(
         "outside_the_delegates": report.outside,
         "seconds": {"load": loaded, **report.seconds},
     }
+    if report.generator:
+        made = report.generator
+        result["generator"] = str(output / GENERATE_FILE)
+        result["generator_megabytes"] = made.program_bytes / 1e6
+        result["generator_delegate_calls"] = made.delegate_calls
+    return result
 
 
 def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_targets: int) -> dict[str, Any]:
