@@ -26,7 +26,7 @@ from prge.manifest import answer_position, cut_left
 from prge.models.adapter import AdapterConfig
 from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint, load_sizes
-from prge.models.families import FAMILIES, UnsupportedModel
+from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
@@ -279,6 +279,11 @@ def test_plans_know_every_family(family: str, make_model: Callable[..., Path], e
     if family in ENCODERS:
         with pytest.raises(UnsupportedModel, match="do not model language"):
             planned(sizes, StepConfig(2, 2), 16, 4)
+
+
+def test_the_page_shows_a_family_as_it_is() -> None:
+    shown = TABLE.read_text().split("```python")[1].split("```")[0]
+    assert eval(f"{{{shown}}}", {"Family": Family}) == {"gpt2": FAMILIES["gpt2"]}
 
 
 def tiny(family: str, **changes: Any) -> Any:
