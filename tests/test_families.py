@@ -30,7 +30,7 @@ from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
-from prge.runtime_driver.data import Example
+from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 
@@ -138,6 +138,8 @@ def test_encoders_classify_at_the_mask(
     batch = [with_mask(example) for example in random_batch(program)]
     record(family, "classes", folder, compare_step(program, hf, batch))
     words = [label.token for label in program.manifest.labels]
+    encoded = Encoder(program.manifest, folder / "tokenizer.json").example({"text": "are you there"}).tokens
+    assert (encoded[0], encoded[-2:], encoded.count(3), 1 in encoded) == (0, (3, 2), 1, False)
 
     def scores(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         return model(tokens).logits[0, tokens[0].tolist().index(3), words]
