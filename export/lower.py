@@ -170,14 +170,17 @@ class LayeredPartitioner(XnnpackPartitioner):
         for whole in _with_tails([set(p.nodes) for p in found]):
             chunks: dict[int, list[Node]] = {}
             place: dict[Node, int] = {}
-            for node in sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__):
+            reads = {n for n in whole if any(x.op == "call_function" for x in n.all_input_nodes)}
+            for node in sorted(reads, key=order.__getitem__):
                 # Never before what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
                 place[node] = max([_layer(node) * DELEGATES // self.depth, *needed])
+            # Weights, and what dequantizes them, go where they are used.
+            for node in sorted(whole - reads, key=order.__getitem__, reverse=True):
+                used = [place[user] for user in node.users if user in place]
+                place[node] = min(used, default=_layer(node) * DELEGATES // self.depth)
+            for node in sorted(place, key=order.__getitem__):
                 chunks.setdefault(place[node], []).append(node)
-            for node in whole:
-                if node.op != "call_function":
-                    chunks[next(place[user] for user in node.users if user in place)].append(node)
             partitions += [Partition(id=len(partitions) + i, nodes=nodes) for i, nodes in enumerate(chunks.values())]
         return partitions
 
