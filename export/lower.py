@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from executorch.exir.dialects._ops import ops as exir_ops
 from executorch.exir.lowered_backend_module import LoweredBackendModule
+from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
@@ -169,18 +170,17 @@ class LayeredPartitioner(XnnpackPartitioner):
         for whole in _with_tails([set(p.nodes) for p in found]):
             chunks: dict[int, list[Node]] = {}
             place: dict[Node, int] = {}
-            nodes = sorted((n for n in whole if n.op == "call_function"), key=order.__getitem__)
-            for node in nodes:
+            reads = {n for n in whole if any(x.op == "call_function" for x in n.all_input_nodes)}
+            for node in sorted(reads, key=order.__getitem__):
                 # Never before what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
                 place[node] = max([_layer(node) * DELEGATES // self.depth, *needed])
-            for node in nodes:
-                if _unpacks_weight(node):  # the head's is in no layer, and XNNPACK takes it only where it is read
-                    place[node] = min(place[user] for user in node.users if user in place)
+            # Weights, and what dequantizes them, go where they are used.
+            for node in sorted(whole - reads, key=order.__getitem__, reverse=True):
+                used = [place[user] for user in node.users if user in place]
+                place[node] = min(used, default=_layer(node) * DELEGATES // self.depth)
+            for node in sorted(place, key=order.__getitem__):
                 chunks.setdefault(place[node], []).append(node)
-            for node in whole:
-                if node.op != "call_function":
-                    chunks[next(place[user] for user in node.users if user in place)].append(node)
             partitions += [Partition(id=len(partitions) + i, nodes=nodes) for i, nodes in enumerate(chunks.values())]
         return partitions
 
@@ -196,10 +196,6 @@ def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
                 mine.remove(node)
                 moved[partitions.index(sources[0])].add(node)
     return [nodes for nodes in moved if nodes]
-
-
-def _unpacks_weight(node: Node) -> bool:
-    return "dequantize" in str(node.target) and all(x.op == "placeholder" for x in node.all_input_nodes)
 
 
 def _layer(node: Node) -> int:
@@ -258,29 +254,40 @@ def _drop_unused(program: ExportedProgram) -> None:
 
 
 class _DynamicBound(PassBase):
-    """Lets results be smaller than planned: their sizes are upper bounds."""
+    """Lets results, and the inputs that grow, be smaller than planned: their sizes are upper bounds."""
+
+    def __init__(self, growing: Sequence[Node]):
+        super().__init__()
+        self.growing = {node.name for node in growing}
 
     def call(self, graph_module: GraphModule) -> PassResult:
         for node in graph_module.graph.nodes:
-            if node.op == "call_function" or node.name == "tokens":
+            if node.op == "call_function" or node.name in self.growing:
                 for spec in torch.utils._pytree.tree_leaves(node.meta.get("spec")):
                     if isinstance(spec, TensorSpec):
                         spec.shape_dynamism = TensorShapeDynamism.DYNAMIC_BOUND
         return PassResult(graph_module, True)
 
 
-def emit(edge: EdgeProgramManager, max_tokens: int) -> ExecutorchProgramManager:
-    """Plan memory for rows of up to ``max_tokens`` and serialize."""
-    module = edge.exported_program().graph_module
-    for node in module.graph.find_nodes(op="placeholder"):
-        if node.name == "tokens":  # sizes of all results are worked out again from here
-            traced = node.meta["val"]
+def emit(edge: EdgeProgramManager, largest: tuple[Any, ...]) -> ExecutorchProgramManager:
+    """Plan memory for inputs of up to the sizes of ``largest``, and serialize."""
+    program = edge.exported_program()
+    module, growing = program.graph_module, []
+    places = {node.name: node for node in module.graph.find_nodes(op="placeholder")}
+    for name, tensor in zip(program.graph_signature.user_inputs, torch.utils._pytree.tree_leaves(largest), strict=True):
+        node = places[str(name)]
+        traced = node.meta["val"]
+        if traced.shape != tensor.shape:  # sizes of all results are worked out again from here
+            growing.append(node)
             with traced.fake_mode:
-                node.meta["val"] = torch.empty(traced.shape[0], max_tokens, dtype=traced.dtype)
+                node.meta["val"] = torch.empty(tensor.shape, dtype=traced.dtype)
     for lowered in (m for m in module.children() if isinstance(m, LoweredBackendModule)):
         for node in lowered.original_module.graph.find_nodes(op="placeholder"):
             node.meta["val"] = None  # else it would insist on the traced sizes
-    # Views that share their source's memory have fixed sizes.
-    config = ExecutorchBackendConfig(sym_shape_eval_pass=_DynamicBound(), remove_view_copy=False)
+    config = ExecutorchBackendConfig(
+        sym_shape_eval_pass=_DynamicBound(growing),
+        remove_view_copy=False,  # views that share their source's memory have fixed sizes
+        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # inputs are read where they are
+    )
     with quiet():
         return edge.to_executorch(config)

@@ -1,4 +1,4 @@
-"""A checkpoint in, a folder with ``program.pte`` and ``tokenizer.json`` out."""
+"""A checkpoint in, a folder with ``program.pte``, ``tokenizer.json`` and, if asked for, ``generate.pte`` out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prge.errors import UserError
 from prge.export.from_peft import lora_factors, save_initial
-from prge.export.lower import Backend, emit, example_inputs, lower, trace
+from prge.export.generate import reach, write_generator
+from prge.export.lower import Backend, example_inputs
 from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import Quantization, quantize
-from prge.export.report import ExportReport, multiply_adds, outside_ops
+from prge.export.report import ExportReport
+from prge.export.write import write_program
 from prge.folders import new_folder
 from prge.lora import Lora, check_base
 from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256, template_columns
@@ -90,6 +93,7 @@ class ExportConfig:
         min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
         quantization, backend: how weights are stored and where they run.
         eps, lr: what training uses by default; None for the measured defaults.
+        context: the longest text of the program that generates, as far as the model reaches; 0 for none.
         lora: the PEFT adapter to go on from (``subspace="peft"``).
     """
 
@@ -110,6 +114,7 @@ class ExportConfig:
     backend: Backend = "xnnpack"
     eps: float | None = None
     lr: float | None = None
+    context: int = 0
     lora: Lora | None = None
 
 
@@ -217,43 +222,37 @@ def export_program(
         digest = checkpoint.digest()
         if config.lora:
             check_base(config.lora.path, config.lora.base, config.lora.base_sha256, checkpoint.source, digest)
-        built = _build(checkpoint, config, labels, records)
+        context = config.context and min(config.context, reach(checkpoint.model.config))
+        built = _build(checkpoint, config, labels, records, max(config.max_tokens, context))
         phases.enter("quantize")
         with quiet():
             quantize(built.step, built.base_linears, config.quantization)
-        phases.enter("trace")
-        inputs = functools.partial(example_inputs, built.step)
-        traced = trace(built.step, inputs, config.min_tokens, config.max_tokens)
-        phases.enter("lower")
         tokenizer = checkpoint.save_tokenizer(out)
         manifest = _manifest(checkpoint, config, built, labels, digest, file_sha256(tokenizer))
         if config.lora:
             save_initial(out, manifest, built.adapters, config.lora)
-        constants = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
-        edge = lower(traced, len(built.step.layers), config.backend, constants)
-        graph = edge.exported_program().graph
-        calls, outside = outside_ops(graph)  # now: emitting adds memory planning to the graph
-        total, left = multiply_adds(traced.graph), multiply_adds(graph)
-        phases.enter("emit")
-        emitted = emit(edge, config.max_tokens)
-        phases.enter("write")
-        with (out / PROGRAM_FILE).open("wb") as f:
-            emitted.write_to_file(f)
-        phases.enter("done")
-        report = ExportReport(
-            delegate_calls=calls,
-            outside=outside,
-            inside_share=1.0 - left / total,
-            program_bytes=(out / PROGRAM_FILE).stat().st_size,
-            weight_bytes=weight_bytes,
-            seconds=phases.seconds,
+        constants: dict[str, Any] = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
+        inputs, lengths = functools.partial(example_inputs, built.step), (config.min_tokens, config.max_tokens)
+        depth = len(built.step.layers)
+        written = write_program(
+            out / PROGRAM_FILE, built.step, inputs, lengths, depth, config.backend, constants, phases.enter
         )
+        generator = None
+        if context:
+            phases.enter("generate")
+            generator = write_generator(out, checkpoint, built, manifest, constants["frozen"], context, config.backend)
+        phases.enter("done")
+        report = ExportReport(**vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, generator=generator)
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return manifest, report
 
 
 def _build(
-    checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...], records: Sequence[Mapping[str, str]]
+    checkpoint: Checkpoint,
+    config: ExportConfig,
+    labels: tuple[Label, ...],
+    records: Sequence[Mapping[str, str]],
+    longest: int,
 ) -> BuiltStep:
     objective = (
         LabelWordsObjective([label.token for label in labels]) if labels else LanguageModelObjective(config.max_targets)
@@ -269,8 +268,7 @@ def _build(
             factors = lora_factors(checkpoint.model, config.lora)
         shared = config.quantization == "f32"
         built = build_step(
-            checkpoint.model, config.adapter, config.step, objective, config.max_tokens, shared, factors,
-            checkpoint.pad_token,
+            checkpoint.model, config.adapter, config.step, objective, longest, shared, factors, checkpoint.pad_token,
         )  # fmt: skip
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e

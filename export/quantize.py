@@ -12,6 +12,7 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
 from prge.errors import UserError
+from prge.models.generation import Generator
 from prge.models.step import Step
 
 Quantization = Literal["f32", "8da8w", "8da4w"]
@@ -48,8 +49,8 @@ def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeight
     )
 
 
-def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quantization) -> None:
-    """Quantize the frozen linears and the embedding of ``step`` in place; adapters stay float32.
+def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantization: Quantization) -> None:
+    """Quantize those linears of ``module``, and its embedding if it is not yet, in place; adapters stay float32.
 
     ``8da8w``: int8 activations per token at run time, int8 weights per output channel.
     ``8da4w``: the same activations, int4 weights in groups of 32 inputs.
@@ -60,15 +61,15 @@ def quantize(step: Step, base_linears: Sequence[nn.Linear], quantization: Quanti
     if quantization == "f32":
         return
     if quantization == "8da4w":
-        odd = {m.in_features for m in base_linears if m.in_features % _GROUP}
+        odd = {m.in_features for m in linears if m.in_features % _GROUP}
         if odd:
             raise UserError(
                 f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
             )
     # A tied head shares its tensor with the embedding: give it its own before it changes.
-    for module in base_linears:
-        module.weight = nn.Parameter(module.weight.detach(), requires_grad=False)
-    assert isinstance(step.embedding.table, nn.Embedding)
-    step.embedding.table = QuantizedEmbedding(step.embedding.table)
-    chosen = {id(module) for module in base_linears}
-    quantize_(step, linear_config(quantization), filter_fn=lambda module, _: id(module) in chosen)
+    for linear in linears:
+        linear.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+    if isinstance(module.embedding.table, nn.Embedding):
+        module.embedding.table = QuantizedEmbedding(module.embedding.table)
+    chosen = {id(linear) for linear in linears}
+    quantize_(module, linear_config(quantization), filter_fn=lambda child, _: id(child) in chosen)

@@ -12,24 +12,35 @@ _MATMULS = ("linear", "mm", "bmm", "addmm", "matmul")
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What `prge export` prints.
+class Written:
+    """One ``.pte``.
 
     Attributes:
         delegate_calls: how often one execution enters a delegate.
         outside: operators that stay outside, with how many of each.
-        inside_share: share of the step's multiply-adds inside the delegates, 0 to 1.
-        program_bytes: size of the ``.pte``.
-        weight_bytes: of the float32 checkpoint's tensors, each counted once.
-        seconds: wall-clock by phase.
+        inside_share: share of the multiply-adds inside the delegates, 0 to 1.
+        program_bytes: size of the file.
     """
 
     delegate_calls: int
     outside: dict[str, int]
     inside_share: float
     program_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportReport(Written):
+    """What `prge export` prints: of the step's program, and beside it
+
+    Attributes:
+        weight_bytes: of the float32 checkpoint's tensors, each counted once.
+        seconds: wall-clock by phase.
+        generator: of the program that continues text, if one was asked for.
+    """
+
     weight_bytes: int
     seconds: dict[str, float]
+    generator: Written | None = None
 
 
 def multiply_adds(graph: Graph) -> int:

@@ -104,6 +104,19 @@ class Positions(nn.Module):
             return self._tables(text, lambda window: self._each(tokens.ne(pad).unsqueeze(1)))
         return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
 
+    def following(self, tokens: Tensor, start: Tensor, cached: Tensor) -> dict[Kind, Tables]:
+        """For one row of tokens i64[1, T] behind ``start`` others, which a cache of C positions begins with.
+
+        Args:
+            start: i64[1].
+            cached: any tensor of C numbers.
+        """
+        text = places(tokens) + start
+        old = places(torch.ones_like(cached, dtype=torch.int64).unsqueeze(0))
+        old = torch.where(old < start, old, 2**31)  # what is not used yet lies behind all tokens
+        queries, keys = text.unsqueeze(2), torch.cat((old, text), dim=1).unsqueeze(1)
+        return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
+
     def tree(self, position: Tensor, copies: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
         """For rows in which copies of M target positions stand before the T tokens.
 

@@ -112,7 +112,7 @@ def build_step(
     changed in place.
 
     Args:
-        max_tokens: the longest row.
+        max_tokens: the longest row, or text to generate.
         share_table: whether the LM head of a tied model reads the embedding's table, for
             language modelling in float32.
         factors: of `fisher_factors`, for ``subspace="fisher"``.

@@ -25,6 +25,8 @@ from prge.runtime_driver.program import StepProgram
 _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # Of the way to the least loss, in one step: measured, on SST-2, with two subspaces whose best lr differ by two.
 _SHARE = 0.5
+# Of a mean loss, in int8: what a line search must not take for a rise.
+_ROUNDING = 1e-2
 # Of batches and directions; no run gets so far into the last of their seeds.
 _SEED = 2**31 - 1
 _DIRECTIONS = (_SEED << 32) + 2**31
@@ -109,7 +111,7 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
         state[: len(direction)] -= way * direction
         along.append((way, evaluate(program, state, held).loss))
         best = min(along, key=lambda point: point[1])
-        if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + 1e-3:
+        if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + _ROUNDING:
             break
         way *= 2
     return lowest(along[1:]) * _SHARE, along

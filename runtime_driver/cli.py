@@ -38,6 +38,7 @@ from prge.runtime_driver.console import (
     show,
 )  # fmt: skip
 from prge.runtime_driver.export_cli import export, plan
+from prge.runtime_driver.generating import generate as generate_command
 from prge.runtime_driver.infer import Asked
 from prge.runtime_driver.program import is_program
 from prge.runtime_driver.tasks import TASKS
@@ -205,6 +206,7 @@ def demo(
     show(result, as_json, "Demo")
 
 
+app.command()(generate_command)
 app.command()(merge)
 app.command()(compare)
 app.add_typer(bench, name="bench")

@@ -24,7 +24,7 @@ from prge.runtime_driver.data import Encoder, Example, check_classes, without
 from prge.runtime_driver.data_files import has_part
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program import Program, StepProgram
 from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
 from prge.runtime_driver.stopping import Stopping
@@ -48,7 +48,7 @@ def open_program(
     return loaded, Encoder(loaded.manifest, tokenizer or beside, truncate=truncate)
 
 
-def read_state(program: StepProgram, state: Path | None) -> Tensor:
+def read_state(program: Program, state: Path | None) -> Tensor:
     """The state of a run folder, a file or a PEFT adapter folder; without one, the initial state."""
     if state is None:
         return program.initial_state()

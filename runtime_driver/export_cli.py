@@ -87,6 +87,8 @@ def export(
     inner: Annotated[bool, typer.Option(help="Both signs of eps in one execution.")] = True,
     eps: Annotated[float | None, typer.Option(help="Default eps to store in the program.")] = None,
     lr: Annotated[float | None, typer.Option(help="Default learning rate to store in the program.")] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Beside it a program for `prge generate`.")] = False,
+    context: Annotated[int, typer.Option(min=16, help="Its most tokens, with the prompt's (--generate).")] = 2048,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder to go on from.")] = None,
     allow_pickle: AllowPickle = False,
     as_json: Json = False,
@@ -122,8 +124,9 @@ def export(
 
     def configure(form: Form) -> ExportConfig:
         config = ExportConfig(
-            trains, step, **exporting.settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr
-        )
+            trains, step, **exporting.settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr,
+            context=context if generate else 0,
+        )  # fmt: skip
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
     console = None if as_json else err

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from prge.errors import UserError
 from prge.lora import adapter_folder, read_lora
-from prge.manifest import PROGRAM_FILE
+from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import predict, train
@@ -126,7 +126,7 @@ def export(
             checkpoint, config, output, lambda phase: progress.update(bar, description=phase),
             [record for _, record in records],
         )  # fmt: skip
-    result = {
+    result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),
         "megabytes": report.program_bytes / 1e6,
         "share_of_f32_weights": report.program_bytes / report.weight_bytes,
@@ -137,6 +137,11 @@ def export(
         "outside_the_delegates": report.outside,
         "seconds": {"load": loaded, **report.seconds},
     }
+    if report.generator:
+        made = report.generator
+        result["generator"] = str(output / GENERATE_FILE)
+        result["generator_megabytes"] = made.program_bytes / 1e6
+        result["generator_delegate_calls"] = made.delegate_calls
     return result if form == asked else {"inferred": described(form), **result}
 
 

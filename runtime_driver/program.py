@@ -1,4 +1,4 @@
-"""A loaded program: its manifest, and one execution of its ``forward``."""
+"""A loaded program: its manifest, and one execution of its ``forward``; `StepProgram` is the fine-tuning step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.manifest import INITIAL_FILE, PROGRAM_FILE, Manifest
+from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state
+
+# A kind of program: its file, and the command that writes it.
+_KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}
 
 
 def runtime() -> Any:
@@ -50,11 +53,12 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def find_program(path: Path) -> Path:
-    """The ``.pte`` that a path names: itself, or ``program.pte`` in a folder."""
-    file = path / PROGRAM_FILE if path.is_dir() else path
+def find_program(path: Path, kind: str = "step") -> Path:
+    """The ``.pte`` that a path names: itself, or the one of that kind in a folder."""
+    name, made_by = _KINDS[kind]
+    file = path / name if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file} does not exist; make a program with `prge export`")
+        raise UserError(f"{file} does not exist; make it with `{made_by}`")
     return file
 
 
@@ -93,8 +97,8 @@ def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda inputs: forward.execute(inputs) if program else ()
 
 
-class StepProgram:
-    """A program on the ExecuTorch runtime.
+class Program:
+    """A program of prge's on the ExecuTorch runtime.
 
     Attributes:
         path: the ``.pte``.
@@ -102,15 +106,16 @@ class StepProgram:
         runtime: what runs it.
     """
 
+    kind = "step"
     runtime = "executorch"
 
     def __init__(self, path: Path):
-        """Load a ``.pte`` (or a folder with a ``program.pte``) and check its manifest.
+        """Load a ``.pte`` (or the one of this kind in a folder) and check its manifest.
 
         Raises:
-            UserError: missing, truncated, not ours, or of a newer format.
+            UserError: missing, truncated, not ours, of a newer format, or of the other kind.
         """
-        self.path = find_program(path)
+        self.path = find_program(path, self.kind)
         check_file(self.path)
         with quiet():
             try:
@@ -121,6 +126,10 @@ class StepProgram:
         if "manifest" not in methods or "forward" not in methods:
             raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
         self.manifest = Manifest.from_json(self._call("manifest", ())[0], str(self.path))
+        if self.manifest.kind != self.kind:
+            name, made_by = _KINDS[self.kind]
+            does = "is a fine-tuning step" if self.manifest.kind == "step" else "continues text (`prge generate`)"
+            raise UserError(f"{self.path} {does}; this command takes the {name} that `{made_by}` writes")
 
     def load(self, method: str = "forward") -> Any:
         """Load a method, once: for ``forward`` the weights are packed, which takes a moment."""
@@ -150,6 +159,10 @@ class StepProgram:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
         vector: Tensor = self._call("frozen", ())[0]
         return vector.float()
+
+
+class StepProgram(Program):
+    """The fine-tuning step."""
 
     def execute(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float

@@ -138,7 +138,7 @@ def test_bad_input_to_export(
     from transformers import AutoConfig
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    gpt2 = make_model(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=600))
+    bloom = make_model(AutoConfig.for_model("bloom", n_layer=1, hidden_size=8, n_head=1, vocab_size=600))
     out = tmp_path / "out"
     good = export_arguments(tiny_model, out)
     for arguments, message in [
@@ -155,7 +155,7 @@ def test_bad_input_to_export(
         ([*good, "--template", "{0}"], "write column names in braces"),
         ([*good, "--lr", 0], "lr must be above zero"),
         ([*good, "--backend", "portable"], "the portable backend is the float32 reference"),
-        (export_arguments(gpt2, out), "supported are llama"),
+        (export_arguments(bloom, out), "supported are llama"),
         (export_arguments(tmp_path, out), "holds no config.json"),
         (export_arguments(Path("nobody/nothing"), out), "the hub does not answer"),
         (export_arguments(Path("nothing"), out), "preset"),

@@ -26,11 +26,11 @@ from prge.manifest import answer_position, cut_left
 from prge.models.adapter import AdapterConfig
 from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint, load_sizes
-from prge.models.families import FAMILIES, UnsupportedModel
+from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
-from prge.runtime_driver.data import Example
+from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 
@@ -138,6 +138,8 @@ def test_encoders_classify_at_the_mask(
     batch = [with_mask(example) for example in random_batch(program)]
     record(family, "classes", folder, compare_step(program, hf, batch))
     words = [label.token for label in program.manifest.labels]
+    encoded = Encoder(program.manifest, folder / "tokenizer.json").example({"text": "are you there"}).tokens
+    assert (encoded[0], encoded[-2:], encoded.count(3), 1 in encoded) == (0, (3, 2), 1, False)
 
     def scores(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         return model(tokens).logits[0, tokens[0].tolist().index(3), words]
@@ -250,26 +252,6 @@ def test_long_rows_of_encoders_keep_their_first_token() -> None:
     assert cut_left((0, 5, 6, 7, 3, 2), 4, "last") == (6, 7, 3, 2)
 
 
-@pytest.mark.parametrize("form", ["bf16", "f16", "sharded", "pickle"])
-def test_forms_of_checkpoints(form: str, tiny_model: Path, tmp_path: Path) -> None:
-    """What is loaded are the model's weights, rounded where the file is, in float32."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    dtype = {"bf16": torch.bfloat16, "f16": torch.float16}.get(form, torch.float32)
-    torch.nn.Module.to(model, dtype).save_pretrained(tmp_path, max_shard_size="20KB" if form == "sharded" else "5GB")
-    for file in tiny_model.glob("tokenizer*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    if form == "pickle":
-        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-        (tmp_path / "model.safetensors").unlink()
-        with pytest.raises(UserError, match="--allow-pickle"):
-            load_checkpoint(str(tmp_path))
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1 or form != "sharded"
-    loaded = load_checkpoint(str(tmp_path), allow_pickle=form == "pickle").model
-    for (name, ours), theirs in zip(loaded.named_parameters(), model.parameters(), strict=True):
-        assert ours.dtype == torch.float32, name
-        torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("family", ["gpt2", "roberta"])
 def test_plans_know_every_family(family: str, make_model: Callable[..., Path], encoder_tokenizer_folder: Path) -> None:
     auto = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
@@ -279,6 +261,11 @@ def test_plans_know_every_family(family: str, make_model: Callable[..., Path], e
     if family in ENCODERS:
         with pytest.raises(UnsupportedModel, match="do not model language"):
             planned(sizes, StepConfig(2, 2), 16, 4)
+
+
+def test_the_page_shows_a_family_as_it_is() -> None:
+    shown = TABLE.read_text().split("```python")[1].split("```")[0]
+    assert eval(f"{{{shown}}}", {"Family": Family}) == {"gpt2": FAMILIES["gpt2"]}
 
 
 def tiny(family: str, **changes: Any) -> Any:

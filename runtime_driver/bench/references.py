@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchao.quantization import quantize_
 
 from prge.cost import positions
-from prge.export.lower import emit, example_inputs, lower, trace
+from prge.export.lower import example_inputs
 from prge.export.quantize import linear_config, quantize
+from prge.export.write import write_program
 from prge.manifest import Manifest
 from prge.models.attention import places
 from prge.models.objective import take_rows
@@ -112,7 +113,4 @@ def write_training(path: Path, m: Manifest, tokens: int) -> None:
 def _write(
     path: Path, module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], least: int, longest: int, depth: int
 ) -> None:
-    traced = trace(module.eval(), inputs, least, longest)
-    program = emit(lower(traced, depth, "xnnpack", {}), longest)
-    with path.open("wb") as f:
-        program.write_to_file(f)
+    write_program(path, module, inputs, (least, longest), depth, "xnnpack", {})

@@ -19,6 +19,7 @@ FORMAT = "prge"
 VERSION = 1
 
 PROGRAM_FILE = "program.pte"
+GENERATE_FILE = "generate.pte"
 TOKENIZER_FILE = "tokenizer.json"
 INITIAL_FILE = "initial.safetensors"
 
@@ -124,6 +125,9 @@ class Manifest:
         eps, lr: what `prge train` uses unless told otherwise.
         adapter: what trains.
         architecture: what it trains on.
+        kind: ``"step"``, or ``"generate"`` for the program that continues text with a state of the step.
+        stop_tokens: what ends a text (generate only). Its ``max_tokens`` bounds prompt and continuation together.
+        chunk: most tokens of one execution (generate only).
     """
 
     model: str
@@ -158,6 +162,9 @@ class Manifest:
     task: str = ""
     answer_at: str = "last"
     mask_token: int | None = None
+    kind: str = "step"
+    stop_tokens: tuple[int, ...] = ()
+    chunk: int = 0
     format: str = field(default=FORMAT)
     version: int = field(default=VERSION)
 
@@ -215,6 +222,7 @@ class Manifest:
             modules = tuple(AdaptedModule(**{**m, "core": tuple(m["core"])}) for m in adapter.pop("modules"))
             labels = tuple(Label(**label) for label in data.pop("labels"))
             data["betas"] = tuple(data["betas"])
+            data["stop_tokens"] = tuple(data.get("stop_tokens", ()))
             architecture = Architecture(**data.pop("architecture"))
             return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules), architecture=architecture)
         except (TypeError, KeyError) as e:

@@ -1,0 +1,119 @@
+"""Text continued by a `generate.pte`: its key-value cache on the host, and one token after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.runtime_driver.program import Program
+
+# Positions of a new cache; it doubles as it fills, since attention reads all of it.
+_FIRST = 64
+
+
+class Cache:
+    """Keys f32[kv, d, C] and values f32[kv, C, d] of every layer, and how many of the C positions are used."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], bound: int):
+        """``shapes``: each layer's (kv, d). ``bound``: the largest C."""
+        self.bound, self.used = bound, 0
+        size = min(_FIRST, bound)
+        self.keys = [torch.zeros(kv, d, size) for kv, d in shapes]
+        self.values = [torch.zeros(kv, size, d) for kv, d in shapes]
+
+    def append(self, new: Sequence[Tensor]) -> None:
+        """``new``: all layers' keys f32[kv, d, T], then all layers' values f32[kv, T, d]."""
+        count = new[0].shape[2]
+        end, size = self.used + count, self.keys[0].shape[2]
+        if end > size:
+            more = min(max(end, 2 * size), self.bound) - size
+            self.keys = [torch.nn.functional.pad(k, (0, more)) for k in self.keys]
+            self.values = [torch.nn.functional.pad(v, (0, 0, 0, more)) for v in self.values]
+        depth = len(self.keys)
+        for cached, k in zip(self.keys, new[:depth], strict=True):
+            cached[:, :, self.used : end] = k
+        for cached, v in zip(self.values, new[depth:], strict=True):
+            cached[:, self.used : end] = v
+        self.used = end
+
+
+class GenerateProgram(Program):
+    """The program that continues text, `prge.models.generation.Generator`."""
+
+    kind = "generate"
+
+    def new_cache(self) -> Cache:
+        """An empty cache of this program's shapes."""
+        meta, depth = self.load().metadata, self.manifest.architecture.layers
+        keys = [meta.input_tensor_meta(3 + i).sizes() for i in range(depth)]
+        return Cache([(kv, d) for kv, d, _ in keys], self.manifest.max_tokens)
+
+    def read(self, state: Tensor, tokens: Sequence[int], cache: Cache) -> Tensor:
+        """Append tokens to the cache, in executions of at most `Manifest.chunk`; the logits after the last, f32[V].
+
+        Args:
+            state: f32[S] of the step.
+            tokens: one or more, as many as the cache has room for.
+        """
+        params, chunk = state[: self.manifest.parameters], self.manifest.chunk
+        for at in range(0, len(tokens), chunk):
+            row = torch.tensor([tokens[at : at + chunk]])
+            logits, *new = self._call("forward", (params, row, torch.tensor([cache.used]), *cache.keys, *cache.values))
+            cache.append(new)
+        return logits[0]
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        state: Tensor,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """The tokens that follow ``prompt``, one by one, up to a stop token (not given) or the context's end.
+
+        Args:
+            prompt: tokens, at least one.
+            state: f32[S] of the step that was exported beside this program.
+            temperature, top_p, seed: as for `choose`.
+
+        Raises:
+            UserError: when the prompt is empty or leaves no room in the context.
+        """
+        m = self.manifest
+        if not prompt:
+            raise UserError("the prompt is empty; give some text to continue")
+        if len(prompt) >= m.max_tokens:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, and {self.path} holds {m.max_tokens} with what it adds: "
+                "shorten it, or export with a larger --context"
+            )
+        cache, generator = self.new_cache(), torch.Generator().manual_seed(seed)
+        unread = list(prompt)
+        for _ in range(min(max_new_tokens, m.max_tokens - len(prompt))):
+            token = choose(self.read(state, unread, cache), temperature, top_p, generator)
+            if token in m.stop_tokens:
+                return
+            yield token
+            unread = [token]
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """The most likely token, or a random one.
+
+    Args:
+        logits: f32[V].
+        temperature: what divides the logits; 0 for the most likely token.
+        top_p: draw among the fewest most likely tokens whose probabilities sum to at least so much
+            (nucleus sampling, arXiv 1904.09751).
+    """
+    if temperature < 1e-6:  # where a quotient could overflow, there is nothing left to draw
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits / temperature, dim=0).sort(descending=True)
+    before = probabilities.cumsum(0) - probabilities
+    probabilities[1:][before[1:] >= top_p] = 0.0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
