@@ -191,6 +191,7 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
     model, info = auto.from_pretrained(
         name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **weights, **kwargs
     )
+    _check_family(model.config, source)
     missing = [] if gguf else sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler = None  # random numbers that nothing reads

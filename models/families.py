@@ -211,7 +211,15 @@ class Parts:
         return [Kind(t if several else name, window if t == "sliding_attention" else None) for t in types]
 
     def rotary_tables(self, name: str, positions: int) -> tuple[Tensor, Tensor]:
-        """(cos, sin) f32[positions, rotated part of the head]."""
+        """(cos, sin) f32[positions, rotated part of the head].
+
+        Raises:
+            UnsupportedModel: when the tables of longer rows than so many would differ from those of shorter ones.
+        """
+        given = self.config.rope_parameters
+        limit = given.get("original_max_position_embeddings") or self.config.max_position_embeddings
+        if given.get("rope_type") in ("dynamic", "longrope") and positions > limit:
+            raise UnsupportedModel(f"rows beyond {limit} tokens have other rotary positions than shorter ones")
         rotary, places = self.optional(self.family.rotary), torch.arange(positions).unsqueeze(0)
         cos, sin = rotary(torch.zeros(1), places, *([] if name == "all" else [name]))
         return cos[0], sin[0]

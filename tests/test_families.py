@@ -63,6 +63,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"intermediate_size": 48},
     "distilbert": {"hidden_dim": 48},
 }
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 ENCODERS = [name for name, family in FAMILIES.items() if not family.causal]
 # Of noise, masks, lookups, targets and the update: they read no weights.
 USUAL = """
@@ -208,6 +209,7 @@ def test_traits_within_a_family(family: str, changes: dict[str, Any], step_confi
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
         ("gpt2", {"max_position_embeddings": 8}, "8 positions"),
         ("bert", {"is_decoder": True}, "used as decoders"),
+        ("phi3", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 8}, "beyond 8 tokens"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(family: str, changes: dict[str, Any], reason: str) -> None:
