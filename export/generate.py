@@ -45,8 +45,9 @@ def write_generator(
         quantize(generator, [head], quantization)
     chunk = min(_CHUNK, context)
     described = dataclasses.replace(
-        manifest, kind="generate", min_tokens=1, max_tokens=context, chunk=chunk, stop_tokens=stop_tokens(checkpoint)
-    )
+        manifest, kind="generate", min_tokens=1, max_tokens=context, chunk=chunk, stop_tokens=stop_tokens(checkpoint),
+        chat_template=checkpoint.chat_template, special_tokens=checkpoint.special_tokens,
+    )  # fmt: skip
 
     def inputs(tokens: int) -> tuple[Any, ...]:
         cached = tokens * context // chunk  # of any length, as the tokens are

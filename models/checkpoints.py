@@ -71,6 +71,17 @@ class Checkpoint:
         """As `Manifest.answer_at`."""
         return answer_at(self.model)
 
+    @property
+    def chat_template(self) -> str:
+        """The tokenizer's, in jinja; empty where it has none."""
+        template = self.tokenizer.chat_template
+        return (template.get("default") if isinstance(template, dict) else template) or ""
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """By the names that chat templates know, as ``eos_token``."""
+        return {k: str(v) for k, v in self.tokenizer.special_tokens_map.items() if not isinstance(v, list)}
+
     def save_tokenizer(self, folder: Path) -> Path:
         """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
         if not getattr(self.tokenizer, "is_fast", False):

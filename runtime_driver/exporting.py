@@ -26,7 +26,7 @@ from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import predict, train
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.data_files import has_part, read_records
-from prge.runtime_driver.fit import chat_of, fitted
+from prge.runtime_driver.fit import fitted
 from prge.runtime_driver.infer import Asked, described, form_of
 from prge.runtime_driver.records import Form, split
 
@@ -109,7 +109,11 @@ def export(
         loaded = time.perf_counter() - began
         asked = form
         if form.chat:
-            form = replace(form, chat=chat_of(checkpoint.tokenizer, checkpoint.source))
+            if not checkpoint.chat_template:
+                raise UserError(
+                    f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
+                )
+            form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
             records = form.records(texts) if texts else []
         records = records[:limit]
         if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from prge.errors import UserError
-from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.records import Form, Numbered, fill
 
 # Bounds of what is measured: a row, an answer's targets, and plain text's windows and their targets.
@@ -88,13 +87,3 @@ def fitted(form: Form, tokenizer: Any, records: Sequence[Numbered]) -> Form:
         )
     max_tokens = form.max_tokens or max(16, -(-needed // 8) * 8)
     return replace(form, max_tokens=max_tokens, max_targets=max_targets)
-
-
-def chat_of(tokenizer: Any, source: str) -> Chat:
-    """A transformers tokenizer's chat template and special tokens; a UserError where it has none."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
-        raise UserError(f"{source}: its tokenizer has no chat template; take an instruction-tuned model for messages")
-    return Chat(template, {k: str(v) for k, v in tokenizer.special_tokens_map.items() if not isinstance(v, list)})

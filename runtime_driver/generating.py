@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 from tokenizers.decoders import DecodeStream
 
+from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE
+from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import Json, State, Tokenizer, err
 from prge.runtime_driver.data import Encoder
@@ -27,13 +29,19 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest tokens that sum to so much.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the draws.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="TEXT is a message, and what follows its answer.")] = False,
     tokenizer: Tokenizer = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text, with what was trained applied."""
     loaded = GenerateProgram(program)
     encoder = Encoder(loaded.manifest, tokenizer or loaded.path.parent / TOKENIZER_FILE)
-    prompt = encoder.tokenizer.encode(text).ids
+    m = loaded.manifest
+    if chat:
+        if not m.chat_template:
+            raise UserError(f"{m.model} has no chat template; give the text without --chat")
+        text = Chat(m.chat_template, m.special_tokens).render([{"role": "user", "content": text}], reply=True)
+    prompt = encoder.tokenizer.encode(text, add_special_tokens=not chat).ids  # a chat template writes its own
     tokens = loaded.generate(prompt, read_state(loaded, state), max_new_tokens, temperature, top_p, seed)
     loaded.load()  # not on the clock
     # What is not yet a whole character waits for the tokens to come.
@@ -52,7 +60,7 @@ def generate(
     count = len(times) - 1
     if count == max_new_tokens:
         ended_by = "--max-new-tokens"
-    elif len(prompt) + count == loaded.manifest.max_tokens:
+    elif len(prompt) + count == m.max_tokens:
         ended_by = "the context's end"
     first = times[min(1, count)]
     result = {

@@ -14,7 +14,7 @@ import torch
 from conftest import VOCABULARY, randomized, tiny_config
 from peft import PeftModel
 from test_families import ENCODERS, config
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prge.errors import UserError
 from prge.export.generate import reach
@@ -283,3 +283,29 @@ def test_one_text_is_predicted_in_one_execution(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(StepProgram, "execute", counted)
     (answer,) = predict(folder, ["call me back"], None, None, True, None)
     assert len(executions) == 1 and answer["label"] in ("today", "later")
+
+
+def test_a_message_is_written_by_the_chat_template(
+    prge: Callable[..., tuple[int, str]], folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = prge("generate", folder, "hi", "--chat", "--json")
+    assert code == 1 and "has no chat template" in json.loads(printed)["error"]
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}<assistant>"
+    prompts: list[list[int]] = []
+
+    class Speaker(GenerateProgram):
+        def __init__(self, path: Path):
+            super().__init__(path)
+            assert self.manifest.special_tokens["eos_token"] == "<end>"
+            self.manifest = replace(self.manifest, chat_template=template)
+
+        def generate(self, prompt: Any, *args: Any) -> Iterator[int]:
+            prompts.append(prompt)
+            return iter([])
+
+    monkeypatch.setattr("prge.runtime_driver.generating.GenerateProgram", Speaker)
+    assert prge("generate", folder, "call me", "--chat")[0] == 0
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    messages = [{"role": "user", "content": "call me"}]
+    expected: Any = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True)
+    assert prompts == [expected["input_ids"]]

@@ -117,7 +117,7 @@ class Manifest:
         mask_token: of an encoder that predicts at it; ``{mask}`` in the template.
         target: the template of the target text (language modelling only).
         choices: the data's column of candidates for ``{choice}``, among which evaluation chooses; else empty.
-        chat_template, special_tokens: the tokenizer's, where the data are chat messages; else empty.
+        chat_template, special_tokens: the tokenizer's, for chat messages and generation; else empty.
         task: its name in `prge.runtime_driver.tasks`, or empty.
         max_targets: M, the most target tokens of an example (language modelling only).
         tokenizer_sha256: of the tokenizer file's bytes.
