@@ -143,10 +143,14 @@ def calibrate(
 @app.command(name="eval")
 def evaluate(
     program: Program, data: Data = None, state: State = None, truncate: Truncate = False, tokenizer: Tokenizer = None,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Also write the answers (generate.pte) and score exact match and F1.")
+    ] = False,
     runtime: Runtime = "executorch", device: Device = "cpu", as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Loss and accuracy on labelled examples."""
-    show(commands.evaluate_file(program, data, state, truncate, tokenizer, runtime, device), as_json, "Evaluated")
+    """Loss, and how many answers are right, on labelled examples."""
+    result = commands.evaluate_file(program, data, state, truncate, tokenizer, runtime, device, generate)
+    show(result, as_json, "Evaluated")
 
 
 @app.command()

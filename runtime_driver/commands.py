@@ -17,12 +17,14 @@ from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.runtime_driver.adapter import fit_lora, load_state, steps_behind
+from prge.runtime_driver.answers import score_answers
 from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Encoder, Example, check_classes, without
 from prge.runtime_driver.data_files import has_part
 from prge.runtime_driver.evaluate import evaluate, warm_up
+from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import Program, StepProgram
 from prge.runtime_driver.records import split
@@ -215,12 +217,18 @@ def calibrate(
 
 def evaluate_file(
     program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
-    runtime: str = "executorch", device: str = "cpu",
+    runtime: str = "executorch", device: str = "cpu", generate: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """`prge eval`."""
     loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
-    examples = encoder.examples(data, part="dev")
-    return {"examples": len(examples), **summary(evaluate(loaded, read_state(loaded, state), examples))}
+    m, records, trained = loaded.manifest, encoder.records(data, "dev"), read_state(loaded, state)
+    examples = encoder.encode_all(records, data)
+    found = {"examples": len(examples), **summary(evaluate(loaded, trained, examples))}
+    if generate:
+        if m.objective == "label-words" or m.choices:
+            raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
+        found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained)
+    return found
 
 
 def predict(

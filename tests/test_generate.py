@@ -309,3 +309,25 @@ def test_a_message_is_written_by_the_chat_template(
     messages = [{"role": "user", "content": "call me"}]
     expected: Any = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True)
     assert prompts == [expected["input_ids"]]
+
+
+def test_written_answers_are_scored(
+    prge: Callable[..., tuple[int, str]], export: Callable[..., Path], folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Two of three records ask for what the model writes by itself."""
+    step = StepConfig(2, 2)
+    program = export(model=tiny_model, adapter=AdapterConfig(rank=4, subspace="svd"), step=step, **SIZES, **TEXT_TASK)
+    tokenizer, hf = AutoTokenizer.from_pretrained(tiny_model), load(tiny_model)
+    rows = []
+    for text in ("call me", "thanks for dinner", "see you at the station"):
+        prompt = torch.tensor([tokenizer(f"{text} Reply")["input_ids"]])
+        with torch.no_grad():
+            new = hf.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, prompt.shape[1] :]
+        rows.append((text, tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()))
+    rows[1] = rows[1][0], "zzz"
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
+    code, printed = prge("eval", program, "--data", tmp_path / "data.jsonl", "--generate", "--truncate", "--json")
+    found = json.loads(printed)
+    assert code == 0 and found["exact_match"] == pytest.approx(2 / 3) and found["f1"] == pytest.approx(2 / 3)
+    code, printed = prge("eval", folder, "--data", tmp_path / "data.jsonl", "--generate", "--truncate", "--json")
+    assert code == 1 and "unknown label" in json.loads(printed)["error"]
