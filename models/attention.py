@@ -120,28 +120,24 @@ class Positions(nn.Module):
     def tree(self, position: Tensor, copies: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
         """For rows in which copies of M target positions stand before the T tokens.
 
-        A copy's target sees the tokens before the first target (where tokens see those after them: all but
-        the target), and its own copy's targets up to itself; tokens see tokens. As in tree attention
-        (arXiv 2305.09781).
+        A copy of a target sees itself and the tokens before it (where tokens see those after them: all but
+        the target); tokens see tokens. As in tree attention (arXiv 2305.09781).
 
         Args:
-            position: i64[R, M], consecutive.
+            position: i64[R, M].
             copies: the numbers of the copies' positions, i64[1, copies * M].
         """
         rows, m = position.shape
         text = places(tokens)
         ends = position.repeat(1, copies.shape[1] // m)
         at = torch.cat((ends, text.repeat(rows, 1)), dim=1)
-        copy, order = torch.cat((copies, torch.full_like(text, -1)), 1), torch.cat((copies % m, text), 1)
-        of_text, first = copy.unsqueeze(1) < 0, position[:, :1].unsqueeze(2)
-        mine = copy.unsqueeze(2) // m == copy.unsqueeze(1) // m
+        number = torch.cat((copies, torch.full_like(text, -1)), 1)
         queries, keys = at.unsqueeze(2), at.unsqueeze(1)
+        itself, of_text = number.unsqueeze(2) == number.unsqueeze(1), number.unsqueeze(1) < 0
         if self.pad is None:
-            mine = mine & (order.unsqueeze(1) <= order.unsqueeze(2))
-            prompt = of_text & (keys < first)
+            seen = (itself & (keys <= queries)) | (of_text & (keys < queries))
         else:
-            prompt = of_text & (keys != first)
-        seen = mine | (prompt & (copy.unsqueeze(2) >= 0))
+            seen = itself | (of_text & (keys != queries))
         if self.pad is not None:
             row = torch.cat((torch.full_like(ends, -1), tokens), 1)
             seen = seen & row.ne(self.pad).unsqueeze(1)

@@ -13,7 +13,7 @@ class LabelWords(nn.Module):
     """Cross-entropy over the label words at one position per row.
 
     Holds only the label words' rows of the LM head. Targets: ``position`` i64[R, 1], the hidden
-    row that predicts; ``label`` i64[R], the right word's index. Beside the losses f32[R] it
+    row that predicts; ``label`` i64[R], the right word's index. Beside the losses f32[R, 1] it
     returns the words' logits f32[R, K].
     """
 
@@ -34,16 +34,15 @@ class LabelWords(nn.Module):
     def forward(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` f32[R, 1, H], the rows at ``position``."""
         logits = soft_cap(F.linear(self.norm(hidden), self.head, self.bias).squeeze(1), self.cap)
-        losses = -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)).squeeze(1)
-        return losses, logits
+        return -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)), logits
 
 
 class LanguageModel(nn.Module):
     """Cross-entropy over the vocabulary at up to M marked target tokens per row.
 
     Targets: ``position`` i64[R, M], the hidden row that predicts each target; ``target``
-    i64[R, M]; ``weight`` f32[R, M], zero where a row has fewer targets. A row's loss is its
-    weighted sum. Beside the losses f32[R] it returns each target's own f32[R, M].
+    i64[R, M]; ``weight`` f32[R, M], zero where a row has fewer targets. The losses f32[R, M] are
+    weighted, a row's is their sum; beside them it returns them without the weights.
     """
 
     inputs = ("position", "target", "weight")
@@ -60,7 +59,7 @@ class LanguageModel(nn.Module):
         """``hidden`` f32[R, M, H], the rows at ``position``."""
         logits = soft_cap(self.head(self.norm(hidden)), self.cap)
         each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
-        return (each * weight).sum(1), each
+        return each * weight, each
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:

@@ -189,7 +189,8 @@ class WeightStep(Step):
         for layer in self.layers:
             hidden = layer(hidden)
         position, *rest = targets
-        losses, detail = self.objective(take_rows(hidden, position), *rest)
+        each_target, detail = self.objective(take_rows(hidden, position), *rest)
+        losses = each_target.sum(1)
         # One sign per execution: L / 2eps with eps of that sign; the host adds the two.
         each = losses.reshape(c.copies, c.batch).mean(1)
         difference = each[: c.parallel_queries] - each[c.parallel_queries :] if c.inner else each
@@ -201,11 +202,12 @@ class WeightStep(Step):
 class ActivationStep(Step):
     """``R = B`` rows; behind each stand ``1 + q`` copies of its M target positions, the first unperturbed.
 
-    With a [rank], d [columns] a core's input and its output's gradient at one position, the
-    gradient in the core is the sum of ``a d^T`` over the positions; d is estimated per example by
-    ``mean_i (L_i - L) / eps * z_i``, L the mean of all copies' losses (which takes a factor
-    ``(1 + q) / q``). What the adapters do at the prompt's own positions is left out of the
-    estimate: no perturbation there, no cost.
+    Every target is the last token of what stands before it, and sees all of that unperturbed: its loss
+    tells of its own perturbation alone. With a [rank], d [columns] a core's input and its output's
+    gradient at one target, the gradient in the core is the sum of ``a d^T`` over the targets; d is
+    estimated per target by ``mean_i (L_i - L) / eps * z_i``, L the mean of all copies' losses (which
+    takes a factor ``(1 + q) / q``). What the adapters do at other positions than the one that predicts
+    is left out of the estimate: no perturbation there, no cost, no noise.
     """
 
     copies: ActivationCopies
@@ -235,22 +237,23 @@ class ActivationStep(Step):
         losses, detail = self.objective(ends, *(t.repeat_interleave(copies, 0) for t in rest))
 
         # Against the mean of all copies, whose rounding and curvature are smaller than those of one.
-        losses = losses.reshape(rows, copies)
+        losses = losses.reshape(rows, copies, m)
         slopes = (losses[:, 1:] - losses.mean(1, keepdim=True)) * (copies / c.queries / c.queries / rows) / eps
-        # [B, 1, q] x [B, q, M * D] -> per module [B * M, columns]
+        # [B * M, 1, q] x [B * M, q, D] -> per module [B * M, columns]
+        slopes = slopes.permute(0, 2, 1).reshape(rows * m, 1, c.queries)
+        z = z.permute(0, 2, 1, 3).reshape(rows * m, c.queries, -1)
         inputs = [self.copies.inputs[offset] for offset in sorted(self.copies.inputs)]
-        outer = torch.bmm(slopes.unsqueeze(1), z).reshape(rows * m, len(inputs), -1).permute(1, 0, 2)
+        outer = torch.bmm(slopes, z).reshape(rows * m, len(inputs), -1).permute(1, 0, 2)
         inner = torch.stack(inputs).reshape(len(inputs), rows * m, -1).permute(0, 2, 1)
         gradient = torch.bmm(inner, outer).reshape(-1)
-        return update(state, gradient, lr, c.optimizer), losses[:, 0], detail[::copies]
+        return update(state, gradient, lr, c.optimizer), losses[:, 0].sum(1), detail[::copies]
 
     def _perturb(self, state: Tensor, tokens: Tensor, used: Tensor, seed: Tensor, eps: Tensor) -> Tensor:
-        """Set the copies up with z, f32[B, q, M * D], zero at targets that are not ``used`` f32[B, M]; returns z."""
+        """Set the copies up with z, f32[B, q, M, D], zero at targets that are not ``used`` f32[B, M]; returns z."""
         c, m, copies = self.config, self.objective.max_targets, self.copies
         columns = self.size // copies.rank
         z = noise(seed, c.queries, c.batch * m * columns, c.noise)
-        z = z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)
-        z = z.reshape(c.queries, c.batch, m * columns).permute(1, 0, 2)
+        z = (z.reshape(c.queries, c.batch, m, columns) * used.unsqueeze(2)).permute(1, 0, 2, 3)
         plain = torch.zeros(c.batch, m, columns, device=z.device)
         shift = torch.cat((plain, z.reshape(c.batch, c.queries * m, columns) * eps), dim=1)
         copies.params, copies.shift, copies.inputs, copies.targets = state[: self.size], shift, {}, m

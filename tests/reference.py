@@ -7,6 +7,7 @@ folded into its weights; noise bits come from Python integers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,6 +88,14 @@ def target_positions(manifest: Any, example: Any) -> list[int]:
     return list(range(end - example.targets - 1, end - 1))
 
 
+def single_targets(manifest: Any, example: Any) -> list[Any]:
+    """An example per target, which is the last token of each."""
+    if manifest.objective == "label-words":
+        return [example]
+    start = len(example.tokens) - example.targets + 1
+    return [replace(example, tokens=example.tokens[: start + j], targets=1) for j in range(example.targets)]
+
+
 def shifted_loss(
     model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any, shifts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
@@ -163,15 +172,18 @@ def activation_estimate(
     m = 1 if manifest.objective == "label-words" else manifest.max_targets
     columns = output_directions(manifest) * len(manifest.adapter.modules)
     z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)]).view(q, len(batch), m, columns)
-    total, plain = torch.zeros_like(state), []
+    total, plain = torch.zeros_like(state), torch.zeros(len(batch))
     for b, example in enumerate(batch):
-        zero, inputs = shifted_loss(model, manifest, frozen, state, example, torch.zeros(m, columns))
-        moved = [shifted_loss(model, manifest, frozen, state, example, eps * z[i, b])[0] for i in range(q)]
-        mean = torch.stack([zero, *moved]).mean()
-        output_gradient = sum((moved[i] - mean) / eps * z[i, b] for i in range(q)) * (1 + q) / q / q
-        total += rank_one_sum(inputs, output_gradient) / len(batch)
-        plain.append(zero)
-    return total, torch.stack(plain)
+        parts = single_targets(manifest, example)
+        for j, part in enumerate(parts):
+            own = z[:, b, j : j + 1]
+            zero, inputs = shifted_loss(model, manifest, frozen, state, part, torch.zeros(1, columns))
+            moved = [shifted_loss(model, manifest, frozen, state, part, eps * own[i])[0] for i in range(q)]
+            mean = torch.stack([zero, *moved]).mean()
+            output_gradient = sum((moved[i] - mean) / eps * own[i] for i in range(q)) * (1 + q) / q / q
+            total += rank_one_sum(inputs, output_gradient) / len(batch) / len(parts)
+            plain[b] += zero / len(parts)
+    return total, plain
 
 
 def exact_activation_estimate(
@@ -185,13 +197,15 @@ def exact_activation_estimate(
     z = z.view(q, len(batch), m, columns).to(state.dtype)
     total = torch.zeros_like(state)
     for b, example in enumerate(batch):
-        shifts = torch.zeros(m, columns, dtype=state.dtype, requires_grad=True)
-        value, inputs = shifted_loss(model, manifest, frozen, state, example, shifts)
-        (outputs,) = torch.autograd.grad(value, shifts)
-        slopes = [(outputs * z[i, b]).sum() for i in range(q)]
-        mean = sum(slopes) / (1 + q)
-        estimate = sum((slopes[i] - mean) * z[i, b] for i in range(q)) * (1 + q) / q / q
-        total += rank_one_sum([x.detach() for x in inputs], estimate) / len(batch)
+        parts = single_targets(manifest, example)
+        for j, part in enumerate(parts):
+            shifts = torch.zeros(1, columns, dtype=state.dtype, requires_grad=True)
+            value, inputs = shifted_loss(model, manifest, frozen, state, part, shifts)
+            (outputs,) = torch.autograd.grad(value, shifts)
+            slopes = [(outputs * z[i, b, j : j + 1]).sum() for i in range(q)]
+            mean = sum(slopes) / (1 + q)
+            estimate = sum((slopes[i] - mean) * z[i, b, j : j + 1] for i in range(q)) * (1 + q) / q / q
+            total += rank_one_sum([x.detach() for x in inputs], estimate) / len(batch) / len(parts)
     return total
 
 

@@ -74,6 +74,7 @@ class Inference(nn.Module):
             hidden = layer(hidden)
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
+        losses = losses.sum(1)
         return losses, detail
 
 
