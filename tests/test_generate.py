@@ -323,7 +323,7 @@ def test_written_answers_are_scored(
         prompt = torch.tensor([tokenizer(f"{text} Reply")["input_ids"]])
         with torch.no_grad():
             new = hf.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, prompt.shape[1] :]
-        rows.append((text, tokenizer.decode(new, skip_special_tokens=True).strip().split("\n")[0].strip()))
+        rows.append((text, str(tokenizer.decode(new, skip_special_tokens=True)).strip().split("\n")[0].strip()))
     rows[1] = rows[1][0], "zzz"
     (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
     code, printed = prge("eval", program, "--data", tmp_path / "data.jsonl", "--generate", "--truncate", "--json")
