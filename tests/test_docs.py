@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import tiny_config
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from test_families import config
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from prge.runtime_driver import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md", "docs/tasks.md")
+PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md", "docs/tasks.md", "docs/families.md")
 MODEL = "smollm2-135m"
 
 
@@ -37,11 +38,30 @@ def model_with_words(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder:
     return folder
 
 
+@pytest.fixture(scope="session")
+def encoders(
+    make_model: Callable[..., Path], encoder_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Tiny encoders under the names that the documentation gives real ones."""
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer = AutoTokenizer.from_pretrained(encoder_tokenizer_folder)
+    tokenizer.add_tokens([" terrible", " great"])
+    tokenizer.save_pretrained(folder)
+    long = {"max_position_embeddings": 160}
+    return {
+        "roberta-base": make_model(config("roberta", **long), AutoModelForMaskedLM, folder),
+        "all-MiniLM-L6-v2": make_model(config("bert", **long), AutoModel, folder),
+    }
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_s_commands_run(
-    page: str, model_with_words: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    page: str, model_with_words: Path, encoders: dict[str, Path], demo_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    for name, folder in encoders.items():
+        Path(name).symlink_to(folder)
     rows = [line.split("\t") for line in (demo_data / "train.tsv").read_text().splitlines()[1:]]
     lines = [f"{text}\t{int(label == 'today')}\n" for text, label in rows if len(text) < 80]
     Path("train.tsv").write_text("".join(lines[8:]))
