@@ -226,7 +226,10 @@ class Manifest:
             architecture = Architecture(**data.pop("architecture"))
             return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules), architecture=architecture)
         except (TypeError, KeyError) as e:
-            raise UserError(f"{where} has a manifest with missing or unknown fields: {e}") from e
+            raise UserError(
+                f"{where} has a manifest with missing or unknown fields ({e}): another version of prge made it; "
+                "export it again"
+            ) from e
 
 
 def file_sha256(path: Path) -> str:
