@@ -228,10 +228,11 @@ def export_program(
         with quiet():
             quantize(built.step, built.base_linears, config.quantization)
         tokenizer = checkpoint.save_tokenizer(out)
-        manifest = _manifest(checkpoint, config, built, labels, digest, file_sha256(tokenizer))
+        frozen = _frozen(built.adapters)
+        manifest = _manifest(checkpoint, config, built, frozen, labels, digest, file_sha256(tokenizer))
         if config.lora:
             save_initial(out, manifest, built.adapters, config.lora)
-        constants: dict[str, Any] = {"manifest": manifest.to_json(), "frozen": _frozen(built.adapters)}
+        constants: dict[str, Any] = {"manifest": manifest.to_json(), "frozen": frozen}
         inputs, lengths = functools.partial(example_inputs, built.step), (config.min_tokens, config.max_tokens)
         depth = len(built.step.layers)
         written = write_program(
@@ -240,7 +241,7 @@ def export_program(
         generator = None
         if context:
             phases.enter("generate")
-            generator = write_generator(out, checkpoint, built, manifest, constants["frozen"], context, config.backend)
+            generator = write_generator(out, checkpoint, built, manifest, frozen, context, config.backend)
         phases.enter("done")
         report = ExportReport(**vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, generator=generator)
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
@@ -286,6 +287,7 @@ def _manifest(
     checkpoint: Checkpoint,
     config: ExportConfig,
     built: BuiltStep,
+    frozen: torch.Tensor,
     labels: tuple[Label, ...],
     digest: str,
     tokenizer_sha256: str,
@@ -297,7 +299,6 @@ def _manifest(
     )
     task_type, transposed = _TASK_TYPES[checkpoint.answer_at], built.parts.family.transposed
     trains = Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules, task_type, transposed)
-    factors = _frozen(built.adapters).numpy().tobytes()
     return Manifest(
         **{name: getattr(config, name) for name in _FROM_CONFIG},
         **{name: getattr(step, name) for name in _FROM_STEP},
@@ -315,6 +316,6 @@ def _manifest(
         pad_token=checkpoint.pad_token,
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
-        adapter=dataclasses.replace(trains, sha256=trains.digest(factors)),
+        adapter=dataclasses.replace(trains, sha256=trains.digest(frozen.numpy().tobytes())),
         architecture=built.architecture,
     )

@@ -17,7 +17,7 @@ from prge.models.engine import GatedMLP, Input, SharedEmbedding, SharedHead, Spl
 from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.step import ActivationCopies, ActivationStep, Step, StepConfig, WeightCopies, WeightStep
-from prge.models.subspace import Factors, Row, principal_factors
+from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def fisher_factors(
     words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
     linears = {name: linear for name, (_, _, linear) in selected(Parts(model), adapter).items()}
     found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions)
-    lengths = {name: x.weight.norm() / min(x.weight.shape) ** 0.5 for name, x in linears.items()}
-    return {name: Factors(f.inputs, f.outputs * lengths[name]) for name, f in found.items()}
+    return {name: as_long_as(linears[name].weight, f) for name, f in found.items()}
 
 
 def add_label_head(model: Any, words: Sequence[Sequence[int]]) -> None:
@@ -104,7 +103,6 @@ def build_step(
     share_table: bool = False,
     factors: Mapping[str, Factors] = MappingProxyType({}),
     pad_token: int = 0,
-    shared: Shared | None = None,
 ) -> BuiltStep:
     """Adapt the selected linears, swap what blocks delegation, and wrap all in a `Step`.
 
@@ -117,14 +115,13 @@ def build_step(
             language modelling in float32.
         factors: of `fisher_factors`, for ``subspace="fisher"``.
         pad_token: what fills rows on the right.
-        shared: what the attention layers share; None for a plain `Shared`.
 
     Raises:
         UnsupportedModel: when its type is not in FAMILIES, or has a trait that no family covers.
         ValueError: when the adapter selects nothing or the rank does not fit.
     """
     parts = Parts(model)
-    sizes, shared = architecture(parts), shared or Shared()
+    sizes, shared = architecture(parts), Shared()
     model.eval().requires_grad_(False)
     by_weights = config.perturb == "weights"
     if not by_weights and adapter.subspace is None:

@@ -48,6 +48,11 @@ class Factors:
     outputs: Tensor
 
 
+def as_long_as(weight: Tensor, factors: Factors) -> Factors:
+    """The factors, with D's orthonormal columns made as long as the mean singular value of W [out, in]."""
+    return Factors(factors.inputs, factors.outputs * (weight.norm() / min(weight.shape) ** 0.5))
+
+
 def principal_factors(
     model: Any, linears: Mapping[str, nn.Linear], rows: Sequence[Row], words: Sequence[int] | None, r: int, k: int
 ) -> dict[str, Factors]:
