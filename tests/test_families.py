@@ -266,7 +266,7 @@ def test_plans_know_every_family(family: str, make_model: Callable[..., Path], e
 
 
 def test_the_page_shows_a_family_as_it_is() -> None:
-    shown = TABLE.read_text().split("```python")[1].split("```")[0]
+    shown = TABLE.read_text().split("```py\n")[1].split("```")[0]
     assert eval(f"{{{shown}}}", {"Family": Family}) == {"gpt2": FAMILIES["gpt2"]}
 
 
