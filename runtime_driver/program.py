@@ -181,7 +181,7 @@ class StepProgram(Program):
 
     def step(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, Tensor]:
         """One fine-tuning step on a batch of B examples.
 
         A program with both loops inside takes one execution. With the outer loop outside
@@ -193,7 +193,8 @@ class StepProgram(Program):
             seed: query i draws its direction from ``seed + i``.
 
         Returns:
-            the new state, and the mean loss over all rows.
+            the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's
+            mean of each copy, f32[2 q], those at ``+eps`` first. They and the seed make a copy's step again.
         """
         m = self.manifest
         rows = tokens.repeat(m.copies, 1)
@@ -204,8 +205,13 @@ class StepProgram(Program):
         for query_seed in seeds:
             for sign in signs:
                 new, loss, _ = self.execute(state, rows, repeated, query_seed, lr / len(seeds), sign * eps)
-                if len(seeds) * len(signs) == 1:
-                    return new, float(loss.mean())
+                if m.perturb == "activations":
+                    return new, loss
+                each = loss.reshape(m.copies, m.batch).mean(1)
+                if m.executions == 1:
+                    return new, each
                 total += new - state
-                losses.append(loss)
-        return state + total, float(torch.cat(losses).mean())
+                losses.append(each)
+        # By the loops: [queries or 1, signs or 1, copies of the execution] -> all at +eps, then all at -eps.
+        found = torch.stack(losses).reshape(len(seeds), 2, -1)
+        return state + total, found.permute(1, 0, 2).reshape(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from torch import Tensor
@@ -55,6 +55,8 @@ class StepRecord:
 
     Attributes:
         loss: mean over the batch, of the state before the step.
+        losses: of each example or copy, as `StepProgram.step` gives them.
+        examples: the batch, as places in the training examples.
         backed_off: the run had diverged, so that the state is an earlier one again.
         evaluation: where one followed the step.
     """
@@ -66,23 +68,29 @@ class StepRecord:
     seed: int
     tokens: int
     seconds: float
+    losses: tuple[float, ...]
+    examples: tuple[int, ...]
     backed_off: bool = False
     evaluation: Evaluation | None = None
 
 
+@dataclass
 class Guard:
     """Remembers the best state so far, and tells when a run has left it for good.
 
     Attributes:
         good: the last state of the ten steps whose mean loss was the lowest; the first until one is below its loss.
         scale: of lr; halved by every `back_off`.
+        first: the first loss; ``mean``, a running mean over 10 steps; ``best``, the lowest mean of ten.
+        losses: since the last ten were summed up.
     """
 
-    def __init__(self) -> None:
-        self.good: Tensor | None = None
-        self.scale = 1.0
-        self.first = self.mean = self.best = math.inf
-        self.losses: list[float] = []
+    good: Tensor | None = None
+    scale: float = 1.0
+    first: float = math.inf
+    mean: float = math.inf
+    best: float = math.inf
+    losses: list[float] = field(default_factory=list)
 
     def diverged(self, state: Tensor, loss: float, new_state: Tensor) -> bool:
         """After a step: whether its loss or state is not finite, or the loss far above where the run began.
@@ -125,23 +133,26 @@ def train(
     dev_examples: Sequence[Example],
     config: TrainConfig,
     first_step: int = 0,
+    guard: Guard | None = None,
     evaluating: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[Tensor, StepRecord]]:
     """Yield (state, record) after every step from ``first_step`` on.
 
     A pure function of its arguments: a run cut at any step and continued from that step's
-    state ends with the same bits. Where it diverges it goes on from its best state at half the lr.
+    state and guard ends with the same bits. Where it diverges it goes on from its best state at half the lr.
 
     Raises:
         UserError: when that did not help eight times; the last state yielded is the best one.
     """
-    m, guard = program.manifest, Guard()
+    m, guard = program.manifest, guard or Guard()
     order = batches(train_examples, m.batch, config.seed)
+    places = {id(example): i for i, example in enumerate(train_examples)}
     for step, batch in enumerate(islice(order, config.after + first_step, config.after + config.steps), first_step):
         began = time.perf_counter()
         tokens, targets = collate(batch, m)
         lr, seed = guard.scale * config.lr_at(step, m), config.seed_at(step, m.queries)
-        new_state, loss = program.step(state, tokens, targets, seed, lr, config.eps)
+        new_state, losses = program.step(state, tokens, targets, seed, lr, config.eps)
+        loss = float(losses.mean())
         seconds = time.perf_counter() - began
         backed_off = guard.diverged(state, loss, new_state)
         state = guard.back_off() if backed_off else new_state
@@ -150,7 +161,10 @@ def train(
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
             evaluation = evaluate(program, state, dev_examples, evaluating)
         size = tokens.numel() * m.copies
-        yield state, StepRecord(step, loss, lr, config.eps, seed, size, seconds, backed_off, evaluation)
+        yield state, StepRecord(
+            step, loss, lr, config.eps, seed, size, seconds, tuple(losses.tolist()),
+            tuple(places[id(example)] for example in batch), backed_off, evaluation,
+        )  # fmt: skip
         if guard.scale <= 2**-8:
             raise UserError(
                 f"step {step + 1}: the loss is {loss:.3g}, and smaller learning rates did not help; "

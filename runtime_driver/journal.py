@@ -1,0 +1,95 @@
+"""A run's journal: one line of JSON per step, each with its own checksum, only ever appended to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+
+_MARK = ', "crc": "'
+
+
+class Journal:
+    """An open journal; every record is with the system when `append` returns, and on the disk after `sync`."""
+
+    def __init__(self, path: Path, size: int = 0):
+        """Open for appending behind the first ``size`` bytes; what follows them is cut off.
+
+        Raises:
+            UserError: another process has it open.
+        """
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._file.close()
+            raise UserError(f"{path.parent} is in use: another process trains there") from e
+        self._file.truncate(size)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one record.
+
+        Raises:
+            OSError: when it cannot be written; what was written before stays readable.
+        """
+        line = _line(row)
+        if self._file.write(line) != len(line):
+            raise OSError(28, os.strerror(28), str(self.path))
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records, and the file's size behind each of them.
+
+    A torn or damaged last line is what a run that was cut off leaves; it is not among the records.
+
+    Raises:
+        UserError: missing, damaged before its last line, or with steps that do not follow each other.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    records: list[dict[str, Any]] = []
+    ends: list[int] = []
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at) + 1
+        record = _record(data[at : end - 1]) if end else None
+        if record is None:
+            if end and end < len(data):
+                raise UserError(f"{path} is damaged at byte {at:,} (record {len(records) + 1}); what follows is no use")
+            break
+        if record.get("step") != len(records):
+            raise UserError(f"{path} is damaged at byte {at:,}: step {record.get('step')} follows {len(records) - 1}")
+        records.append(record)
+        ends.append(end)
+        at = end
+    return records, ends
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    text = json.dumps(row)
+    return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or None if it is not whole."""
+    head, mark, tail = line.rpartition(_MARK.encode())
+    try:
+        row = json.loads(head + b"}")
+        whole = bool(mark) and isinstance(row, dict) and tail == b'%08x"}' % zlib.crc32(head + b"}")
+    except (ValueError, RecursionError):
+        return None
+    return row if whole else None

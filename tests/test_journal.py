@@ -1,0 +1,141 @@
+"""The journal and the snapshots: whole, cut anywhere, or damaged anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_training import examples
+
+from prge.errors import UserError
+from prge.runtime_driver.journal import Journal, read_journal
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.replay import replay
+from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
+from prge.runtime_driver.train import Guard, TrainConfig, train
+
+ROWS = [{"step": i, "loss": 0.1 * i, "text": 'a "quoted", "crc": "word'} for i in range(4)]
+FEW = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def written(path: Path) -> bytes:
+    path.unlink(missing_ok=True)
+    journal = Journal(path)
+    for row in ROWS:
+        journal.append(row)
+    journal.close()
+    return path.read_bytes()
+
+
+def test_every_prefix_gives_the_records_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    whole = written(path)
+    _, ends = read_journal(path)
+    assert ends[-1] == len(whole)
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        records, found = read_journal(path)
+        assert records == ROWS[: len(records)] and len(records) == sum(end <= size for end in ends)
+        assert found == ends[: len(records)]
+
+
+def test_appending_goes_on_behind_the_last_whole_record(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(written(path)[:-7])
+    records, ends = read_journal(path)
+    assert records == ROWS[:3]
+    journal = Journal(path, ends[-1])
+    journal.append(ROWS[3])
+    journal.sync()
+    journal.close()
+    assert read_journal(path)[0] == ROWS
+
+
+@FEW
+@given(data=st.data())
+def test_a_changed_byte_is_refused_or_cut_off(data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    whole = bytearray(written(path))
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(whole)
+    last = whole[: len(written(tmp_path / "other"))].rfind(b"\n", 0, len(whole) - 1)
+    try:
+        records, _ = read_journal(path)
+    except UserError as e:
+        assert "damaged at byte" in str(e)
+    else:
+        assert records == ROWS[:3] and at > last - 1
+
+
+def snapshot(steps: int) -> Snapshot:
+    generator = torch.Generator().manual_seed(steps)
+    guard = Guard(torch.randn(5, generator=generator), 0.5, 1.0, 0.1 * steps, 0.7, [0.3] * (steps % 10))
+    return Snapshot(steps, torch.randn(5, generator=generator), guard)
+
+
+def same(a: Snapshot | None, b: Snapshot | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    assert a.guard.good is not None and b.guard.good is not None
+    numbers = [(s.steps, s.guard.scale, s.guard.first, s.guard.mean, s.guard.best, s.guard.losses) for s in (a, b)]
+    return numbers[0] == numbers[1] and torch.equal(a.state, b.state) and torch.equal(a.guard.good, b.guard.good)
+
+
+def test_snapshots_come_back_as_they_were(tmp_path: Path) -> None:
+    assert newest(tmp_path, 9) is None
+    writer = Snapshots(tmp_path, {"base": "x"}, 7)
+    synced = 0
+
+    def sync_journal() -> None:
+        nonlocal synced
+        synced += 1
+
+    for steps in (1, 2, 3, 4):
+        writer._synced -= 10 * (steps == 3)  # time to write through
+        writer.save(snapshot(steps), sync_journal)
+    assert synced == 1
+    assert same(newest(tmp_path, 9), snapshot(4)) and same(newest(tmp_path, 3), snapshot(2))
+    assert newest(tmp_path, 1) is None
+    assert {p.name for p in tmp_path.iterdir()} == {STATE_FILE, EARLIER_FILE}
+    fresh = Snapshot(0, torch.zeros(5), Guard())
+    writer.save(fresh, sync_journal)
+    assert read_snapshot(tmp_path / STATE_FILE).guard == Guard()
+
+
+@FEW
+@given(data=st.data())
+def test_a_damaged_snapshot_gives_the_earlier_one(data: st.DataObject, tmp_path: Path) -> None:
+    writer = Snapshots(tmp_path, {"base": "x"}, 7)
+    writer.save(snapshot(1), lambda: None)
+    (tmp_path / STATE_FILE).replace(tmp_path / EARLIER_FILE)
+    writer.save(snapshot(2), lambda: None)
+    content = bytearray((tmp_path / STATE_FILE).read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    (tmp_path / STATE_FILE).write_bytes(content)
+    assert same(newest(tmp_path, 9), snapshot(1))
+    with pytest.raises(UserError, match=STATE_FILE):
+        read_snapshot(tmp_path / STATE_FILE)
+
+
+def test_a_replay_is_the_run(weights_program: Path, program_folder: Path, demo_data: Path) -> None:
+    """From seeds and losses alone."""
+    program = StepProgram(weights_program)
+    texts = examples(program, weights_program, demo_data / "train.tsv", 20)
+    state, rows = program.initial_state(), []
+    for new_state, record in train(program, state, texts, [], TrainConfig(30, lr=1.0, eps=0.05)):
+        state = new_state
+        rows.append(json.loads(json.dumps(asdict(record))))
+    assert state.norm() > 1.0
+    again = replay(program.manifest, program.initial_state(), rows)
+    torch.testing.assert_close(again, state, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="cannot be replayed"):
+        replay(StepProgram(program_folder).manifest, state, rows)
