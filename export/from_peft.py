@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from prge.checked import save_checked
 from prge.lora import Lora, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
@@ -44,4 +44,4 @@ def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLin
         assert layer.up is not None
         core = core_between(lora.pairs[layer.name][1] * (lora.scale / layer.scale), layer.up)
         state[layer.offset : layer.offset + layer.size] = core.T.reshape(-1)
-    save_file({"state": state}, folder / INITIAL_FILE, {**manifest.identity, "steps": "0"})
+    save_checked(folder / INITIAL_FILE, {"state": state}, {**manifest.identity, "steps": "0"})

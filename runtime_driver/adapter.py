@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from prge.checked import load_checked, save_checked
 from prge.errors import UserError
 from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
@@ -65,7 +64,7 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", **manifest.identity})
+    save_checked(folder / WEIGHTS_FILE, tensors, {"format": "pt", **manifest.identity})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -139,16 +138,13 @@ def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) ->
     Args:
         steps: how many made it, those before a run that went on included.
     """
-    scratch = path.with_suffix(".partial")
-    save_file({"state": state.contiguous()}, scratch, {**manifest.identity, "steps": str(steps)})
-    scratch.replace(path)
+    save_checked(path, {"state": state}, {**manifest.identity, "steps": str(steps)})
 
 
 def _read_state(path: Path) -> tuple[Tensor, dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; `prge train` writes it into its run folder")
-    try:
-        with safe_open(path, "pt") as f:
-            return f.get_tensor("state"), f.metadata() or {}
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"{path} is not a state of prge: {e}") from e
+    tensors, metadata = load_checked(path, "a state of prge")
+    if "state" not in tensors:
+        raise UserError(f"{path} is not a state of prge: it has no tensor 'state'")
+    return tensors["state"], metadata

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import torch
@@ -75,7 +75,7 @@ class Estimates:
         self.program, m = program, program.manifest
         self.state = (program.initial_state() if state is None else state).clone()
         self.state[m.parameters :] = 0.0
-        self.batches = [batch for batch, _ in zip(batches(examples, m.batch, _SEED), range(8), strict=False)]
+        self.batches = [[examples[i] for i in batch] for batch in islice(batches(examples, m.batch, _SEED), 8)]
         self.seconds: list[float] = []
 
     def gradient(self, batch: int, seed: int, eps: float) -> Tensor:
@@ -140,7 +140,7 @@ def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[flo
         order: 1 for one-sided differences, 2 for central ones.
     """
     rows, right = [], []
-    for i, j in itertools.product(range(len(eps)), repeat=2):
+    for i, j in product(range(len(eps)), repeat=2):
         scale = float((grams[i, i] * grams[j, j]).sqrt())
         a, b = eps[i] ** order, eps[j] ** order
         rows.append([1 / scale, (a + b) / scale, a * b / scale, (eps[i] ** -2 if i == j else 0.0) / scale])

@@ -12,36 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.errors import UserError
-from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver import commands, exporting
 from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import (
-    Choices,
-    Data,
-    Device,
-    Json,
-    Label,
-    MaxTargets,
-    MaxTokens,
-    Program,
-    Runtime,
-    State,
-    Target,
-    TaskName,
-    Template,
-    TextOf,
-    Tokenizer,
-    Truncate,
-    err,
-    out,
-    show,
-)  # fmt: skip
+from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, State, Tokenizer, Truncate, err, out, show
 from prge.runtime_driver.export_cli import export, plan
 from prge.runtime_driver.generating import generate as generate_command
-from prge.runtime_driver.infer import Asked
-from prge.runtime_driver.program import is_program
 from prge.runtime_driver.tasks import TASKS
+from prge.runtime_driver.training_cli import replay, train
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -55,69 +33,8 @@ app.command()(export)
 app.command()(plan)
 
 
-@app.command()
-def train(
-    program: Annotated[Path, typer.Argument(help="A program.pte or its folder; or a model, exported first.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the run.")],
-    data: Data = None,
-    dev: Annotated[Path | None, typer.Option(help="Examples to evaluate on.")] = None,
-    dev_fraction: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
-    ] = 0.2,
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 300,
-    lr: Annotated[str, typer.Option(help="Of the first step; auto: measured on a few batches.")] = "auto",
-    eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
-    eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0: at the end only.")] = 50,
-    truncate: Truncate = False,
-    tokenizer: Tokenizer = None,
-    task: TaskName = None,
-    text: TextOf = None,
-    label: Label = None,
-    template: Template = None,
-    target: Target = None,
-    choices: Choices = None,
-    max_tokens: MaxTokens = None,
-    max_targets: MaxTargets = None,
-    start: Annotated[
-        Path | None, typer.Option("--from", help="Go on from this run folder, state or PEFT adapter folder.")
-    ] = None,
-    runtime: Runtime = "executorch",
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Fine-tune: forward passes only, on this machine's ExecuTorch runtime."""
-    asked = Asked(task, text, tuple(label or ()), template, target, choices, max_tokens, max_targets)
-    rate, exported = parse_lr(lr), {}
-    if not is_program(program):
-        refuse_used(output)
-        exported = exporting.export_for_training(
-            str(program), output / PROGRAM_FOLDER, asked, data, dev=dev, dev_fraction=dev_fraction, limit=examples,
-            seed=seed, console=None if as_json else err,
-        )  # fmt: skip
-        program = output / PROGRAM_FOLDER
-    elif asked != Asked():
-        raise UserError(f"{program} is a program and has its form; options of the form go with a model")
-    result = exported | commands.train(
-        program, data, output, dev=dev, dev_fraction=dev_fraction, limit=examples, steps=steps, lr=rate,
-        eps=eps, seed=seed, eval_every=eval_every, truncate=truncate, tokenizer=tokenizer,
-        console=None if as_json else err, start=start, runtime=runtime, device=device,
-    )  # fmt: skip
-    show(result, as_json, "Trained" if result["completed"] else "Stopped")
-
-
-def parse_lr(text: str) -> float | None:
-    """A number above zero; None for auto."""
-    if text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise UserError(f"--lr {text!r}: give a number above zero, or auto")
-    return value
+app.command()(train)
+app.command()(replay)
 
 
 @app.command()

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
-from prge.runtime_driver.adapter import fit_lora, load_state, steps_behind
+from prge.runtime_driver.adapter import fit_lora, load_state
 from prge.runtime_driver.answers import score_answers
-from prge.runtime_driver.calibrate import Estimates, plot_calibration, propose_lr
 from prge.runtime_driver.calibrate import calibrate as measure
+from prge.runtime_driver.calibrate import plot_calibration
 from prge.runtime_driver.console import progress_bar
-from prge.runtime_driver.data import Encoder, Example, check_classes, without
-from prge.runtime_driver.data_files import has_part
-from prge.runtime_driver.evaluate import evaluate, warm_up
+from prge.runtime_driver.data import Encoder, Example
+from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.program import Program, StepProgram
-from prge.runtime_driver.records import split
-from prge.runtime_driver.runs import STATE_FILE, RunFolder, summary
-from prge.runtime_driver.stopping import Stopping
-from prge.runtime_driver.train import TrainConfig
-from prge.runtime_driver.train import train as train_steps
+from prge.runtime_driver.runs import summary
+from prge.runtime_driver.snapshots import STATE_FILE
 
 
 def open_program(
@@ -61,118 +54,6 @@ def read_state(program: Program, state: Path | None) -> Tensor:
 
 def state_file(path: Path) -> Path:
     return path / STATE_FILE if path.is_dir() else path
-
-
-def read_examples(
-    encoder: Encoder, data: Path | None, dev: Path | None, dev_fraction: float, limit: int | None, seed: int
-) -> tuple[list[Example], list[Example], int]:
-    """(training examples, dev examples, how many of the former were left out because they are in dev).
-
-    Dev is a file of its own, or the dev part of a folder or the hub, or else split off.
-    """
-    records = encoder.records(data)[:limit]
-    if dev is None and (data is None or has_part(data, "dev")):
-        held, dev = encoder.records(data, "dev"), data
-    elif dev is not None:
-        held = encoder.records(dev, "dev")
-    else:
-        records, held = split(records, encoder.form.text, dev_fraction, seed) if dev_fraction else (records, [])
-    examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
-    kept = without(examples, dev_examples)
-    return kept, dev_examples, len(examples) - len(kept)
-
-
-def train(
-    program: Path, data: Path | None, output: Path, *, dev: Path | None, dev_fraction: float, limit: int | None,
-    steps: int, lr: float | None, eps: float | None, seed: int, eval_every: int, truncate: bool,
-    tokenizer: Path | None, console: Console | None, start: Path | None = None, runtime: str = "executorch",
-    device: str = "cpu",
-) -> dict[str, Any]:  # fmt: skip
-    """`prge train`; ``start`` is its --from."""
-    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
-    state = read_state(loaded, start)
-    behind = steps_behind(state_file(start), loaded.manifest) if start else 0
-    m = loaded.manifest
-    eps = m.eps if eps is None else eps
-    if eps <= 0:
-        raise UserError(f"--eps must be above zero, not {eps}")
-    examples, dev_examples, dropped = read_examples(encoder, data, dev, dev_fraction, limit, seed)
-    source = str(data or m.task)
-    if not examples:
-        raise UserError(f"{source}: no example is left to train on beside those of the dev set")
-    check_classes(examples, m, source)
-    del encoder
-    return_freed()
-    described = {"train": source, "dev": str(dev or dev_fraction), "examples": len(examples), "dropped": dropped}
-    if start:
-        described["from"] = str(start)
-    refuse_used(output, but=PROGRAM_FOLDER)
-    began = time.perf_counter()
-    with progress_bar(console) as progress:
-        bar = progress.add_task("loading", total=None, note="")
-        warm_up(loaded, [*examples, *dev_examples])
-        if lr is None:
-            progress.update(bar, description="calibrating", note="learning rate")
-            lr = propose_lr(Estimates(loaded, examples, state), eps)[0]
-    config = TrainConfig(steps, lr, eps, seed, eval_every, behind)
-    run = RunFolder(output, loaded, config, described)
-
-    records, interrupted, before = [], False, None
-    with progress_bar(console) as progress, Stopping() as stopping:
-        bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
-
-        def evaluating(done: int) -> None:
-            stopping.check()
-            progress.update(bar, completed=done)
-
-        try:
-            if dev_examples:
-                before = evaluate(loaded, state, dev_examples, evaluating)
-            note = _scores(before)
-            progress.reset(bar, total=steps, description="training", note=note)
-            mean = 0.0
-            for new_state, record in train_steps(
-                loaded, state, examples, dev_examples, config, evaluating=lambda done: stopping.check()
-            ):
-                state = new_state
-                records.append(record)
-                run.log(record)
-                mean += (record.loss - mean) / min(len(records), 20)
-                note = _scores(record.evaluation) or note
-                speed = sum(r.seconds for r in records[-20:]) / len(records[-20:])
-                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
-                if record.backed_off:
-                    progress.console.print(
-                        f"step {record.step + 1}: the loss diverged; back to the best state, lr halved"
-                    )
-                stopping.check()
-        except KeyboardInterrupt:
-            interrupted = True
-        except UserError:
-            run.finish(state, records, before)
-            raise
-    if not records:
-        raise UserError(f"interrupted before the first step; {output} holds its configuration only")
-    after = next((r for r in reversed(records) if r.evaluation), None)
-    result: dict[str, Any] = {"completed": not interrupted, "steps": len(records), "lr": config.lr}
-    if before:
-        result["before"] = summary(before)
-    if after and after.evaluation:
-        result["after"] = {"steps": after.step + 1, **summary(after.evaluation)}
-    result["seconds"] = time.perf_counter() - began
-    result["seconds_per_step"] = torch.tensor([r.seconds for r in records]).median().item()
-    if any(r.backed_off for r in records):
-        result["backed_off"] = [r.step + 1 for r in records if r.backed_off]
-    if dropped:
-        result["left_out"] = f"{dropped} training examples that are also in the dev set"
-    return result | run.finish(state, records, before)
-
-
-def _scores(evaluation: Any) -> str:
-    if evaluation is None:
-        return ""
-    name, value = list(summary(evaluation).items())[-1]
-    return f"dev {name} {value:.3f} "
 
 
 def calibrate(

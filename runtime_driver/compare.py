@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
+from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, running_mean
+from prge.runtime_driver.runs import LOG_FILE, read_config, running_mean
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
@@ -72,11 +72,7 @@ def plot_runs(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        log = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
-    except (OSError, ValueError) as e:
-        raise UserError(f"{folder} is no run folder of `prge train`: {e}") from e
+    config, (log, _) = read_config(folder), read_journal(folder / LOG_FILE)
     if not log:
         raise UserError(f"{folder / LOG_FILE} holds no step")
     return config, log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, Manifest, answer_position, cut_left, file_sha256, template_columns
 from prge.runtime_driver.data_files import Part, Record, place
 from prge.runtime_driver.records import Form, Numbered, fill
+
+_BITS = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -184,32 +185,42 @@ def without(examples: Sequence[Example], others: Sequence[Example]) -> list[Exam
     return [e for e in examples if e.tokens not in known]
 
 
-def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
-    """Endless batches of examples of like length, a pure function of the arguments.
+def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of examples of like length, as places among them: a pure function of the arguments.
 
     Every epoch is shuffled, then sorted by length within windows of about 8 batches, so that a
     batch wastes little on padding and batches come in random order of length. Each batch
     has the classes in the data's own proportion: a batch's chance surplus of one class
     would be the estimate's largest noise.
     """
-    classes: dict[int, list[Example]] = {}
-    for e in examples:
-        classes.setdefault(e.label, []).append(e)
+    classes: dict[int, list[int]] = {}
+    for i, e in enumerate(examples):
+        classes.setdefault(e.label, []).append(i)
     windows = max(1, len(examples) // (8 * size))
     for epoch in itertools.count():
-        rng = random.Random(f"{seed}/{epoch}")
-        ranked: list[tuple[float, Example]] = []
+        ranked: list[tuple[float, int]] = []
         for members in classes.values():
             n = len(members)
-            order = enumerate(rng.sample(members, n))
-            by_length = sorted(order, key=lambda item: (item[0] * windows // n, len(item[1].tokens)))
-            ranked += [((i + 0.5) / n, e) for i, (_, e) in enumerate(by_length)]
-        merged = [e for _, e in sorted(ranked, key=lambda item: item[0])]
+            order = enumerate(sorted(members, key=lambda i: scramble(seed, epoch, 0, i)))
+            by_length = sorted(order, key=lambda item: (item[0] * windows // n, len(examples[item[1]].tokens)))
+            ranked += [((rank + 0.5) / n, i) for rank, (_, i) in enumerate(by_length)]
+        merged = [i for _, i in sorted(ranked, key=lambda item: item[0])]
         while len(merged) % size:  # the last batch is filled up from the epoch's start
             merged.append(merged[len(merged) % len(examples)])
         groups = [merged[i : i + size] for i in range(0, len(merged), size)]
-        rng.shuffle(groups)
-        yield from groups
+        for i in sorted(range(len(groups)), key=lambda i: scramble(seed, epoch, 1, i)):
+            yield groups[i]
+
+
+def scramble(*numbers: int) -> int:
+    """64 bits that look random, the same in every language: the finalizer of SplitMix64 over one number at a time."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & _BITS
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _BITS
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _BITS
+        state ^= state >> 31
+    return state
 
 
 def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -6,7 +6,6 @@ Their libraries are imported when they are called, so a device without them runs
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -23,12 +22,15 @@ from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.chat import Chat
-from prge.runtime_driver.commands import predict, train
+from prge.runtime_driver.commands import predict
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.data_files import has_part, read_records
 from prge.runtime_driver.fit import fitted
 from prge.runtime_driver.infer import Asked, described, form_of
 from prge.runtime_driver.records import Form, split
+from prge.runtime_driver.runs import CONFIG_FILE
+from prge.runtime_driver.stopping import Limits
+from prge.runtime_driver.training import Source, begin, resume
 
 if TYPE_CHECKING:
     from prge.export.program import ExportConfig
@@ -196,11 +198,14 @@ def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[
             form = Form(DEMO_TEMPLATE, DEMO_LABELS, max_tokens=64, max_targets=32)
             export(model, program, form, standard, train_file, console)
         if not done.exists():
-            shutil.rmtree(run, ignore_errors=True)  # an interrupted one
-            trained = train(
-                program, train_file, run, dev=test_file, dev_fraction=0.0, limit=None, steps=steps, lr=None, eps=None,
-                seed=0, eval_every=max(1, steps // 5), truncate=False, tokenizer=None, console=console,
-            )  # fmt: skip
+            if (run / CONFIG_FILE).exists():
+                trained = resume(run, Limits(), console)
+            else:
+                source = Source(str(train_file), str(test_file))
+                trained = begin(
+                    program, source, run, steps=steps, lr=None, eps=None, seed=0, eval_every=max(1, steps // 5),
+                    limits=Limits(), console=console,
+                )  # fmt: skip
             if not trained["completed"]:
                 return trained
             done.write_text(json.dumps(trained) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,22 +16,38 @@ _MARK = ', "crc": "'
 
 
 class Journal:
-    """An open journal; every record is with the system when `append` returns, and on the disk after `sync`."""
+    """A journal of this process's alone; every record is with the system when `append` returns, and on the disk after
+    `sync`.
 
-    def __init__(self, path: Path, size: int = 0):
-        """Open for appending behind the first ``size`` bytes; what follows them is cut off.
+    Attributes:
+        rows: the records.
+        torn: bytes behind them that are none; what a run that was cut off leaves.
+    """
+
+    def __init__(self, path: Path):
+        """Open or make.
 
         Raises:
-            UserError: another process has it open.
+            UserError: another process has it open; or as `read_journal`.
+            OSError: when it cannot be opened.
         """
         self.path = path
         self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.rows, self._ends = read_journal(path)
         except BlockingIOError as e:
             self._file.close()
             raise UserError(f"{path.parent} is in use: another process trains there") from e
-        self._file.truncate(size)
+        except UserError:
+            self._file.close()
+            raise
+        self.torn = path.stat().st_size - (self._ends[-1] if self._ends else 0)
+
+    def cut(self, count: int) -> None:
+        """Keep the first so many records, and nothing behind them."""
+        del self.rows[count:], self._ends[count:]
+        self._file.truncate(self._ends[-1] if self._ends else 0)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one record.
@@ -40,7 +57,9 @@ class Journal:
         """
         line = _line(row)
         if self._file.write(line) != len(line):
-            raise OSError(28, os.strerror(28), str(self.path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.rows.append(row)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -52,10 +71,10 @@ class Journal:
 def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The records, and the file's size behind each of them.
 
-    A torn or damaged last line is what a run that was cut off leaves; it is not among the records.
+    A last line without its end is what a run that was cut off leaves; it is not among the records.
 
     Raises:
-        UserError: missing, damaged before its last line, or with steps that do not follow each other.
+        UserError: missing, damaged (with where), or with steps that do not follow each other.
     """
     try:
         data = path.read_bytes()
@@ -68,7 +87,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         end = data.find(b"\n", at) + 1
         record = _record(data[at : end - 1]) if end else None
         if record is None:
-            if end and end < len(data):
+            if end:
                 raise UserError(f"{path} is damaged at byte {at:,} (record {len(records) + 1}); what follows is no use")
             break
         if record.get("step") != len(records):
@@ -80,7 +99,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(row)
+    text = json.dumps(row, allow_nan=False)
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

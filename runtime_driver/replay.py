@@ -1,43 +1,108 @@
-"""A run's state made again from its journal alone: seeds give the directions, losses their weights."""
+"""A run's state made again from its journal: seeds give the directions, losses their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.folders import new_folder
+from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
+from prge.runtime_driver.adapter import save_peft, save_state
+from prge.runtime_driver.commands import read_state
+from prge.runtime_driver.console import progress_bar
+from prge.runtime_driver.data import Example, collate
+from prge.runtime_driver.journal import read_journal
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.runs import LOG_FILE, read_config
+from prge.runtime_driver.snapshots import STATE_FILE
 from prge.runtime_driver.train import Guard
+from prge.runtime_driver.training import reopen
 
 
-def replay(manifest: Manifest, state: Tensor, records: Iterable[dict[str, Any]]) -> Tensor:
-    """The state f32[state_size] after some steps from ``state``, without one forward pass.
+def replay_run(
+    folder: Path, output: Path, program: Path | None, data: Path | None, dev: Path | None, steps: int | None,
+    console: Console | None,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge replay`: the state after so many steps, and its adapter, into a new folder."""
+    described, (rows, _) = read_config(folder), read_journal(folder / LOG_FILE)
+    if steps is not None and steps > len(rows):
+        raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
+    rows = rows[:steps]
+    source, config, loaded, encoder = reopen(folder, described, program, data, dev)
+    start = described["data"]["from"]
+    state, m = read_state(loaded, Path(start) if start else None), loaded.manifest
+    began = time.perf_counter()
+    with new_folder(output) as scratch, progress_bar(console) as progress:
+        bar = progress.add_task("replaying", total=len(rows), note="")
+        if m.perturb == "weights":
+            states = replay(m, state, rows)
+        else:
+            states = again(loaded, state, source.read(encoder)[0], rows)
+        for reached in states:
+            state = reached
+            progress.advance(bar)
+        save_state(scratch / STATE_FILE, state, m, config.after + len(rows))
+        save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state)
+    passes = 0 if m.perturb == "weights" else len(rows) * m.executions
+    result = {"steps": len(rows), "forward_passes": passes, "seconds": time.perf_counter() - began}
+    return result | {"state": str(output / STATE_FILE), "adapter": str(output / ADAPTER_FOLDER)}
+
+
+def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+    """The states f32[state_size] after each of some steps from ``state``, without one forward pass.
 
     The estimate of perturbed weights is ``mean_i (L+_i - L-_i) / 2 eps * z_i`` (arXiv 2409.15520, eq. 2), and the
     journal has all of its numbers.
 
     Args:
-        records: of the journal, from its first on.
-
-    Raises:
-        UserError: for perturbed activations, whose update also has the layers' inputs in it.
+        rows: of the journal, from its first on.
     """
     from prge.models.noise import noise
     from prge.models.optimizer import update
 
     m, guard = manifest, Guard()
-    if m.perturb != "weights":
-        raise UserError(
-            "a run of perturbed activations cannot be replayed: its updates hold the layers' inputs too, "
-            "which only the texts give; `prge train` with the same settings makes it again"
-        )
-    for row in records:
+    for row in rows:
         z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)  # type: ignore[arg-type]
-        plus, minus = torch.tensor(row["losses"]).reshape(2, m.queries)
+        plus, minus = _losses(row).reshape(2, m.queries)
         gradient = ((plus - minus) / (2.0 * row["eps"]) / m.queries) @ z
         new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)  # type: ignore[arg-type]
-        state = guard.back_off() if guard.diverged(state, row["loss"], new_state) else new_state
-    return state
+        state = _guarded(guard, state, row, new_state)
+        yield state
+
+
+def again(
+    program: StepProgram, state: Tensor, examples: Sequence[Example], rows: Sequence[dict[str, Any]]
+) -> Iterator[Tensor]:
+    """As `replay`, by the program itself: an update of perturbed activations also holds what the layers were given.
+
+    Raises:
+        UserError: a loss is not the journal's to 1 %, so that examples or program are not the run's.
+    """
+    guard = Guard()
+    for row in rows:
+        try:
+            batch = [examples[i] for i in row["examples"]]
+        except IndexError as e:
+            raise UserError("the journal names examples that the data does not have: is it the run's?") from e
+        new_state, losses = program.step(state, *collate(batch, program.manifest), row["seed"], row["lr"], row["eps"])
+        if not torch.allclose(losses, _losses(row), rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise UserError(f"step {row['step'] + 1}: the losses are not the journal's: is it the run's data?")
+        state = _guarded(guard, state, row, new_state)
+        yield state
+
+
+def _losses(row: dict[str, Any]) -> Tensor:
+    return torch.tensor([float("nan") if loss is None else loss for loss in row["losses"]])
+
+
+def _guarded(guard: Guard, state: Tensor, row: dict[str, Any], new_state: Tensor) -> Tensor:
+    loss = float("nan") if row["loss"] is None else row["loss"]
+    return guard.back_off() if guard.diverged(state, loss, new_state) else new_state

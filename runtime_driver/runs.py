@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
+from prge.checked import sync
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
@@ -19,39 +20,59 @@ from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.journal import Journal
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, sync
+from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 from prge.runtime_driver.train import Guard, StepRecord, TrainConfig
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
+_SCRATCH = ("state.partial", "config.partial")
 
 # Settings of the program that a run's description repeats.
 _EXPORTED = ("quantization", "queries", "batch", "perturb", "optimizer", "noise")
 
 
 class RunFolder:
-    """``config.json``, ``log.jsonl`` (the journal), snapshots of the state, and at last ``adapter/`` and ``curves.png``.
+    """``config.json``, ``log.jsonl`` (the journal), snapshots of the state; at last ``adapter/`` and ``curves.png``.
+
+    A ``program/`` may be there before. ``config.json`` comes last when a run begins: with it, all is there that
+    `resume` needs.
 
     Attributes:
         rows: of the journal.
-        snapshot: where a run that is resumed stands; None at its beginning.
+        stands: the snapshot to go on from.
+        cut: bytes or records that were cut off the journal, in words; or empty.
     """
 
-    rows: list[dict[str, Any]]
-    snapshot: Snapshot | None = None
+    def __init__(self, folder: Path, program: StepProgram, after: int, stands: Snapshot | None = None):
+        """Take the folder's journal; it goes on behind the snapshot ``stands``, or the newest that is whole."""
+        self.folder, self.program, self.after = folder, program, after
+        try:
+            self._journal = Journal(folder / LOG_FILE)
+        except OSError as e:
+            raise UserError(f"{folder} cannot be written: {e.strerror}") from e
+        self.rows = self._journal.rows
+        self.stands = stands or newest(folder, len(self.rows))
+        unused = len(self.rows) - self.stands.steps
+        torn = f"{self._journal.torn:,} torn bytes" if self._journal.torn else ""
+        self.cut = " and ".join(filter(None, [f"{unused} steps behind the last snapshot" if unused else "", torn]))
+        self._journal.cut(self.stands.steps)
+        self._snapshots = Snapshots(folder, program.manifest.identity, after)
 
-    def __init__(self, folder: Path, program: StepProgram, config: TrainConfig, data: dict[str, Any]):
-        """Make the folder for a new run.
+    @classmethod
+    def begin(
+        cls, folder: Path, program: StepProgram, config: TrainConfig, data: dict[str, Any], state: Tensor
+    ) -> RunFolder:
+        """Make the folder of a new run.
 
         Raises:
             UserError: it holds another run or anything else, or cannot be written.
         """
-        refuse_used(folder, but=PROGRAM_FOLDER)
+        refuse_begun(folder)
         m = program.manifest
         exported = {name: getattr(m, name) for name in _EXPORTED}
         exported |= {"rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace}
         described = {
-            "program": str(program.path),
+            "program": str(program.path.resolve()),
             "runtime": program.runtime,
             **m.identity,
             "exported": exported | {"parameters": m.parameters},
@@ -60,16 +81,31 @@ class RunFolder:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
+            run = cls(folder, program, config.after, Snapshot(0, state, Guard()))
+            run._snapshots.save(run.stands, run._journal.sync)
+            scratch = folder / _SCRATCH[1]
+            scratch.write_text(json.dumps(described, indent=2) + "\n")
+            scratch.replace(folder / CONFIG_FILE)
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
-        self.rows = []
-        self._begin(folder, program, config, 0)
+        return run
 
-    def _begin(self, folder: Path, program: StepProgram, config: TrainConfig, size: int) -> None:
-        self.folder, self.program, self.after = folder, program, config.after
-        self._journal = Journal(folder / LOG_FILE, size)
-        self._snapshots = Snapshots(folder, program.manifest.identity, config.after)
+    @classmethod
+    def resume(cls, folder: Path, program: StepProgram) -> RunFolder:
+        """Go on with a run, behind the last step that is whole on the disk.
+
+        Raises:
+            UserError: the folder holds no run, one of another program, or one that another process works on;
+                or its journal or its snapshots are damaged.
+        """
+        config, m = read_config(folder), program.manifest
+        for name, here in m.identity.items():
+            if config.get(name) != here:
+                raise UserError(
+                    f"{folder} is a run of another program: its {name} is {config.get(name)!r}, and that of "
+                    f"{program.path} is {here!r}"
+                )
+        return cls(folder, program, TrainConfig(**config["train"]).after)
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before``.
@@ -78,7 +114,9 @@ class RunFolder:
             UserError: when it cannot be written; the run can be resumed from the step before.
         """
         row = {k: v for k, v in asdict(record).items() if k != "evaluation"}
-        row["losses"] = [float(f"{loss:.9g}") for loss in record.losses]  # all that a float32 has
+        # All that a float32 has; JSON has no NaN.
+        row["losses"] = [float(f"{loss:.9g}") if isfinite(loss) else None for loss in record.losses]
+        row["loss"] = record.loss if isfinite(record.loss) else None
         if record.evaluation:
             row["dev"] = summary(record.evaluation)
         if before and not self.rows:
@@ -86,11 +124,11 @@ class RunFolder:
         try:
             self._journal.append(row)
             self._snapshots.save(Snapshot(record.step + 1, state, guard), self._journal.sync)
-        except (OSError, SafetensorError) as e:
+        except OSError as e:
             raise UserError(
-                f"{self.folder} cannot be written: {e}; the run can be resumed from step {record.step}"
+                f"{self.folder} cannot be written ({e.strerror}); when it can, "
+                f"`prge train --resume {self.folder}` goes on from step {record.step}"
             ) from e
-        self.rows.append(row)
 
     def finish(self, state: Tensor) -> dict[str, str]:
         """Write adapter and picture, and let go of the folder; returns paths by name."""
@@ -103,12 +141,38 @@ class RunFolder:
             self._journal.sync()
             for path in (paths["state"], self.folder):
                 sync(path)
-            self._journal.close()
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
             plot_curves(paths["picture"], self.rows)
-        except (OSError, SafetensorError) as e:
-            raise UserError(f"{self.folder} cannot be written: {e}; log and state are there") from e
+        except OSError as e:
+            raise UserError(f"{self.folder} cannot be written ({e.strerror}); log and state are there") from e
+        finally:
+            self._journal.close()
         return {name: str(path) for name, path in paths.items()}
+
+
+def refuse_begun(folder: Path) -> None:
+    """Raise a UserError unless a run may begin in ``folder``: it is new, empty, or a run was cut off as it began."""
+    log = folder / LOG_FILE
+    cut_off = log.exists() and log.stat().st_size == 0 and not (folder / CONFIG_FILE).exists()
+    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *_SCRATCH) if cut_off else ())))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's ``config.json``.
+
+    Raises:
+        UserError: the folder holds no run, or its description is damaged.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} is no run folder of `prge train` (no {CONFIG_FILE})")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+        TrainConfig(**config["train"])
+        config["data"]["crc"], config["program"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is not the description of a run: {e!r}") from e
+    return config
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:
@@ -119,11 +183,12 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
     return numbers
 
 
-def running_mean(values: Sequence[float]) -> list[float]:
-    """A bias-corrected exponential mean over about 20 values."""
+def running_mean(values: Sequence[float | None]) -> list[float]:
+    """A bias-corrected exponential mean over about 20 values; None, for one that was not finite, leaves it as it is."""
     means: list[float] = []
     for i, value in enumerate(values):
-        means.append(value if i == 0 else means[-1] + (value - means[-1]) / min(i + 1, 20))
+        mean = means[-1] if means else nan if value is None else value
+        means.append(mean if value is None else mean + (value - mean) / min(i + 1, 20))
     return means
 
 
@@ -131,7 +196,9 @@ def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
     with picture(path) as axis:
         steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
-        axis.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+        axis.plot(
+            steps, [nan if loss is None else loss for loss in losses], color="tab:blue", alpha=0.25, linewidth=0.8
+        )
         axis.plot(steps, running_mean(losses), color="tab:blue", label="training loss")
         axis.set(xlabel="step", ylabel="loss")
         points = [(0, row["before"]) for row in rows if "before" in row]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from prge.checked import checked, load_checked, sync
 from prge.errors import UserError
 from prge.runtime_driver.train import Guard
 
@@ -46,10 +43,10 @@ class Snapshots:
         """Replace the newest one; every few seconds write it through to the disk, and the journal before it.
 
         Raises:
-            OSError, SafetensorError: when it cannot be written; the one before stays.
+            OSError: when it cannot be written; the one before stays.
         """
         path, scratch = self.folder / STATE_FILE, self.folder / "state.partial"
-        write_snapshot(scratch, snapshot, self.identity | {"steps": str(self.after + snapshot.steps)})
+        scratch.write_bytes(self._content(snapshot))
         if time.monotonic() - self._synced > _SYNC:
             sync_journal()
             sync(scratch)
@@ -58,14 +55,13 @@ class Snapshots:
                 path.replace(self.folder / EARLIER_FILE)
         scratch.replace(path)
 
-
-def write_snapshot(path: Path, snapshot: Snapshot, metadata: dict[str, str]) -> None:
-    """A safetensors file of the state, the guard's best state if it has one, and the numbers beside."""
-    numbers = asdict(snapshot.guard)
-    good = numbers.pop("good")
-    tensors = {"state": snapshot.state.contiguous()} | ({} if good is None else {"good": good.clone()})
-    described = {**metadata, "run_steps": str(snapshot.steps), "guard": json.dumps(numbers)}
-    save_file(tensors, path, metadata={**described, "crc": _checksum(tensors, described)})
+    def _content(self, snapshot: Snapshot) -> bytes:
+        """A safetensors file of the state, the guard's best state if it has one, and the numbers beside."""
+        numbers = asdict(snapshot.guard)
+        good = numbers.pop("good")
+        tensors = {"state": snapshot.state} | ({} if good is None else {"good": good.clone()})
+        described = {"steps": str(self.after + snapshot.steps), "run_steps": str(snapshot.steps)}
+        return checked(tensors, self.identity | described | {"guard": json.dumps(numbers)})
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -74,40 +70,28 @@ def read_snapshot(path: Path) -> Snapshot:
     Raises:
         UserError: missing, damaged, or no snapshot of a run.
     """
+    tensors, metadata = load_checked(path, "a snapshot of a run", required=True)
     try:
-        with safe_open(path, "pt") as f:
-            metadata = dict(f.metadata() or {})
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, no mapping
-        if metadata.pop("crc") != _checksum(tensors, metadata):
-            raise UserError(f"{path} is damaged: its checksum differs")
         guard = Guard(**json.loads(metadata["guard"]), good=tensors.get("good"))
         return Snapshot(int(metadata["run_steps"]), tensors["state"], guard)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as e:
-        raise UserError(f"{path} is not a whole snapshot of a run: {e}") from e
+    except (KeyError, ValueError, TypeError) as e:
+        raise UserError(f"{path} is not a snapshot of a run: {e!r}") from e
 
 
-def newest(folder: Path, steps: int) -> Snapshot | None:
-    """The newest whole snapshot of at most so many steps; None where there is none, and a run begins anew."""
-    found = []
+def newest(folder: Path, steps: int) -> Snapshot:
+    """The newest whole snapshot of at most so many steps.
+
+    Raises:
+        UserError: there is none.
+    """
+    found, reasons = [], []
     for name in (STATE_FILE, EARLIER_FILE):
         try:
             found.append(read_snapshot(folder / name))
-        except UserError:
-            continue
-    return max((s for s in found if s.steps <= steps), key=lambda s: s.steps, default=None)
-
-
-def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    crc = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
-
-
-def sync(path: Path) -> None:
-    """Write a file or a folder's names through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        except UserError as e:
+            reasons.append(str(e))
+    fitting = [s for s in found if s.steps <= steps]
+    if not fitting:
+        reasons += [f"a snapshot of {s.steps} steps has a journal of {steps} beside it" for s in found]
+        raise UserError(f"{folder} cannot be resumed: {'; '.join(reasons)}")
+    return max(fitting, key=lambda s: s.steps)

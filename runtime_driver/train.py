@@ -146,13 +146,13 @@ def train(
     """
     m, guard = program.manifest, guard or Guard()
     order = batches(train_examples, m.batch, config.seed)
-    places = {id(example): i for i, example in enumerate(train_examples)}
     for step, batch in enumerate(islice(order, config.after + first_step, config.after + config.steps), first_step):
         began = time.perf_counter()
-        tokens, targets = collate(batch, m)
+        tokens, targets = collate([train_examples[i] for i in batch], m)
         lr, seed = guard.scale * config.lr_at(step, m), config.seed_at(step, m.queries)
         new_state, losses = program.step(state, tokens, targets, seed, lr, config.eps)
-        loss = float(losses.mean())
+        each = losses.tolist()
+        loss = sum(each) / len(each)
         seconds = time.perf_counter() - began
         backed_off = guard.diverged(state, loss, new_state)
         state = guard.back_off() if backed_off else new_state
@@ -162,8 +162,8 @@ def train(
             evaluation = evaluate(program, state, dev_examples, evaluating)
         size = tokens.numel() * m.copies
         yield state, StepRecord(
-            step, loss, lr, config.eps, seed, size, seconds, tuple(losses.tolist()),
-            tuple(places[id(example)] for example in batch), backed_off, evaluation,
+            step, loss, lr, config.eps, seed, size, seconds, tuple(each),
+            tuple(batch), backed_off, evaluation,
         )  # fmt: skip
         if guard.scale <= 2**-8:
             raise UserError(

@@ -9,7 +9,8 @@ from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import read_lora
 from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE
-from prge.runtime_driver.data import Encoder, read_records
+from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.runs import LOG_FILE
@@ -26,7 +27,9 @@ def verify(path: Path) -> dict[str, Any]:
         for name, look in ((PROGRAM_FILE, _program), (LOG_FILE, _run), (ADAPTER_CONFIG, _adapter)):
             if (path / name).is_file():
                 return look(path)
-        raise UserError(f"{path} is no program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})")
+        raise UserError(
+            f"{path} is no program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})"
+        )
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.suffix == ".pte":

@@ -13,7 +13,7 @@ from conftest import LABELS, TEMPLATE
 
 from prge.manifest import Manifest
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.runs import STATE_FILE
+from prge.runtime_driver.snapshots import STATE_FILE
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:

@@ -11,17 +11,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prge.runtime_driver.journal import Journal
+
 
 def hand_made_run(folder: Path, losses: Sequence[float], dev: dict[str, float], pair: Any, **settings: Any) -> Path:
     (folder / "adapter").mkdir(parents=True)
-    config = {"program": "p", "base": "b", "exported": {"queries": 2}, "train": {"lr": 0.1, "steps": 3} | settings}
+    train = {"lr": 0.1, "eps": 0.1, "steps": 3} | settings
+    base = train.pop("base", "1")
+    config = {"program": "p", "base": "b", "exported": {"queries": 2}, "train": train, "data": {"crc": ""}}
     (folder / "config.json").write_text(json.dumps(config))
     rows: list[dict[str, Any]] = [{"step": i, "loss": x, "seconds": 0.5 + i} for i, x in enumerate(losses)]
     rows[-1]["dev"] = dev
-    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    journal = Journal(folder / "log.jsonl")
+    for row in rows:
+        journal.append(row)
+    journal.close()
     a, b = pair
     tensors = {"base_model.model.x.lora_A.weight": a, "base_model.model.x.lora_B.weight": b}
-    save_file(tensors, folder / "adapter" / "adapter_model.safetensors", {"base_sha256": settings.get("base", "1")})
+    save_file(tensors, folder / "adapter" / "adapter_model.safetensors", {"base_sha256": str(base)})
     lora = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "b"}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(lora))
     return folder

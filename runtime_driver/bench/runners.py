@@ -111,7 +111,7 @@ class LoraRun:
         order = batches(examples, self.settings.batch, self.settings.seed)
         for step, batch in zip(range(self.settings.steps), order, strict=False):
             began = time.perf_counter()
-            self.trainer.step(batch, 1.0 - step / self.settings.steps)
+            self.trainer.step([examples[i] for i in batch], 1.0 - step / self.settings.steps)
             yield time.perf_counter() - began
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from prge.errors import UserError
 PROGRAM_FOLDER = "program"
 
 
-def refuse_used(folder: Path, but: str = "") -> None:
-    """Raise a UserError when ``folder`` exists and is anything but an empty folder, or one with ``but`` alone."""
-    if folder.exists() and (not folder.is_dir() or any(file.name != but for file in folder.iterdir())):
+def refuse_used(folder: Path, but: Container[str] = ()) -> None:
+    """Raise a UserError when ``folder`` exists and is no folder, or holds anything but files of these names."""
+    if folder.exists() and (not folder.is_dir() or any(file.name not in but for file in folder.iterdir())):
         held = "another run" if (folder / "log.jsonl").exists() else "something else"
         raise UserError(f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it")
 

@@ -1,0 +1,222 @@
+"""What `prge train` does: begins a run or resumes one, shows how it goes, and leaves its folder whole."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prge.errors import UserError
+from prge.runtime_driver.adapter import steps_behind
+from prge.runtime_driver.calibrate import Estimates, propose_lr
+from prge.runtime_driver.commands import open_program, read_state, state_file
+from prge.runtime_driver.console import progress_bar
+from prge.runtime_driver.data import Encoder, Example, check_classes, without
+from prge.runtime_driver.data_files import has_part
+from prge.runtime_driver.evaluate import evaluate, warm_up
+from prge.runtime_driver.memory import return_freed
+from prge.runtime_driver.packed import digest
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.records import split
+from prge.runtime_driver.runs import RunFolder, read_config, refuse_begun, summary
+from prge.runtime_driver.stopping import Limits, Stopping
+from prge.runtime_driver.train import TrainConfig, train
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run's examples come from.
+
+    Attributes:
+        train: a file or folder; None for a task's own place.
+        dev: one more; None for the dev part of ``train``, or else for a share of it.
+        dev_fraction: that share.
+        limit: only the first so many records of ``train``.
+        seed: of what is split off.
+        truncate: cut long texts from the left.
+        tokenizer: default: the file beside the program.
+    """
+
+    train: str | None
+    dev: str | None = None
+    dev_fraction: float = 0.2
+    limit: int | None = None
+    seed: int = 0
+    truncate: bool = False
+    tokenizer: str | None = None
+
+    def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
+        """(training examples, dev examples, how many of the former were left out because they are in dev).
+
+        Raises:
+            UserError: unreadable, or no example is left.
+        """
+        data, dev = (Path(path) if path else None for path in (self.train, self.dev))
+        records = encoder.records(data)[: self.limit]
+        if dev is None and (data is None or has_part(data, "dev")):
+            held, dev = encoder.records(data, "dev"), data
+        elif dev is not None:
+            held = encoder.records(dev, "dev")
+        else:
+            fraction = self.dev_fraction
+            records, held = split(records, encoder.form.text, fraction, self.seed) if fraction else (records, [])
+        examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
+        kept = without(examples, dev_examples)
+        name = self.train or encoder.manifest.task
+        if not kept:
+            raise UserError(f"{name}: no example is left to train on beside those of the dev set")
+        check_classes(kept, encoder.manifest, name)
+        return kept, dev_examples, len(examples) - len(kept)
+
+
+def begin(
+    program: Path, source: Source, output: Path, *, steps: int, lr: float | None, eps: float | None, seed: int,
+    eval_every: int, limits: Limits, console: Console | None, start: Path | None = None, runtime: str = "executorch",
+    device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
+    """`prge train`; ``start`` is its --from."""
+    loaded, encoder = open_program(program, _path(source.tokenizer), source.truncate, runtime, device)
+    state = read_state(loaded, start)
+    behind = steps_behind(state_file(start), loaded.manifest) if start else 0
+    eps = loaded.manifest.eps if eps is None else eps
+    if eps <= 0:
+        raise UserError(f"--eps must be above zero, not {eps}")
+    examples, dev_examples, dropped = source.read(encoder)
+    del encoder
+    return_freed()
+    refuse_begun(output)
+    began = time.perf_counter()
+    with progress_bar(console) as progress:
+        bar = progress.add_task("loading", total=None, note="")
+        warm_up(loaded, [*examples, *dev_examples])
+        if lr is None:
+            progress.update(bar, description="calibrating", note="learning rate")
+            lr = propose_lr(Estimates(loaded, examples, state), eps)[0]
+    config = TrainConfig(steps, lr, eps, seed, eval_every, behind)
+    described = {**asdict(source), "from": str(start) if start else None, "device": device}
+    described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev_examples])}
+    run = RunFolder.begin(output, loaded, config, described, state)
+    return _go_on(run, examples, dev_examples, config, limits, began, console)
+
+
+def resume(
+    folder: Path, limits: Limits, console: Console | None, program: Path | None = None,
+    data: Path | None = None, dev: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge train --resume`: a run goes on with its own settings; its files may have moved."""
+    described = read_config(folder)
+    source, config, loaded, encoder = reopen(folder, described, program, data, dev)
+    examples, dev_examples, _ = source.read(encoder)
+    if digest([*examples, *dev_examples]) != described["data"]["crc"]:
+        raise UserError(
+            f"{source.train or loaded.manifest.task}: these are not the examples that {folder} was begun with; "
+            "give the files as they were with --data and --dev, or begin a new run"
+        )
+    del encoder
+    return_freed()
+    run = RunFolder.resume(folder, loaded)
+    began = time.perf_counter()
+    with progress_bar(console) as progress:
+        progress.add_task("loading", total=None, note="")
+        warm_up(loaded, [*examples, *dev_examples])
+        if run.cut:
+            progress.console.print(f"{run.cut} cut off the journal", highlight=False)
+    return _go_on(run, examples, dev_examples, config, limits, began, console)
+
+
+def reopen(
+    folder: Path, described: dict[str, Any], program: Path | None, data: Path | None, dev: Path | None
+) -> tuple[Source, TrainConfig, StepProgram, Encoder]:
+    """A run's settings, program and encoder, by its description; the paths stand in for those that it names.
+
+    Raises:
+        UserError: something is missing, or no longer what it was.
+    """
+    try:
+        kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
+        source = Source(**kept | {k: str(v.resolve()) for k, v in {"train": data, "dev": dev}.items() if v})
+        config = TrainConfig(**described["train"])
+        runtime, device = described["runtime"].split()[0], described["data"]["device"]
+    except (KeyError, TypeError, AttributeError, IndexError) as e:
+        raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
+    path = program or Path(described["program"])
+    return source, config, *open_program(path, _path(source.tokenizer), source.truncate, runtime, device)
+
+
+def _go_on(
+    run: RunFolder, examples: Sequence[Example], dev_examples: Sequence[Example], config: TrainConfig, limits: Limits,
+    began: float, console: Console | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train from where the run stands to its end, or to where it is stopped."""
+    first, state, guard = run.stands.steps, run.stands.state, run.stands.guard
+    stopped, before = "", None
+    with progress_bar(console) as progress, Stopping(limits) as stopping:
+        bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
+
+        def evaluating(done: int) -> None:
+            stopping.check()
+            progress.update(bar, completed=done)
+
+        try:
+            if dev_examples and not first:
+                before = evaluate(run.program, state, dev_examples, evaluating)
+            note = scores(summary(before)) if before else ""
+            progress.reset(bar, total=config.steps, completed=first, description="training", note=note)
+            mean = 0.0
+            steps = train(
+                run.program, state, examples, dev_examples, config, first, guard,
+                evaluating=lambda done: stopping.check(),
+            )  # fmt: skip
+            for state, record in steps:
+                run.log(record, state, guard, before)
+                mean += (record.loss - mean) / min(record.step - first + 1, 20)
+                note = scores(summary(record.evaluation)) if record.evaluation else note
+                speed = statistics.mean(row["seconds"] for row in run.rows[-20:])
+                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
+                if record.backed_off:
+                    progress.console.print(
+                        f"step {record.step + 1}: the loss diverged; back to the best state, lr halved"
+                    )
+                stopping.look(lambda why: progress.update(bar, note=why))
+        except KeyboardInterrupt:
+            stopped = stopping.why
+        except UserError:
+            run.finish(state)
+            raise
+    if not run.rows:
+        raise UserError(f"stopped before the first step ({stopped}); `prge train --resume {run.folder}` begins it")
+    return described_end(run, config, stopped, time.perf_counter() - began) | run.finish(state)
+
+
+def described_end(run: RunFolder, config: TrainConfig, stopped: str, seconds: float) -> dict[str, Any]:
+    """What `prge train` says of a run that ended."""
+    result: dict[str, Any] = {"completed": not stopped, "steps": len(run.rows), "lr": config.lr}
+    if stopped:
+        result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
+    if "before" in run.rows[0]:
+        result["before"] = run.rows[0]["before"]
+    after = next((row for row in reversed(run.rows) if "dev" in row), None)
+    if after:
+        result["after"] = {"steps": after["step"] + 1, **after["dev"]}
+    result["seconds"] = seconds
+    result["seconds_per_step"] = statistics.median(row["seconds"] for row in run.rows)
+    if any(row["backed_off"] for row in run.rows):
+        result["backed_off"] = [row["step"] + 1 for row in run.rows if row["backed_off"]]
+    dropped = read_config(run.folder)["data"].get("dropped")
+    if dropped:
+        result["left_out"] = f"{dropped} training examples that are also in the dev set"
+    return result
+
+
+def scores(numbers: dict[str, float]) -> str:
+    name, value = list(numbers.items())[-1]
+    return f"dev {name} {value:.3f} "
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
