@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prge.checked import load_checked, save_checked
+from prge.checked import load_checked, replace, save_checked
 from prge.errors import UserError
 from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
@@ -65,7 +65,7 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_checked(folder / WEIGHTS_FILE, tensors, {"format": "pt", **manifest.identity})
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    replace(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:

@@ -16,38 +16,29 @@ _MARK = ', "crc": "'
 
 
 class Journal:
-    """A journal of this process's alone; every record is with the system when `append` returns, and on the disk after
-    `sync`.
+    """An open journal, this process's alone.
 
-    Attributes:
-        rows: the records.
-        torn: bytes behind them that are none; what a run that was cut off leaves.
+    Every record is with the system when `append` returns, and on the disk after `sync`.
     """
 
     def __init__(self, path: Path):
         """Open or make.
 
         Raises:
-            UserError: another process has it open; or as `read_journal`.
+            UserError: another process has it open.
             OSError: when it cannot be opened.
         """
         self.path = path
         self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.rows, self._ends = read_journal(path)
         except BlockingIOError as e:
             self._file.close()
             raise UserError(f"{path.parent} is in use: another process trains there") from e
-        except UserError:
-            self._file.close()
-            raise
-        self.torn = path.stat().st_size - (self._ends[-1] if self._ends else 0)
 
-    def cut(self, count: int) -> None:
-        """Keep the first so many records, and nothing behind them."""
-        del self.rows[count:], self._ends[count:]
-        self._file.truncate(self._ends[-1] if self._ends else 0)
+    def cut(self, size: int) -> None:
+        """Keep the first so many bytes."""
+        self._file.truncate(size)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one record.
@@ -58,8 +49,6 @@ class Journal:
         line = _line(row)
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self.rows.append(row)
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

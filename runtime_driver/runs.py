@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from prge.checked import sync
+from prge.checked import replace, sync
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
+from prge.manifest import Manifest
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.evaluate import Evaluation
-from prge.runtime_driver.journal import Journal
+from prge.runtime_driver.journal import Journal, read_journal
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
@@ -27,8 +28,7 @@ CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 _SCRATCH = ("state.partial", "config.partial")
 
-# Settings of the program that a run's description repeats.
-_EXPORTED = ("quantization", "queries", "batch", "perturb", "optimizer", "noise")
+_EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise")
 
 
 class RunFolder:
@@ -38,9 +38,8 @@ class RunFolder:
     `resume` needs.
 
     Attributes:
-        rows: of the journal.
         stands: the snapshot to go on from.
-        cut: bytes or records that were cut off the journal, in words; or empty.
+        cut: what was cut off the journal, in words; or empty.
     """
 
     def __init__(self, folder: Path, program: StepProgram, after: int, stands: Snapshot | None = None):
@@ -50,12 +49,12 @@ class RunFolder:
             self._journal = Journal(folder / LOG_FILE)
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
-        self.rows = self._journal.rows
-        self.stands = stands or newest(folder, len(self.rows))
-        unused = len(self.rows) - self.stands.steps
-        torn = f"{self._journal.torn:,} torn bytes" if self._journal.torn else ""
-        self.cut = " and ".join(filter(None, [f"{unused} steps behind the last snapshot" if unused else "", torn]))
-        self._journal.cut(self.stands.steps)
+        rows, ends = read_journal(folder / LOG_FILE)
+        self.stands = stands or newest(folder, len(rows))
+        size = ends[self.stands.steps - 1] if self.stands.steps else 0
+        unused = (folder / LOG_FILE).stat().st_size - size
+        self.cut = f"{unused:,} bytes behind step {self.stands.steps}" if unused else ""
+        self._journal.cut(size)
         self._snapshots = Snapshots(folder, program.manifest.identity, after)
 
     @classmethod
@@ -68,14 +67,11 @@ class RunFolder:
             UserError: it holds another run or anything else, or cannot be written.
         """
         refuse_begun(folder)
-        m = program.manifest
-        exported = {name: getattr(m, name) for name in _EXPORTED}
-        exported |= {"rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace}
         described = {
             "program": str(program.path.resolve()),
             "runtime": program.runtime,
-            **m.identity,
-            "exported": exported | {"parameters": m.parameters},
+            **program.manifest.identity,
+            "exported": _exported(program.manifest),
             "train": asdict(config),
             "data": data,
         }
@@ -83,9 +79,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, program, config.after, Snapshot(0, state, Guard()))
             run._snapshots.save(run.stands, run._journal.sync)
-            scratch = folder / _SCRATCH[1]
-            scratch.write_text(json.dumps(described, indent=2) + "\n")
-            scratch.replace(folder / CONFIG_FILE)
+            replace(folder / CONFIG_FILE, (json.dumps(described, indent=2) + "\n").encode())
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
         return run
@@ -98,17 +92,18 @@ class RunFolder:
             UserError: the folder holds no run, one of another program, or one that another process works on;
                 or its journal or its snapshots are damaged.
         """
-        config, m = read_config(folder), program.manifest
-        for name, here in m.identity.items():
-            if config.get(name) != here:
+        config = read_config(folder)
+        for name, here in (program.manifest.identity | _exported(program.manifest)).items():
+            before = config["exported"].get(name, config.get(name))
+            if before != here:
                 raise UserError(
-                    f"{folder} is a run of another program: its {name} is {config.get(name)!r}, and that of "
+                    f"{folder} is a run of another program: its {name} is {before!r}, and that of "
                     f"{program.path} is {here!r}"
                 )
         return cls(folder, program, TrainConfig(**config["train"]).after)
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
-        """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before``.
+        """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before`` it.
 
         Raises:
             UserError: when it cannot be written; the run can be resumed from the step before.
@@ -119,7 +114,7 @@ class RunFolder:
         row["loss"] = record.loss if isfinite(record.loss) else None
         if record.evaluation:
             row["dev"] = summary(record.evaluation)
-        if before and not self.rows:
+        if before:
             row["before"] = summary(before)
         try:
             self._journal.append(row)
@@ -129,6 +124,14 @@ class RunFolder:
                 f"{self.folder} cannot be written ({e.strerror}); when it can, "
                 f"`prge train --resume {self.folder}` goes on from step {record.step}"
             ) from e
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The journal's records; not kept, so that memory does not grow with the steps."""
+        return read_journal(self.folder / LOG_FILE)[0]
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._journal.close()
 
     def finish(self, state: Tensor) -> dict[str, str]:
         """Write adapter and picture, and let go of the folder; returns paths by name."""
@@ -142,12 +145,20 @@ class RunFolder:
             for path in (paths["state"], self.folder):
                 sync(path)
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
-            plot_curves(paths["picture"], self.rows)
+            plot_curves(paths["picture"], self.rows())
         except OSError as e:
             raise UserError(f"{self.folder} cannot be written ({e.strerror}); log and state are there") from e
         finally:
-            self._journal.close()
+            self.close()
         return {name: str(path) for name, path in paths.items()}
+
+
+def _exported(m: Manifest) -> dict[str, Any]:
+    """Settings of the program that a run's description repeats."""
+    settings = {name: getattr(m, name) for name in _EXPORTED}
+    return settings | {
+        "rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace, "parameters": m.parameters,
+    }  # fmt: skip
 
 
 def refuse_begun(folder: Path) -> None:
@@ -169,8 +180,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_text())
         TrainConfig(**config["train"])
-        config["data"]["crc"], config["program"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        config["data"]["crc"], config["program"], config["exported"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{file} is not the description of a run: {e!r}") from e
     return config
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,8 @@ def begin(
     described = {**asdict(source), "from": str(start) if start else None, "device": device}
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev_examples])}
     run = RunFolder.begin(output, loaded, config, described, state)
-    return _go_on(run, examples, dev_examples, config, limits, began, console)
+    result = _go_on(run, examples, dev_examples, config, limits, began, console)
+    return result | ({"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {})
 
 
 def resume(
@@ -167,16 +170,17 @@ def _go_on(
                 before = evaluate(run.program, state, dev_examples, evaluating)
             note = scores(summary(before)) if before else ""
             progress.reset(bar, total=config.steps, completed=first, description="training", note=note)
-            mean = 0.0
+            mean, seconds = 0.0, deque[float](maxlen=20)
             steps = train(
                 run.program, state, examples, dev_examples, config, first, guard,
                 evaluating=lambda done: stopping.check(),
             )  # fmt: skip
             for state, record in steps:
-                run.log(record, state, guard, before)
+                run.log(record, state, guard, None if record.step else before)
+                seconds.append(record.seconds)
                 mean += (record.loss - mean) / min(record.step - first + 1, 20)
                 note = scores(summary(record.evaluation)) if record.evaluation else note
-                speed = statistics.mean(row["seconds"] for row in run.rows[-20:])
+                speed = statistics.mean(seconds)
                 progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
                 if record.backed_off:
                     progress.console.print(
@@ -186,30 +190,27 @@ def _go_on(
         except KeyboardInterrupt:
             stopped = stopping.why
         except UserError:
-            run.finish(state)
+            with suppress(UserError):  # a full disk stops both; the first sentence says more
+                run.finish(state)
             raise
-    if not run.rows:
+    rows = run.rows()
+    if not rows:
         raise UserError(f"stopped before the first step ({stopped}); `prge train --resume {run.folder}` begins it")
-    return described_end(run, config, stopped, time.perf_counter() - began) | run.finish(state)
-
-
-def described_end(run: RunFolder, config: TrainConfig, stopped: str, seconds: float) -> dict[str, Any]:
-    """What `prge train` says of a run that ended."""
-    result: dict[str, Any] = {"completed": not stopped, "steps": len(run.rows), "lr": config.lr}
+    result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    if "before" in run.rows[0]:
-        result["before"] = run.rows[0]["before"]
-    after = next((row for row in reversed(run.rows) if "dev" in row), None)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | run.finish(state)
+
+
+def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `prge train` says of a journal."""
+    result = {"before": rows[0]["before"]} if "before" in rows[0] else {}
+    after = next((row for row in reversed(rows) if "dev" in row), None)
     if after:
         result["after"] = {"steps": after["step"] + 1, **after["dev"]}
-    result["seconds"] = seconds
-    result["seconds_per_step"] = statistics.median(row["seconds"] for row in run.rows)
-    if any(row["backed_off"] for row in run.rows):
-        result["backed_off"] = [row["step"] + 1 for row in run.rows if row["backed_off"]]
-    dropped = read_config(run.folder)["data"].get("dropped")
-    if dropped:
-        result["left_out"] = f"{dropped} training examples that are also in the dev set"
+    result["seconds_per_step"] = statistics.median(row["seconds"] for row in rows)
+    if any(row["backed_off"] for row in rows):
+        result["backed_off"] = [row["step"] + 1 for row in rows if row["backed_off"]]
     return result
 
 

@@ -1,4 +1,4 @@
-"""Safetensors files that replace the one before as a whole, and that carry a checksum of all their bytes."""
+"""Files that replace the one before as a whole; safetensors that carry a checksum of all their bytes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,17 @@ def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     Raises:
         OSError: when it cannot be written.
     """
+    replace(path, checked(tensors, metadata))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file; an interrupted write leaves the one that was there.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
     scratch = path.with_suffix(".partial")
-    scratch.write_bytes(checked(tensors, metadata))
+    scratch.write_bytes(data)
     scratch.replace(path)
 
 

@@ -1,0 +1,42 @@
+"""A run as a process of its own, light enough to be started hundreds of times."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prge.runtime_driver import training
+from prge.runtime_driver.runs import CONFIG_FILE
+from prge.runtime_driver.stopping import Limits
+from prge.runtime_driver.training import Source
+
+STEPS = 400
+
+
+def begin(program: Path, data: Path, output: Path, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "lr": 0.01,
+        "eps": 0.02,
+        "seed": 3,
+        "eval_every": 50,
+        "limits": Limits(),
+        "console": None,
+    }
+    source = Source(str(data / "train.tsv"), str(data / "test.tsv"), truncate=True)
+    return training.begin(program, source, output, steps=steps, **settings | changes)
+
+
+def resume(run: Path, **changes: Any) -> dict[str, Any]:
+    return training.resume(run, **{"limits": Limits(), "console": None} | changes)
+
+
+def go_on(program: Path, data: Path, run: Path) -> None:
+    """What a user does after a kill, in silence."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    if (run / CONFIG_FILE).exists():
+        resume(run)
+    else:
+        begin(program, data, run)

@@ -1,0 +1,348 @@
+"""Runs that are killed, cut off, starved of disk, or stopped: they go on to the very same bits.
+
+``PRGE_THOROUGH=1 pytest -n 0 -s tests/test_survival.py`` makes the figures: 200 kills, every prefix, 5,000 steps.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from survivor import STEPS, begin, go_on, resume
+from test_training import examples
+
+from prge.checked import load_checked
+from prge.errors import UserError
+from prge.runtime_driver import training
+from prge.runtime_driver.journal import Journal, read_journal
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, RunFolder
+from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
+from prge.runtime_driver.stopping import Limits
+from prge.runtime_driver.train import TrainConfig, train
+
+THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
+thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: minutes")
+
+
+def outcome(run: Path) -> tuple[Any, ...]:
+    """All that a run comes to: state, journal without times, adapter."""
+    rows, _ = read_journal(run / LOG_FILE)
+    state = read_snapshot(run / STATE_FILE).state.numpy().tobytes()
+    kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    adapter, _ = load_checked(run / "adapter" / "adapter_model.safetensors", "an adapter", required=True)
+    return state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(program_folder: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert begin(program_folder, demo_data, run)["completed"]
+    return run
+
+
+def test_killed_runs_end_with_the_same_bits(
+    undisturbed: Path, program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    """kill -9 at random moments of the run's whole life, loading and writing included."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["survivor", "matplotlib.pyplot"])
+    expected, chance = outcome(undisturbed), random.Random(0)
+    kills, runs, behind = 0, 0, []
+    while kills < (200 if THOROUGH else 4):
+        runs += 1
+        run = tmp_path / f"run{runs}"
+        while True:
+            process = context.Process(target=go_on, args=(program_folder, demo_data, run))
+            process.start()
+            process.join(chance.uniform(0.2, 3.0))
+            if process.exitcode is not None:
+                break
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+            if (run / CONFIG_FILE).exists():
+                steps = len(read_journal(run / LOG_FILE)[0])
+                behind.append(steps - newest(run, steps).steps)
+        assert process.exitcode == 0
+        assert outcome(run) == expected
+    assert max(behind, default=0) <= 1  # nothing lost but the step in flight
+    print(f"\n{kills} kills over {runs} runs; steps journalled and not in a snapshot: {sum(behind)}")
+
+
+def test_every_prefix_of_journal_and_snapshot(
+    program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves any prefix of either file: the run goes on from a point that it was at, or says why not."""
+    program, run = StepProgram(program_folder), tmp_path / "run"
+    states = record_states(program_folder, demo_data, run, 12, monkeypatch)
+    whole = {name: (run / name).read_bytes() for name in (LOG_FILE, STATE_FILE, EARLIER_FILE)}
+    chance = random.Random(1)
+    lengths = {name: len(content) for name, content in whole.items()}
+    cuts = [{name: size} for name in lengths for size in range(lengths[name])]
+    cuts = cuts if THOROUGH else chance.sample(cuts, 150)
+    cuts += [{n: chance.randint(0, lengths[n]) for n in lengths} for _ in range(1000 if THOROUGH else 100)]
+    resumed = 0
+    for cut in cuts:
+        for name, content in whole.items():
+            (run / name).write_bytes(content[: cut.get(name)])
+        try:
+            opened = RunFolder.resume(run, program)
+        except UserError as e:
+            assert "cannot be resumed" in str(e) and "\n" not in str(e)
+            # Only where no whole snapshot is as old as the journal.
+            assert len(cut) > 1 or LOG_FILE in cut
+            continue
+        opened.close()
+        resumed += 1
+        assert torch.equal(opened.stands.state, states[opened.stands.steps])
+        assert len(read_journal(run / LOG_FILE)[0]) == opened.stands.steps
+    assert 0 < resumed <= len(cuts)
+    print(f"\n{len(cuts)} cuts, {resumed} resumed, {len(cuts) - resumed} refused")
+
+
+def record_states(
+    program: Path, data: Path, run: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
+    """Every state of a run, which writes every fourth snapshot through to the disk."""
+    states: list[torch.Tensor] = []
+    save = Snapshots.save
+
+    def recording(self: Snapshots, snapshot: Any, sync: Callable[[], None]) -> None:
+        states.append(snapshot.state.clone())
+        self._synced -= 10.0 * (snapshot.steps % 4 == 3)
+        save(self, snapshot, sync)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "save", recording)
+        begin(program, data, run, steps)
+    return states
+
+
+class Fault:
+    """Fails the n-th write, rename, or write-through of files below a folder, half of the bytes written."""
+
+    def __init__(self, folder: Path, at: int, number: int, monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.at, self.number, self.seen = str(folder), at, number, 0
+        opened, moved, synced = io.open, os.replace, os.fsync
+
+        def open_(file: Any, *args: Any, **kwargs: Any) -> Any:
+            found = opened(file, *args, **kwargs)
+            return Failing(found, self) if self._mine(file) and found.writable() else found
+
+        def replace(a: Any, b: Any, **kwargs: Any) -> None:
+            if self._mine(b):
+                self.count()
+            moved(a, b, **kwargs)
+
+        def fsync(descriptor: Any) -> None:
+            self.count()
+            synced(descriptor)
+
+        monkeypatch.setattr(io, "open", open_)
+        monkeypatch.setattr(builtins, "open", open_)
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def _mine(self, file: Any) -> bool:
+        return isinstance(file, (str, Path)) and str(file).startswith(self.folder)
+
+    def count(self) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+class Failing:
+    def __init__(self, file: Any, fault: Fault):
+        self._file, self._fault = file, fault
+
+    def write(self, data: Any) -> Any:
+        try:
+            self._fault.count()
+        except OSError:
+            self._file.write(data[: len(data) // 2])
+            raise
+        return self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Failing:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._file)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_full_or_broken_disk_stops_a_run_and_loses_nothing(
+    number: int, program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on."""
+    monkeypatch.setattr("prge.runtime_driver.snapshots._SYNC", 0.0)  # every step is written through
+    settings = {"steps": 3, "eval_every": 0}
+    begin(program_folder, demo_data, tmp_path / "clean", **settings)
+    expected = outcome(tmp_path / "clean")
+    at, failed = 0, 0
+    while True:
+        at += 1 if THOROUGH else 7
+        run = tmp_path / f"run{at}"
+        with monkeypatch.context() as patch:
+            fault = Fault(run, at, number, patch)
+            try:
+                begin(program_folder, demo_data, run, **settings)
+                if fault.seen < at:
+                    break  # no write was left to fail
+            except UserError as e:
+                failed += 1
+                assert os.strerror(number) in str(e) and "\n" not in str(e)
+        if (run / CONFIG_FILE).exists():
+            newest(run, len(read_journal(run / LOG_FILE)[0]))
+            resume(run)
+        else:
+            begin(program_folder, demo_data, run, **settings)
+        assert outcome(run) == expected
+    assert failed > (20 if THOROUGH else 3)
+    print(f"\n{errno.errorcode[number]} at each of {at} writes: {failed} stopped, all resumed")
+
+
+def test_limits_and_signals_stop_between_steps(
+    undisturbed: Path, program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    stopped = begin(program_folder, demo_data, run, limits=Limits(minutes=0.0))
+    assert not stopped["completed"] and stopped["steps"] == 1 and "0 minutes are over" in stopped["stopped"]
+    assert stopped["go_on"] == f"prge train --resume {run}"
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        stopped = resume(run)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not stopped["completed"] and stopped["stopped"] == "interrupted"
+    assert resume(run)["completed"] and outcome(run) == outcome(undisturbed)
+    assert resume(run)["completed"]  # nothing is left to do
+
+
+def test_a_hot_or_starved_machine(
+    program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prge.runtime_driver.stopping._LOOK", 0.0)
+    heat = iter([90.0, 90.0, 88.0, 84.0, *[60.0] * 10_000])
+    monkeypatch.setattr("prge.runtime_driver.stopping.temperature", lambda: next(heat))
+    assert begin(program_folder, demo_data, tmp_path / "hot", 5, limits=Limits(temperature=85.0))["completed"]
+    assert next(heat) == 60.0
+    charge = iter([50.0, 30.0, 19.0])
+    monkeypatch.setattr("prge.runtime_driver.stopping.battery", lambda: next(charge))
+    stopped = begin(program_folder, demo_data, tmp_path / "low", 5, limits=Limits(battery=20.0))
+    assert "the battery is at 19 %" in stopped["stopped"] and stopped["steps"] == 2
+    monkeypatch.setattr("prge.runtime_driver.stopping.battery", lambda: None)
+    with pytest.raises(UserError, match="shows no battery"):
+        Limits(battery=20.0)
+    memory = type("memory", (), {"available": 1e6, "total": 1e9})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    stopped = begin(program_folder, demo_data, tmp_path / "full", 5)
+    assert stopped["stopped"] == "only 1 MB of memory are left"
+
+
+def test_what_cannot_be_resumed_is_said(
+    prge: Callable[..., tuple[int, Any]], undisturbed: Path, weights_program: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    def refused(*arguments: object) -> str:
+        code, printed = prge("train", "--resume", *arguments)
+        assert code == 1
+        return str(printed["error"])
+
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    assert "no run folder" in refused(tmp_path)
+    assert "leave steps, lr out" in refused(run, "--steps", 3, "--lr", 1)
+    assert "its perturb is 'activations', and that of" in refused(run, weights_program)
+    lines = (demo_data / "train.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "other.tsv").write_text("".join(lines[:-1]))
+    assert "not the examples" in refused(run, "--data", tmp_path / "other.tsv")
+    journal = Journal(run / LOG_FILE)
+    assert "in use: another process" in refused(run)
+    journal.close()
+    for name in (STATE_FILE, EARLIER_FILE):
+        (run / name).unlink(missing_ok=True)
+    assert "cannot be resumed" in refused(run)
+    damaged = bytearray((run / LOG_FILE).read_bytes())
+    damaged[1000] ^= 1
+    (run / LOG_FILE).write_bytes(damaged)
+    assert "is damaged at byte" in refused(run)
+    (run / CONFIG_FILE).write_text("{")
+    assert "not the description of a run" in refused(run)
+
+
+@pytest.mark.parametrize("steps", [None, 123])
+def test_a_replay_is_the_run_or_a_part_of_it(
+    steps: int | None, prge: Callable[..., tuple[int, Any]], undisturbed: Path, program_folder: Path,
+    weights_program: Path, demo_data: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    upto = [] if steps is None else ["--steps", steps]
+    code, replayed = prge("replay", undisturbed, "-o", tmp_path / "again", *upto)
+    assert code == 0 and replayed["forward_passes"] == (steps or STEPS)
+    described = json.loads((undisturbed / CONFIG_FILE).read_text())
+    expected = state_after(StepProgram(program_folder), undisturbed, described, steps or STEPS)
+    assert torch.equal(read_state_of(tmp_path / "again" / STATE_FILE), expected)
+    weights = tmp_path / "weights"
+    begin(weights_program, demo_data, weights, 150, lr=1.0)
+    code, replayed = prge("replay", weights, "-o", tmp_path / "other", *upto)
+    assert code == 0 and replayed["forward_passes"] == 0
+    if steps is None:
+        state = read_snapshot(weights / STATE_FILE).state
+        torch.testing.assert_close(read_state_of(tmp_path / "other" / STATE_FILE), state, rtol=1e-5, atol=1e-6)
+    code, refused = prge("replay", weights, "-o", tmp_path / "third", "--steps", 151)
+    assert code == 1 and "has 150 steps, not 151" in refused["error"]
+
+
+@thorough
+def test_a_long_run_grows_nowhere(program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
+    """5,000 steps: memory and file handles flat, the journal linear."""
+    program, process = StepProgram(program_folder), psutil.Process()
+    texts = examples(program, program_folder, demo_data / "train.tsv", 100)
+    config, data = TrainConfig(5000, 0.01, 0.02), {"crc": ""}
+    run = RunFolder.begin(tmp_path / "run", program, config, data, program.initial_state())
+    memory, handles, sizes = [], [], []
+    for state, record in train(program, run.stands.state, texts, [], config, guard=run.stands.guard):
+        run.log(record, state, run.stands.guard, None)
+        memory.append(process.memory_info().rss)
+        handles.append(process.num_fds())
+        sizes.append((tmp_path / "run" / LOG_FILE).stat().st_size)
+    tenths = [sum(memory[i : i + 500]) / 500 for i in range(0, 5000, 500)]
+    print(f"\nMB by tenths: {[round(t / 1e6, 1) for t in tenths]}; handles {min(handles)} to {max(handles)}; "
+          f"journal {sizes[-1] / 5000:.0f} bytes a step")  # fmt: skip
+    assert abs(tenths[-1] / tenths[1] - 1) < 0.01
+    assert max(handles[100:]) == min(handles[100:])
+    assert abs(sizes[-1] / sizes[2499] - 2) < 0.02
+
+
+def read_state_of(path: Path) -> torch.Tensor:
+    return load_checked(path, "a state")[0]["state"]
+
+
+def state_after(program: StepProgram, run: Path, described: dict[str, Any], steps: int) -> torch.Tensor:
+    """The state of a run's settings after some steps, without its folder."""
+    source, config, _, encoder = training.reopen(run, described, None, None, None)
+    texts, _, _ = source.read(encoder)
+    every = train(program, program.initial_state(), texts, [], config)
+    return next(state for state, record in every if record.step + 1 == steps)
