@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import zlib
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Journal:
         self._file.truncate(size)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one record.
+        """Write one record; a number that is not finite becomes null.
 
         Raises:
             OSError: when it cannot be written; what was written before stays readable.
@@ -88,8 +89,17 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(row, allow_nan=False)
+    text = json.dumps(_plain(row))
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def _plain(value: Any) -> Any:
+    """A value with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,12 @@ class RunFolder:
             self._journal = Journal(folder / LOG_FILE)
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
-        rows, ends = read_journal(folder / LOG_FILE)
-        self.stands = stands or newest(folder, len(rows))
+        try:
+            rows, ends = read_journal(folder / LOG_FILE)
+            self.stands = stands or newest(folder, len(rows))
+        except UserError:
+            self.close()
+            raise
         size = ends[self.stands.steps - 1] if self.stands.steps else 0
         unused = (folder / LOG_FILE).stat().st_size - size
         self.cut = f"{unused:,} bytes behind step {self.stands.steps}" if unused else ""
@@ -109,9 +113,7 @@ class RunFolder:
             UserError: when it cannot be written; the run can be resumed from the step before.
         """
         row = {k: v for k, v in asdict(record).items() if k != "evaluation"}
-        # All that a float32 has; JSON has no NaN.
-        row["losses"] = [float(f"{loss:.9g}") if isfinite(loss) else None for loss in record.losses]
-        row["loss"] = record.loss if isfinite(record.loss) else None
+        row["losses"] = [float(f"{loss:.9g}") for loss in record.losses]  # all that a float32 has
         if record.evaluation:
             row["dev"] = summary(record.evaluation)
         if before:

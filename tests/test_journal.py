@@ -57,6 +57,13 @@ def test_appending_goes_on_behind_the_last_whole_record(tmp_path: Path) -> None:
     assert read_journal(path)[0] == ROWS
 
 
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "log.jsonl")
+    journal.append({"step": 0, "loss": float("nan"), "losses": (1.0, float("inf")), "dev": {"loss": float("-inf")}})
+    records, _ = read_journal(tmp_path / "log.jsonl")
+    assert records == [{"step": 0, "loss": None, "losses": [1.0, None], "dev": {"loss": None}}]
+
+
 @FEW
 @given(data=st.data())
 def test_a_changed_byte_is_refused_or_cut_off(data: st.DataObject, tmp_path: Path) -> None:

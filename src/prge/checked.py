@@ -29,13 +29,14 @@ def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file; an interrupted write leaves the one that was there.
+    """Write a file through to the disk; an interrupted write leaves the one that was there.
 
     Raises:
         OSError: when it cannot be written.
     """
     scratch = path.with_suffix(".partial")
     scratch.write_bytes(data)
+    sync(scratch)
     scratch.replace(path)
 
 
