@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from prge.checked import checked, load_checked, sync
+from prge.checked import Buffer, checked, load_checked, sync, write
 from prge.errors import UserError
 from prge.runtime_driver.train import Guard
 
@@ -46,7 +46,7 @@ class Snapshots:
             OSError: when it cannot be written; the one before stays.
         """
         path, scratch = self.folder / STATE_FILE, self.folder / "state.partial"
-        scratch.write_bytes(self._content(snapshot))
+        write(scratch, *self._content(snapshot))
         if time.monotonic() - self._synced > _SYNC:
             sync_journal()
             sync(scratch)
@@ -55,11 +55,11 @@ class Snapshots:
                 path.replace(self.folder / EARLIER_FILE)
         scratch.replace(path)
 
-    def _content(self, snapshot: Snapshot) -> bytes:
+    def _content(self, snapshot: Snapshot) -> list[Buffer]:
         """A safetensors file of the state, the guard's best state if it has one, and the numbers beside."""
-        numbers = asdict(snapshot.guard)
+        numbers = dict(vars(snapshot.guard))  # not a copy of the tensor too
         good = numbers.pop("good")
-        tensors = {"state": snapshot.state} | ({} if good is None else {"good": good.clone()})
+        tensors = {"state": snapshot.state} | ({} if good is None else {"good": good})
         described = {"steps": str(self.after + snapshot.steps), "run_steps": str(snapshot.steps)}
         return checked(tensors, self.identity | described | {"guard": json.dumps(numbers)})
 

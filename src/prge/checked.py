@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from prge.errors import UserError
+
+Buffer = bytes | memoryview
 
 # The checksum's place in the metadata, which is the CRC-32 of the file with zeros in that place.
 _PLACE = re.compile(rb'"crc":"([0-9a-f]{8})"')
@@ -20,30 +24,51 @@ _ZEROS = b'"crc":"00000000"'
 
 
 def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors; an interrupted write leaves the file that was there.
+    """Write float32 tensors; an interrupted write leaves the file that was there.
 
     Raises:
         OSError: when it cannot be written.
     """
-    replace(path, checked(tensors, metadata))
+    replace(path, *checked(tensors, metadata))
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, *parts: Buffer) -> None:
     """Write a file through to the disk; an interrupted write leaves the one that was there.
 
     Raises:
         OSError: when it cannot be written.
     """
     scratch = path.with_suffix(".partial")
-    scratch.write_bytes(data)
+    write(scratch, *parts)
     sync(scratch)
     scratch.replace(path)
 
 
-def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The bytes of such a file."""
-    data = save({name: t.contiguous() for name, t in tensors.items()}, {**metadata, "crc": "00000000"})
-    return data.replace(_ZEROS, b'"crc":"%08x"' % zlib.crc32(data), 1)
+def write(path: Path, *parts: Buffer) -> None:
+    """Write a file of parts that follow each other."""
+    with path.open("wb", buffering=0) as f:
+        for part in parts:
+            if f.write(part) != memoryview(part).nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer]:
+    """The parts of such a file, without a copy: after every step, that would cost more than to write it."""
+    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}}
+    parts: list[Buffer] = []
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+        parts.append(tensor.contiguous().numpy().data.cast("B"))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts.insert(0, len(text).to_bytes(8, "little") + text)
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    parts[0] = bytes(parts[0]).replace(_ZEROS, b'"crc":"%08x"' % crc, 1)
+    return parts
 
 
 def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
