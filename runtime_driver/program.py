@@ -94,8 +94,8 @@ def check_file(path: Path) -> None:
     whole = sealed(path)
     if whole is None:
         raise UserError(
-            f"{path} has no seal behind its end: it was cut off, or was not made by this version of prge; "
-            "copy or export it again"
+            f"{path} is not a program made by prge, or its end was cut off, or an older prge made it (no seal behind "
+            "its end): copy or export it again"
         )
     if not whole:
         raise UserError(f"{path} is damaged: it is not what it was sealed as (SHA-256); copy or export it again")
@@ -160,8 +160,8 @@ class Program:
         expected = self.signature([sizes for sizes, _ in found[0]])
         if found != expected:
             raise UserError(
-                f"{self.path} is not what its manifest says: it takes and gives {found}, not {expected} (sizes, and the "
-                "runtime's dtypes); export it again"
+                f"{self.path} is not what its manifest says: it takes and gives {found}, not {expected} "
+                "(sizes, and the runtime's dtypes); export it again"
             )
 
     def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:

@@ -70,10 +70,10 @@ def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) ->
 
     m, guard = manifest, Guard()
     for row in rows:
-        z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)  # type: ignore[arg-type]
+        z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)
         plus, minus = _losses(row).reshape(2, m.queries)
         gradient = ((plus - minus) / (2.0 * row["eps"]) / m.queries) @ z
-        new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)  # type: ignore[arg-type]
+        new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)
         state = _guarded(guard, state, row, new_state)
         yield state
 

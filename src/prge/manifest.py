@@ -16,6 +16,9 @@ from typing import Literal
 from prge.errors import UserError
 from prge.typed import parse, parse_json
 
+# Where a label's word is predicted: at the last token, the mask, or the first token.
+AnswerAt = Literal["last", "mask", "first"]
+
 FORMAT = "prge"
 VERSION = 1
 
@@ -164,7 +167,7 @@ class Manifest:
     chat_template: str = ""
     special_tokens: dict[str, str] = field(default_factory=dict)
     task: str = ""
-    answer_at: Literal["last", "mask", "first"] = "last"
+    answer_at: AnswerAt = "last"
     mask_token: int | None = None
     kind: Literal["step", "generate"] = "step"
     stop_tokens: tuple[int, ...] = ()
