@@ -116,6 +116,8 @@ def load_state(path: Path, manifest: Manifest) -> Tensor:
             f"{path} holds {tuple(state.shape)} numbers of {state.dtype}; the program's state is "
             f"({manifest.state_size},) of float32: was it trained with another program?"
         )
+    if not state.isfinite().all():
+        raise UserError(f"{path} holds numbers that are not finite: it is damaged")
     if metadata.get("adapter_sha256") != manifest.adapter.sha256:
         raise UserError(
             f"{path} was trained between other frozen factors than the program's; `prge export {manifest.model} "
@@ -129,7 +131,10 @@ def steps_behind(path: Path, manifest: Manifest) -> int:
     if not path.is_file():
         return 0
     state, metadata = _read_state(path)
-    return int(metadata.get("steps", 0)) if state.shape == (manifest.state_size,) else 0
+    steps = metadata.get("steps", "0")
+    if not (steps.isdecimal() and len(steps) < 16):
+        raise UserError(f"{path} is not a state of prge: it says of its steps {steps[:20]!r}")
+    return int(steps) if state.shape == (manifest.state_size,) else 0
 
 
 def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) -> None:

@@ -138,7 +138,7 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        message = str(e)
+        message = str(e).encode(errors="backslashreplace").decode()  # names of files may be no text
     except ModuleNotFoundError as e:
         if e.name not in ("transformers", "torchao", "peft", "gguf", "accelerate"):
             raise

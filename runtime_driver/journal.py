@@ -7,10 +7,13 @@ import fcntl
 import json
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prge.bounded import JOURNAL, read_bounded
 from prge.errors import UserError
+from prge.typed import parse, parse_json
 
 _MARK = ', "crc": "'
 
@@ -76,10 +79,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     Raises:
         UserError: missing, damaged (with where), or with steps that do not follow each other.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    data = read_bounded(path, JOURNAL)
     records: list[dict[str, Any]] = []
     ends: list[int] = []
     at = 0
@@ -98,6 +98,34 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return records, ends
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What readers of a run's rows rely on, as `prge.runtime_driver.train.StepRecord` has it; None for not finite."""
+
+    step: int
+    loss: float | None
+    losses: tuple[float | None, ...]
+    lr: float
+    eps: float
+    seed: int
+    seconds: float
+    examples: tuple[int, ...]
+    backed_off: bool
+    before: dict[str, float] | None = None
+    dev: dict[str, float] | None = None
+
+
+def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows, if they are steps of a run; else a UserError: a checksum tells damage, not what was written."""
+    known = _Step.__dataclass_fields__.keys()
+    for number, row in enumerate(rows, 1):
+        try:
+            parse(_Step, {name: row[name] for name in row.keys() & known})
+        except ValueError as e:
+            raise UserError(f"{path}, record {number}: not a step of a run ({e})") from e
+    return rows
+
+
 def _line(row: dict[str, Any]) -> bytes:
     text = json.dumps(row, allow_nan=False)
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
@@ -107,8 +135,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     """The record of a line, or None if it is not whole."""
     head, mark, tail = line.rpartition(_MARK.encode())
     try:
-        row = json.loads(head + b"}")
+        row = parse_json(head + b"}")
         whole = bool(mark) and isinstance(row, dict) and tail == b'%08x"}' % zlib.crc32(head + b"}")
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return row if whole else None

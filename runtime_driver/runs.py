@@ -11,17 +11,19 @@ from typing import Any
 
 from torch import Tensor
 
+from prge.bounded import SETTINGS, read_bounded
 from prge.checked import sync
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.evaluate import Evaluation
-from prge.runtime_driver.journal import Journal
+from prge.runtime_driver.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 from prge.runtime_driver.train import Guard, StepRecord, TrainConfig
+from prge.typed import parse, parse_json
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -50,7 +52,7 @@ class RunFolder:
             self._journal = Journal(folder / LOG_FILE)
         except OSError as e:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
-        self.rows = self._journal.rows
+        self.rows = check_rows(self._journal.rows, self._journal.path)
         self.stands = stands or newest(folder, len(self.rows))
         unused = len(self.rows) - self.stands.steps
         torn = f"{self._journal.torn:,} torn bytes" if self._journal.torn else ""
@@ -105,7 +107,10 @@ class RunFolder:
                     f"{folder} is a run of another program: its {name} is {config.get(name)!r}, and that of "
                     f"{program.path} is {here!r}"
                 )
-        return cls(folder, program, TrainConfig(**config["train"]).after)
+        run = cls(folder, program, parse(TrainConfig, config["train"]).after)
+        if len(run.stands.state) != m.state_size:
+            raise UserError(f"{folder} is a run of another program: its state has {len(run.stands.state):,} numbers")
+        return run
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before``.
@@ -167,12 +172,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{folder} is no run folder of `prge train` (no {CONFIG_FILE})")
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-        TrainConfig(**config["train"])
-        config["data"]["crc"], config["program"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        config: dict[str, Any] = parse_json(read_bounded(file, SETTINGS))
+        train, data = parse(TrainConfig, config["train"]), config["data"]
+        for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
+            parse(str, text)
+        if train.steps < 1 or min(train.lr, train.eps) <= 0 or min(train.seed, train.eval_every, train.after) < 0:
+            raise ValueError("a setting out of range")
+    except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{file} is not the description of a run: {e!r}") from e
     return config
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The steps of a run; a UserError as of `read_journal` and `check_rows`."""
+    return check_rows(read_journal(folder / LOG_FILE)[0], folder / LOG_FILE)
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# Whole numbers that float64 and JSON readers of every language hold.
-_LARGEST = 2**53
+# Whole numbers are below, as int64's are.
+_LARGEST = 2**63
 
 
 def parse_json(data: str | bytes) -> Any:
-    """`json.loads`; a ValueError also for text that is nested too deep, or no UTF-8."""
+    """`json.loads`; a ValueError also for text that is nested too deep, is no UTF-8, or holds half a surrogate pair."""
+    text = data if isinstance(data, str) else data.decode()
     try:
-        return json.loads(data)
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as e:
         raise ValueError("nested too deep") from e
+    return value
 
 
 def parse(kind: type[T], value: Any) -> T:
@@ -56,8 +61,11 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
     return _expect(kind, value, name)
 
 
+_hints = cache(get_type_hints)
+
+
 def _fields(kind: Any, value: dict[str, Any], name: str) -> Any:
-    hints, prefix = get_type_hints(kind), f"{name}." if name else ""
+    hints, prefix = _hints(kind), f"{name}." if name else ""
     for key in value.keys() - hints.keys():
         raise ValueError(f"unknown field {prefix}{_short(key)}")
     for field in fields(kind):
@@ -67,7 +75,7 @@ def _fields(kind: Any, value: dict[str, Any], name: str) -> Any:
 
 
 def _expect(kind: Any, value: Any, name: str) -> Any:
-    if type(value) is int and abs(value) > _LARGEST:
+    if type(value) is int and abs(value) >= _LARGEST:
         raise ValueError(f"{name} is too large a number")
     if kind is float and type(value) is int:
         value = float(value)
