@@ -9,7 +9,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prge.bounded import JOURNAL, read_bounded
 from prge.errors import UserError
@@ -35,13 +35,9 @@ class Journal:
             OSError: when it cannot be opened.
         """
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = take(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.rows, self._ends = read_journal(path)
-        except BlockingIOError as e:
-            self._file.close()
-            raise UserError(f"{path.parent} is in use: another process trains there") from e
         except UserError:
             self._file.close()
             raise
@@ -69,6 +65,22 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def take(path: Path) -> BinaryIO:
+    """Open or make a journal, for appending and for this process alone until it is closed.
+
+    Raises:
+        UserError: another process has it open.
+        OSError: when it cannot be opened.
+    """
+    file = path.open("ab", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        file.close()
+        raise UserError(f"{path.parent} is in use: another process trains there") from e
+    return file
 
 
 def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:

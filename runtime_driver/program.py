@@ -138,7 +138,7 @@ class Program:
                 raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e
         if not {"manifest", "frozen", "forward"} <= methods:
             raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
-        text = self._constant("manifest")
+        text = self.constant("manifest")
         if not isinstance(text, str):
             raise UserError(f"{self.path} is not a program made by prge: its manifest is no text")
         self.manifest = Manifest.from_json(text, str(self.path))
@@ -183,7 +183,7 @@ class Program:
         except (RuntimeError, ValueError) as e:  # the latter for text that is none
             raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
 
-    def _constant(self, method: str) -> Any:
+    def constant(self, method: str) -> Any:
         """What a method gives that takes nothing."""
         found = self._call(method, ())
         return found[0] if found else None
@@ -199,7 +199,7 @@ class Program:
 
     def frozen(self) -> Tensor:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
-        vector, a = self._constant("frozen"), self.manifest.adapter
+        vector, a = self.constant("frozen"), self.manifest.adapter
         widths = [(m.in_features, m.out_features * m.core[1] if a.subspace else 0) for m in a.modules]
         size = sum(a.rank * down + up for down, up in widths)
         if not isinstance(vector, Tensor) or vector.shape != (size,):

@@ -27,7 +27,8 @@ from prge.typed import parse, parse_json
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
-_SCRATCH = ("state.partial", "config.partial")
+PICTURE_FILE = "curves.png"
+SCRATCH = ("state.partial", "config.partial")
 
 # Settings of the program that a run's description repeats.
 _EXPORTED = ("quantization", "queries", "batch", "perturb", "optimizer", "noise")
@@ -85,7 +86,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, program, config.after, Snapshot(0, state, Guard()))
             run._snapshots.save(run.stands, run._journal.sync)
-            scratch = folder / _SCRATCH[1]
+            scratch = folder / SCRATCH[1]
             scratch.write_text(json.dumps(described, indent=2) + "\n")
             scratch.replace(folder / CONFIG_FILE)
         except OSError as e:
@@ -140,7 +141,7 @@ class RunFolder:
         paths = {
             "state": self.folder / STATE_FILE,
             "adapter": self.folder / ADAPTER_FOLDER,
-            "picture": self.folder / "curves.png",
+            "picture": self.folder / PICTURE_FILE,
         }
         try:
             self._journal.sync()
@@ -159,7 +160,7 @@ def refuse_begun(folder: Path) -> None:
     """Raise a UserError unless a run may begin in ``folder``: it is new, empty, or a run was cut off as it began."""
     log = folder / LOG_FILE
     cut_off = log.exists() and log.stat().st_size == 0 and not (folder / CONFIG_FILE).exists()
-    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *_SCRATCH) if cut_off else ())))
+    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *SCRATCH) if cut_off else ())))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
