@@ -22,7 +22,7 @@ from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.journal import read_journal
-from prge.runtime_driver.program import Program, StepProgram, check_file
+from prge.runtime_driver.program import StepProgram, check_file
 from prge.runtime_driver.runs import LOG_FILE, read_config, read_log
 from prge.runtime_driver.snapshots import newest
 
@@ -80,9 +80,7 @@ def _program(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError) as e:
         died = f" by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
-        raise UserError(
-            f"{path} brings the runtime down{died}: it is damaged, or made to do harm; do not use it"
-        ) from e
+        raise UserError(f"{path} brings the runtime down{died}: it is damaged, or made to; do not use it") from e
     if "error" in found:
         raise UserError(found["error"])
     return found
@@ -90,17 +88,8 @@ def _program(path: Path) -> dict[str, Any]:
 
 def _try(path: Path) -> dict[str, Any]:
     """Run a program once, on no text."""
-    program: Program
-    try:
-        program = step = StepProgram(path)
-        generator = None
-    except UserError as e:
-        if GENERATE_FILE not in str(e):
-            raise
-        program = generator = GenerateProgram(path)
-        step = None
-    m, frozen = program.manifest, program._constant("frozen")
-    program.frozen()
+    program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
+    m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
     if m.adapter.sha256 != m.adapter.digest(frozen.numpy().tobytes()):
         raise UserError(f"{path} is not what its manifest says: its frozen factors have another digest")
     tokenizer = path.parent / TOKENIZER_FILE
@@ -108,17 +97,19 @@ def _try(path: Path) -> dict[str, Any]:
         Encoder(m, tokenizer)
     filled = (m.pad_token,) * (max(m.min_tokens, 2) - 1)
     state = program.initial_state()
-    if step:
+    if isinstance(program, StepProgram):
         last = m.pad_token if m.mask_token is None else m.mask_token
         tokens, targets = collate([Example((*filled, last), 0, 1)] * m.rows, m)
-        step.execute(state, tokens, targets, 0, 0.0, 0.0)
-    elif generator:
-        list(generator.generate(filled, state, 1))
+        program.execute(state, tokens, targets, 0, 0.0, 0.0)
+    elif isinstance(program, GenerateProgram):
+        list(program.generate(filled, state, 1))
     return {
-        "kind": "program" if step else "generator",
+        "kind": "generator" if path.name == GENERATE_FILE else "program",
         "model": m.model,
         "objective": m.objective,
         "bytes": path.stat().st_size,
+        "trains": m.parameters,
+        "frozen": size,
         "tokenizer": "whole" if tokenizer.is_file() else "not beside it",
     }
 
@@ -146,8 +137,13 @@ def _adapter(folder: Path) -> dict[str, Any]:
 
 def _state(path: Path) -> dict[str, Any]:
     state, metadata = open_state(path)
-    base, checksum = metadata.get("base"), "crc" in metadata
-    return {"kind": "state", "base": base, "numbers": state.numel(), "steps": metadata.get("steps"), "sum": checksum}
+    return {
+        "kind": "state",
+        "base": metadata.get("base"),
+        "numbers": state.numel(),
+        "steps": metadata.get("steps"),
+        "checksum": "right" if "crc" in metadata else "none",
+    }
 
 
 def _tokenizer(path: Path) -> dict[str, Any]:
