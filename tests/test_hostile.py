@@ -226,7 +226,7 @@ def test_a_manifest_of_other_fields_says_which(whole: Path) -> None:
             Manifest.from_json(json.dumps(json.loads(text) | {name: value}), "it")
 
 
-@mutated(0.1)
+@mutated(0.06)
 @given(edit=byte_edits(), kind=st.sampled_from(["predict", "verify"]))
 def test_changed_adapter_weights(case: Callable[..., Ended], whole: Path, edit: Any, kind: str) -> None:
     predict = ["predict", whole / "program", "a text", "--state", "FILE"]
@@ -234,7 +234,7 @@ def test_changed_adapter_weights(case: Callable[..., Ended], whole: Path, edit: 
     case("run/adapter", in_bytes(edit, "adapter_model.safetensors"), command)
 
 
-@mutated(0.1)
+@mutated(0.07)
 @given(edit=json_edits(), kind=st.sampled_from(["predict", "compare"]))
 def test_changed_adapter_settings(case: Callable[..., Ended], whole: Path, edit: Any, kind: str) -> None:
     predict = ["predict", whole / "program", "a text", "--state", "FILE"]
@@ -242,7 +242,7 @@ def test_changed_adapter_settings(case: Callable[..., Ended], whole: Path, edit:
     case("run/adapter", in_json(edit, "adapter_config.json"), command)
 
 
-@mutated(0.1)
+@mutated(0.08)
 @given(edit=byte_edits(), summed=st.booleans(), which=st.integers(0, 2))
 def test_changed_states(case: Callable[..., Ended], whole: Path, edit: Any, summed: bool, which: int) -> None:
     """Also with a checksum that is right again."""
@@ -270,7 +270,7 @@ RUNS = st.sampled_from([
 ])  # fmt: skip
 
 
-@mutated(0.08)
+@mutated(0.07)
 @given(
     shape=st.lists(st.integers(0, 70), max_size=2) | st.just([60]),
     dtype=st.sampled_from([torch.float32, torch.float32, torch.float64, torch.int8]),
@@ -296,7 +296,7 @@ def test_states_of_odd_tensors(
     case("run", change, command)
 
 
-@mutated(0.08)
+@mutated(0.07)
 @given(edit=json_edits(), at=st.integers(0, 3), command=RUNS)
 def test_journals_of_odd_steps(case: Callable[..., Ended], edit: Any, at: int, command: list[object]) -> None:
     """Under checksums that are right."""
@@ -312,13 +312,13 @@ def test_journals_of_odd_steps(case: Callable[..., Ended], edit: Any, at: int, c
     case("run", change, command)
 
 
-@mutated(0.08)
+@mutated(0.06)
 @given(edit=byte_edits(), name=st.sampled_from(["log.jsonl", "config.json"]), command=RUNS)
 def test_changed_run_files(case: Callable[..., Ended], edit: Any, name: str, command: list[object]) -> None:
     case("run", in_bytes(edit, name), command)
 
 
-@mutated(0.08)
+@mutated(0.07)
 @given(edit=json_edits(), command=RUNS)
 def test_changed_settings_of_a_run(case: Callable[..., Ended], edit: Any, command: list[object]) -> None:
     case("run", in_json(edit, "config.json"), command)
@@ -336,7 +336,7 @@ def own(whole: Path) -> Path:
     return whole
 
 
-@mutated(0.2)
+@mutated(0.14)
 @given(edit=byte_edits(), kind=st.sampled_from(["tsv", "csv", "jsonl", "json"]), which=st.integers(0, 2))
 def test_changed_data(case: Callable[..., Ended], own: Path, edit: Any, kind: str, which: int) -> None:
     data = ["--data", "FILE", "--truncate"]
@@ -344,13 +344,13 @@ def test_changed_data(case: Callable[..., Ended], own: Path, edit: Any, kind: st
     case(f"data.{kind}", in_bytes(edit), [train, ["predict", own / "program", *data], ["verify", "FILE"]][which])
 
 
-@mutated(0.1)
+@mutated(0.05)
 @given(edit=json_edits(), kind=st.sampled_from(["eval", "predict"]))
 def test_data_of_odd_values(case: Callable[..., Ended], own: Path, edit: Any, kind: str) -> None:
     case("data.json", in_json(edit), [kind, own / "program", "--data", "FILE", "--truncate"])
 
 
-@mutated(0.05)
+@mutated(0.03)
 @given(edit=byte_edits())
 def test_changed_tokenizers(case: Callable[..., Ended], whole: Path, edit: Any) -> None:
     data = (whole / "program" / "tokenizer.json").read_bytes()
