@@ -54,5 +54,5 @@ def forget(folder: Path) -> dict[str, Any]:
                 inner.rmdir()
     except OSError as e:
         raise UserError(f"{e.filename or folder} cannot be removed: {e.strerror}") from e
-    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return result | ({"left": left} if left else {})
