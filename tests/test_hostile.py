@@ -135,8 +135,8 @@ def json_edits(draw: st.DrawFn) -> Callable[[Any], Any]:
     )
 
     def change(document: Any) -> Any:
-        root = {"document": copy.deepcopy(document)}
-        for kind, path, value in edits:
+        root = {"document": document}
+        for kind, path, value in copy.deepcopy(edits):
             inside: Any = root
             key: Any = "document"
             for step in path:
@@ -152,7 +152,7 @@ def json_edits(draw: st.DrawFn) -> Callable[[Any], Any]:
                 inside[key] = value
         return root["document"]
 
-    return change
+    return lambda document: change(copy.deepcopy(document))
 
 
 def in_bytes(edit: Callable[[bytes], bytes], name: str = "") -> Callable[[Path], object]:
