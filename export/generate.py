@@ -38,7 +38,7 @@ def write_generator(
         manifest, frozen: the step's.
         context: the longest text; not longer than ``built`` was made for.
     """
-    quantization: Quantization = manifest.quantization  # type: ignore[assignment]
+    quantization: Quantization = manifest.quantization
     generator = Generator(built, share_table=quantization == "f32")
     head = built.parts.head
     if not any(linear is head for linear in built.base_linears):  # the step has its label words' rows only

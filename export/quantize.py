@@ -16,7 +16,7 @@ from prge.models.generation import Generator
 from prge.models.step import Step
 
 Quantization = Literal["f32", "8da8w", "8da4w"]
-QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 _GROUP = 32
 

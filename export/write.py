@@ -10,6 +10,7 @@ from torch import nn
 
 from prge.export.lower import Backend, emit, lower, trace
 from prge.export.report import Written, multiply_adds, outside_ops
+from prge.seal import seal
 
 
 def write_program(
@@ -22,7 +23,7 @@ def write_program(
     constants: dict[str, Any],
     listener: Callable[[str], None] = lambda phase: None,
 ) -> Written:
-    """Trace, lower and serialize ``module``.
+    """Trace, lower, serialize and seal ``module``.
 
     Args:
         inputs: makes the arguments for T tokens; the largest are those of the greatest T.
@@ -46,4 +47,5 @@ def write_program(
     listener("write")
     with file.open("wb") as f:
         emitted.write_to_file(f)
+    seal(file)
     return Written(calls, outside, 1.0 - left / total, file.stat().st_size)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE, file_sha256
+from prge.manifest import TOKENIZER_FILE, AnswerAt, file_sha256
 from prge.models.families import FAMILIES, answer_at
 
 
@@ -67,7 +67,7 @@ class Checkpoint:
         return next((int(token) for token in tokens if token in known), 0)
 
     @property
-    def answer_at(self) -> str:
+    def answer_at(self) -> AnswerAt:
         """As `Manifest.answer_at`."""
         return answer_at(self.model)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from prge.manifest import AnswerAt
+
 
 class UnsupportedModel(ValueError):
     """The checkpoint's architecture has no entry in FAMILIES, or a trait that its family does not cover."""
@@ -135,8 +137,8 @@ class Kind(NamedTuple):
     window: int | None
 
 
-def answer_at(model: Any) -> str:
-    """Where a label's word is predicted: at the "last" token, the "mask", or the "first" token."""
+def answer_at(model: Any) -> AnswerAt:
+    """Of a model."""
     if FAMILIES[model.config.model_type].causal:
         return "last"
     return "first" if model.base_model is model else "mask"

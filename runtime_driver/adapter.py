@@ -107,7 +107,7 @@ def load_state(path: Path, manifest: Manifest) -> Tensor:
     Raises:
         UserError: no state, of another base, or of other modules or frozen factors than the program's.
     """
-    state, metadata = _read_state(path)
+    state, metadata = open_state(path)
     check_base(path, str(metadata.get("base")), metadata.get("base_sha256"), manifest.model, manifest.model_sha256)
     size = manifest.parameters
     whole = state.shape == (manifest.state_size,)
@@ -116,6 +116,8 @@ def load_state(path: Path, manifest: Manifest) -> Tensor:
             f"{path} holds {tuple(state.shape)} numbers of {state.dtype}; the program's state is "
             f"({manifest.state_size},) of float32: was it trained with another program?"
         )
+    if not state.isfinite().all():
+        raise UserError(f"{path} holds numbers that are not finite: it is damaged")
     if metadata.get("adapter_sha256") != manifest.adapter.sha256:
         raise UserError(
             f"{path} was trained between other frozen factors than the program's; `prge export {manifest.model} "
@@ -128,8 +130,11 @@ def steps_behind(path: Path, manifest: Manifest) -> int:
     """How many steps made a state with all that this program's optimizer remembers; 0 for one with less, or none."""
     if not path.is_file():
         return 0
-    state, metadata = _read_state(path)
-    return int(metadata.get("steps", 0)) if state.shape == (manifest.state_size,) else 0
+    state, metadata = open_state(path)
+    steps = metadata.get("steps", "0")
+    if not (steps.isdecimal() and len(steps) < 16):
+        raise UserError(f"{path} is not a state of prge: it says of its steps {steps[:20]!r}")
+    return int(steps) if state.shape == (manifest.state_size,) else 0
 
 
 def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) -> None:
@@ -141,7 +146,12 @@ def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) ->
     save_checked(path, {"state": state}, {**manifest.identity, "steps": str(steps)})
 
 
-def _read_state(path: Path) -> tuple[Tensor, dict[str, str]]:
+def open_state(path: Path) -> tuple[Tensor, dict[str, str]]:
+    """A state, of whatever program, and its metadata; without a checksum where another driver wrote none.
+
+    Raises:
+        UserError: missing, damaged, or no state.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist; `prge train` writes it into its run folder")
     tensors, metadata = load_checked(path, "a state of prge")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from types import FrameType
 from typing import Any
 
 import jinja2
+import psutil
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -17,6 +23,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prge.errors import UserError
 from prge.runtime_driver.data_files import Record
+
+# What a template may take for a conversation; they take milliseconds and kilobytes.
+_SECONDS, _BYTES = 5.0, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,15 @@ class Chat:
         Raises:
             UserError: when the template refuses the messages, or is broken.
         """
+        values = {**self.special_tokens, "messages": messages, "add_generation_prompt": reply}
         try:
-            return _compiled(self.template).render(
-                messages=messages, add_generation_prompt=reply, **self.special_tokens
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as e:
-            raise UserError(f"the chat template cannot write this conversation: {e}") from e
+            with _bounded():
+                return _compiled(self.template).render(values)
+        except (
+            jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError,
+            RecursionError, TimeoutError, SyntaxError,
+        ) as e:  # fmt: skip
+            raise UserError(f"the chat template cannot write this conversation: {str(e) or type(e).__name__}") from e
 
     def records(self, row: Record, where: str) -> list[Record]:
         """Every turn of the assistant's: ``prompt``, all before it, and ``answer``, it and its end-of-turn token.
@@ -82,10 +94,47 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Without powers: one of large numbers would not be interrupted."""
+
+    intercepted_binops = frozenset(("**",))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise jinja2.TemplateError("a chat template raises nothing to a power")
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound the time and memory of a template, which comes with a program, from anywhere.
+
+    Raises:
+        TimeoutError, MemoryError: inside of the block.
+    """
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it took more than {_SECONDS:g} seconds")
+
+    main = threading.current_thread() is threading.main_thread()  # others get no signals
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + _BYTES
+    if limits[0] == resource.RLIM_INFINITY or most < limits[0]:
+        resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
+    if main:
+        before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 @cache
 def _compiled(template: str) -> jinja2.Template:
     """In a sandbox, with the settings and helpers that transformers gives chat templates."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json

@@ -17,6 +17,7 @@ from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, State, Tokenizer, Truncate, err, out, show
 from prge.runtime_driver.export_cli import export, plan
+from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.generating import generate as generate_command
 from prge.runtime_driver.tasks import TASKS
 from prge.runtime_driver.training_cli import replay, train
@@ -130,6 +131,8 @@ def demo(
 app.command()(generate_command)
 app.command()(merge)
 app.command()(compare)
+app.command()(verify)
+app.command()(forget)
 app.add_typer(bench, name="bench")
 
 
@@ -138,7 +141,7 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        message = str(e)
+        message = str(e).encode(errors="backslashreplace").decode()  # names of files may be no text
     except ModuleNotFoundError as e:
         if e.name not in ("transformers", "torchao", "peft", "gguf", "accelerate"):
             raise

@@ -10,9 +10,8 @@ from typing import Any
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
-from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.runs import LOG_FILE, read_config, running_mean
+from prge.runtime_driver.runs import LOG_FILE, read_config, read_log, running_mean
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def plot_runs(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    config, (log, _) = read_config(folder), read_journal(folder / LOG_FILE)
+    config, log = read_config(folder), read_log(folder)
     if not log:
         raise UserError(f"{folder / LOG_FILE} holds no step")
     return config, log
@@ -119,5 +118,7 @@ def _product(one: Lora, other: Lora) -> float:
     total = 0.0
     for name in one.pairs.keys() & other.pairs.keys():
         (a, b), (c, d) = one.pairs[name], other.pairs[name]
+        if (a.shape[1], b.shape[0]) != (c.shape[1], d.shape[0]):
+            raise UserError(f"{one.path} and {other.path}: {name} is of other sizes in one than in the other")
         total += float(((b.double().T @ d.double()) * (a.double() @ c.double().T)).sum())
     return total * one.scale * other.scale

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from prge.bounded import TOKENIZER, check_size
 from prge.errors import UserError
 from prge.manifest import TOKENIZER_FILE, Manifest, answer_position, cut_left, file_sha256, template_columns
 from prge.runtime_driver.data_files import Part, Record, place
@@ -58,6 +59,7 @@ class Encoder:
             template_columns(template)
         if not tokenizer.is_file():
             raise UserError(f"{tokenizer} does not exist; it is written beside the program by `prge export`")
+        check_size(tokenizer, TOKENIZER)
         if file_sha256(tokenizer) != manifest.tokenizer_sha256:
             raise UserError(
                 f"{tokenizer} is not the tokenizer that the program was exported with; "

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from prge.bounded import DATA, check_size, read_bounded
 from prge.errors import UserError
+from prge.typed import parse_json
 
 # A row: text by column; JSON's lists and objects as they are.
 Record = dict[str, Any]
@@ -62,7 +64,7 @@ def read_records(
     A JSON file that is no list is one row.
 
     Raises:
-        UserError: missing, empty, of an unknown kind, or malformed (with the line's number).
+        UserError: missing, too large, empty, of an unknown kind, or malformed (with the line's number).
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -80,7 +82,7 @@ def read_records(
 
 def _parse(path: Path, suffix: str, columns: Sequence[str], aliases: Sequence[str]) -> list[tuple[int, Record]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, DATA).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text (byte {e.start}); save it as UTF-8") from e
     if suffix in (".jsonl", ".ndjson"):
@@ -103,8 +105,8 @@ def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
+            row = parse_json(line)
+        except ValueError as e:
             raise UserError(f"{path}, line {number}: not a JSON object ({e})") from e
         if not isinstance(row, dict):
             raise UserError(f'{path}, line {number}: a JSON object was expected, as {{"text": ..., "label": ...}}')
@@ -114,8 +116,8 @@ def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
 
 def _json(path: Path, text: str) -> list[tuple[int, Record]]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        document = parse_json(text)
+    except ValueError as e:
         raise UserError(f"{path}: not JSON ({e})") from e
     rows = document if isinstance(document, list) else [document]
     if not all(isinstance(row, dict) for row in rows):
@@ -128,6 +130,7 @@ def _parquet(path: Path) -> Iterable[dict[str, Any]]:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as e:
         raise UserError(f"{path}: Parquet files need pyarrow: pip install 'prge[tasks]'") from e
+    check_size(path, DATA)
     try:
         return parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as e:

@@ -11,7 +11,7 @@ from torch import Tensor
 from prge.runtime_driver.data import Example, collate
 from prge.runtime_driver.metrics import METRICS
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.tasks import TASKS
+from prge.runtime_driver.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def evaluate(
         each = losses.split([len(e.candidates) for e in examples])
         predicted = [int(part.argmin()) for part in each]
         losses = torch.stack([part[e.label] for part, e in zip(each, examples, strict=True)])
-    names = TASKS[m.task].metrics if m.task else ("accuracy",)
+    names = find_task(m.task).metrics if m.task else ("accuracy",)
     right = [e.label for e in examples]
     metrics = {name: METRICS[name](predicted, right) for name in names if predicted}
     return Evaluation(float(losses.mean()), losses, scores if m.labels else None, metrics)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.runtime_driver.program import Program
+from prge.runtime_driver.program import F32, I64, Program, Signature
 
 # Positions of a new cache; it doubles as it fills, since attention reads all of it.
 _FIRST = 64
@@ -45,11 +45,19 @@ class GenerateProgram(Program):
 
     kind = "generate"
 
+    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
+        m = self.manifest
+        self._shapes = [(shape[0], shape[1]) for shape in sizes[3 : 3 + m.architecture.layers] if len(shape) == 3]
+        of_length = [
+            [((kv, d, n), F32) for kv, d in self._shapes] + [((kv, n, d), F32) for kv, d in self._shapes]
+            for n in (m.max_tokens, m.chunk)
+        ]
+        inputs: Signature = [((m.parameters,), F32), ((1, m.chunk), I64), ((1,), I64)]
+        return [*inputs, *of_length[0]], [((1, m.architecture.vocabulary), F32), *of_length[1]]
+
     def new_cache(self) -> Cache:
         """An empty cache of this program's shapes."""
-        meta, depth = self.load().metadata, self.manifest.architecture.layers
-        keys = [meta.input_tensor_meta(3 + i).sizes() for i in range(depth)]
-        return Cache([(kv, d) for kv, d, _ in keys], self.manifest.max_tokens)
+        return Cache(self._shapes, self.manifest.max_tokens)
 
     def read(self, state: Tensor, tokens: Sequence[int], cache: Cache) -> Tensor:
         """Append tokens to the cache, in executions of at most `Manifest.chunk`; the logits after the last, f32[V].

@@ -17,6 +17,7 @@ from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import Json, State, Tokenizer, err
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.generate import GenerateProgram
+from prge.runtime_driver.records import fill
 
 
 def generate(
@@ -41,6 +42,7 @@ def generate(
         if not m.chat_template:
             raise UserError(f"{m.model} has no chat template; give the text without --chat")
         text = Chat(m.chat_template, m.special_tokens).render([{"role": "user", "content": text}], reply=True)
+    text = fill("{text}", {"text": text}, "the text")
     prompt = encoder.tokenizer.encode(text, add_special_tokens=not chat).ids  # a chat template writes its own
     tokens = loaded.generate(prompt, read_state(loaded, state), max_new_tokens, temperature, top_p, seed)
     loaded.load()  # not on the clock

@@ -7,11 +7,14 @@ import fcntl
 import json
 import os
 import zlib
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from prge.bounded import JOURNAL, read_bounded
 from prge.errors import UserError
+from prge.typed import parse, parse_json
 
 _MARK = ', "crc": "'
 
@@ -30,12 +33,7 @@ class Journal:
             OSError: when it cannot be opened.
         """
         self.path = path
-        self._file = path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            self._file.close()
-            raise UserError(f"{path.parent} is in use: another process trains there") from e
+        self._file = take(path)
 
     def cut(self, size: int) -> None:
         """Keep the first so many bytes."""
@@ -58,6 +56,22 @@ class Journal:
         self._file.close()
 
 
+def take(path: Path) -> BinaryIO:
+    """Open or make a journal, for appending and for this process alone until it is closed.
+
+    Raises:
+        UserError: another process has it open.
+        OSError: when it cannot be opened.
+    """
+    file = path.open("ab", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        file.close()
+        raise UserError(f"{path.parent} is in use: another process trains there") from e
+    return file
+
+
 def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The records, and the file's size behind each of them.
 
@@ -66,10 +80,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     Raises:
         UserError: missing, damaged (with where), or with steps that do not follow each other.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    data = read_bounded(path, JOURNAL)
     records: list[dict[str, Any]] = []
     ends: list[int] = []
     at = 0
@@ -86,6 +97,34 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         ends.append(end)
         at = end
     return records, ends
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What readers of a run's rows rely on, as `prge.runtime_driver.train.StepRecord` has it; None for not finite."""
+
+    step: int
+    loss: float | None
+    losses: tuple[float | None, ...]
+    lr: float
+    eps: float
+    seed: int
+    seconds: float
+    examples: tuple[int, ...]
+    backed_off: bool
+    before: dict[str, float | None] | None = None
+    dev: dict[str, float | None] | None = None
+
+
+def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows, if they are steps of a run; else a UserError: a checksum tells damage, not what was written."""
+    known = _Step.__dataclass_fields__.keys()
+    for number, row in enumerate(rows, 1):
+        try:
+            parse(_Step, {name: row[name] for name in row.keys() & known})
+        except ValueError as e:
+            raise UserError(f"{path}, record {number}: not a step of a run ({e})") from e
+    return rows
 
 
 def _line(row: dict[str, Any]) -> bytes:
@@ -106,8 +145,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     """The record of a line, or None if it is not whole."""
     head, mark, tail = line.rpartition(_MARK.encode())
     try:
-        row = json.loads(head + b"}")
+        row = parse_json(head + b"}")
         whole = bool(mark) and isinstance(row, dict) and tail == b'%08x"}' % zlib.crc32(head + b"}")
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return row if whole else None

@@ -16,9 +16,14 @@ from prge.errors import UserError
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state
+from prge.seal import sealed
 
 # A kind of program: its file, and the command that writes it.
 _KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}
+
+# Tensors as (largest sizes, dtype as the runtime counts it).
+Signature = list[tuple[tuple[int, ...], int]]
+I64, F32 = 4, 6
 
 
 def runtime() -> Any:
@@ -68,10 +73,10 @@ def is_program(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a whole ExecuTorch program, before the runtime maps it.
+    """Refuse what is not a whole program of prge's, before the runtime maps it.
 
-    Reads the extended header (magic ``eh00``): the flatbuffer's size and where the segments
-    of weights begin and end.
+    Reads the extended header (magic ``eh00``), which has the flatbuffer's size and where the segments of weights begin
+    and end; then all of the file for its seal.
     """
     size = path.stat().st_size
     with path.open("rb") as f:
@@ -86,6 +91,14 @@ def check_file(path: Path) -> None:
     needed = max(program, segments + data)
     if size < needed:
         raise UserError(f"{path} is truncated: it holds {size:,} of {needed:,} bytes; copy or export it again")
+    whole = sealed(path)
+    if whole is None:
+        raise UserError(
+            f"{path} is not a program made by prge, or its end was cut off, or an older prge made it (no seal behind "
+            "its end): copy or export it again"
+        )
+    if not whole:
+        raise UserError(f"{path} is damaged: it is not what it was sealed as (SHA-256); copy or export it again")
 
 
 def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -113,7 +126,7 @@ class Program:
         """Load a ``.pte`` (or the one of this kind in a folder) and check its manifest.
 
         Raises:
-            UserError: missing, truncated, not ours, of a newer format, or of the other kind.
+            UserError: missing, damaged, not ours, of a newer format, of the other kind, or other than it says.
         """
         self.path = find_program(path, self.kind)
         check_file(self.path)
@@ -121,30 +134,59 @@ class Program:
             try:
                 self._program = runtime().load_program(self.path)
                 methods = self._program.method_names
-            except RuntimeError as e:
+            except (RuntimeError, ValueError) as e:
                 raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e
-        if "manifest" not in methods or "forward" not in methods:
+        if not {"manifest", "frozen", "forward"} <= methods:
             raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
-        self.manifest = Manifest.from_json(self._call("manifest", ())[0], str(self.path))
+        text = self.constant("manifest")
+        if not isinstance(text, str):
+            raise UserError(f"{self.path} is not a program made by prge: its manifest is no text")
+        self.manifest = Manifest.from_json(text, str(self.path))
         if self.manifest.kind != self.kind:
             name, made_by = _KINDS[self.kind]
             does = "is a fine-tuning step" if self.manifest.kind == "step" else "continues text (`prge generate`)"
             raise UserError(f"{self.path} {does}; this command takes the {name} that `{made_by}` writes")
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        """Refuse a program that takes or gives other tensors than its manifest says."""
+        try:
+            meta = self._program.metadata("forward")
+            takes = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
+            gives = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
+            found = tuple([(tuple(t.sizes()), t.dtype()) for t in tensors] for tensors in (takes, gives))
+        except (RuntimeError, ValueError, IndexError) as e:
+            raise UserError(f"{self.path} is damaged: what its program takes and gives cannot be read ({e})") from e
+        expected = self.signature([sizes for sizes, _ in found[0]])
+        if found != expected:
+            raise UserError(
+                f"{self.path} is not what its manifest says: it takes and gives {found}, not {expected} "
+                "(sizes, and the runtime's dtypes); export it again"
+            )
+
+    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
+        """What ``forward`` of this kind takes and gives by the manifest, where ``sizes`` are those of what it takes."""
+        raise NotImplementedError
 
     def load(self, method: str = "forward") -> Any:
         """Load a method, once: for ``forward`` the weights are packed, which takes a moment."""
         with quiet():
             try:
                 return self._program.load_method(method)
-            except RuntimeError as e:
+            except (RuntimeError, ValueError) as e:
                 raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
 
     def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
         loaded = self.load(method)
         try:
             return loaded.execute(inputs)
-        except RuntimeError as e:
+        except (RuntimeError, ValueError) as e:  # the latter for text that is none
             raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
+
+    def constant(self, method: str) -> Any:
+        """What a method gives that takes nothing."""
+        found = self._call(method, ())
+        return found[0] if found else None
 
     def initial_state(self) -> Tensor:
         """f32[S]: zeros, an adapter that changes nothing; or the PEFT adapter that the program goes on from."""
@@ -157,12 +199,24 @@ class Program:
 
     def frozen(self) -> Tensor:
         """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
-        vector: Tensor = self._call("frozen", ())[0]
+        vector, a = self.constant("frozen"), self.manifest.adapter
+        widths = [(m.in_features, m.out_features * m.core[1] if a.subspace else 0) for m in a.modules]
+        size = sum(a.rank * down + up for down, up in widths)
+        if not isinstance(vector, Tensor) or vector.shape != (size,):
+            raise UserError(f"{self.path} is not what its manifest says: its frozen factors are not {size:,} numbers")
         return vector.float()
 
 
 class StepProgram(Program):
     """The fine-tuning step."""
+
+    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
+        m, r = self.manifest, self.manifest.rows
+        state: Signature = [((m.state_size,), F32)]
+        row = (r, len(m.labels) or m.max_targets)
+        targets = [((r, 1), I64), ((r,), I64)] if m.labels else [(row, I64), (row, I64), (row, F32)]
+        scalars: Signature = [((1,), I64), ((1,), F32), ((1,), F32)]
+        return [*state, ((r, m.max_tokens), I64), *targets, *scalars], [*state, ((r,), F32), (row, F32)]
 
     def execute(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float

@@ -117,15 +117,20 @@ def fill(template: str, record: Record, where: str) -> str:
     Raises:
         UserError: a column is missing, or holds a list.
     """
+    columns = template_columns(template)
     try:
+        for name in columns:
+            if not isinstance(record[name], str):
+                kind = type(record[name]).__name__
+                raise UserError(f"{where}: column {name!r} holds a {kind}; a template takes text")
         text = template.format_map(record)
+        text.encode()
     except KeyError as e:
         if e.args == ("choice",):
             raise UserError(f"{where}: no label, so that the right choice is unknown") from e
         raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
-    for name in template_columns(template):
-        if not isinstance(record[name], str):
-            raise UserError(f"{where}: column {name!r} holds a {type(record[name]).__name__}; a template takes text")
+    except UnicodeEncodeError as e:
+        raise UserError(f"{where} is not text: {e}") from e
     return text
 
 

@@ -19,9 +19,8 @@ from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Example, collate
-from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.runs import LOG_FILE, read_config
+from prge.runtime_driver.runs import LOG_FILE, read_config, read_log
 from prge.runtime_driver.snapshots import STATE_FILE
 from prge.runtime_driver.train import Guard
 from prge.runtime_driver.training import reopen
@@ -32,13 +31,16 @@ def replay_run(
     console: Console | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`prge replay`: the state after so many steps, and its adapter, into a new folder."""
-    described, (rows, _) = read_config(folder), read_journal(folder / LOG_FILE)
+    described, rows = read_config(folder), read_log(folder)
     if steps is not None and steps > len(rows):
         raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
     rows = rows[:steps]
     source, config, loaded, encoder = reopen(folder, described, program, data, dev)
     start = described["data"]["from"]
     state, m = read_state(loaded, Path(start) if start else None), loaded.manifest
+    sizes = 2 * m.queries if m.perturb == "weights" else m.batch, m.batch
+    if any((len(row["losses"]), len(row["examples"])) != sizes for row in rows):
+        raise UserError(f"{folder} is a run of another program: its steps have other batches or queries")
     began = time.perf_counter()
     with new_folder(output) as scratch, progress_bar(console) as progress:
         bar = progress.add_task("replaying", total=len(rows), note="")
@@ -70,10 +72,10 @@ def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) ->
 
     m, guard = manifest, Guard()
     for row in rows:
-        z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)  # type: ignore[arg-type]
+        z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)
         plus, minus = _losses(row).reshape(2, m.queries)
         gradient = ((plus - minus) / (2.0 * row["eps"]) / m.queries) @ z
-        new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)  # type: ignore[arg-type]
+        new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)
         state = _guarded(guard, state, row, new_state)
         yield state
 

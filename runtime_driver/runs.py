@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prge.bounded import SETTINGS, read_bounded
 from prge.checked import replace, sync
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
@@ -18,15 +19,17 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.evaluate import Evaluation
-from prge.runtime_driver.journal import Journal, read_journal
+from prge.runtime_driver.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 from prge.runtime_driver.train import Guard, StepRecord, TrainConfig
+from prge.typed import parse, parse_json
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
-_SCRATCH = ("state.partial", "config.partial")
+PICTURE_FILE = "curves.png"
+SCRATCH = ("state.partial", "config.partial")
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise")
 
@@ -51,6 +54,7 @@ class RunFolder:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
         try:
             rows, ends = read_journal(folder / LOG_FILE)
+            check_rows(rows, folder / LOG_FILE)
             self.stands = stands or newest(folder, len(rows))
         except UserError:
             self.close()
@@ -104,7 +108,10 @@ class RunFolder:
                     f"{folder} is a run of another program: its {name} is {before!r}, and that of "
                     f"{program.path} is {here!r}"
                 )
-        return cls(folder, program, TrainConfig(**config["train"]).after)
+        run = cls(folder, program, parse(TrainConfig, config["train"]).after)
+        if len(run.stands.state) != program.manifest.state_size:
+            raise UserError(f"{folder} is a run of another program: its state has {len(run.stands.state):,} numbers")
+        return run
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before`` it.
@@ -129,7 +136,7 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The journal's records; not kept, so that memory does not grow with the steps."""
-        return read_journal(self.folder / LOG_FILE)[0]
+        return read_log(self.folder)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -140,7 +147,7 @@ class RunFolder:
         paths = {
             "state": self.folder / STATE_FILE,
             "adapter": self.folder / ADAPTER_FOLDER,
-            "picture": self.folder / "curves.png",
+            "picture": self.folder / PICTURE_FILE,
         }
         try:
             self._journal.sync()
@@ -167,7 +174,7 @@ def refuse_begun(folder: Path) -> None:
     """Raise a UserError unless a run may begin in ``folder``: it is new, empty, or a run was cut off as it began."""
     log = folder / LOG_FILE
     cut_off = log.exists() and log.stat().st_size == 0 and not (folder / CONFIG_FILE).exists()
-    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *_SCRATCH) if cut_off else ())))
+    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *SCRATCH) if cut_off else ())))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -180,12 +187,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{folder} is no run folder of `prge train` (no {CONFIG_FILE})")
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-        TrainConfig(**config["train"])
-        config["data"]["crc"], config["program"], config["exported"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        config: dict[str, Any] = parse_json(read_bounded(file, SETTINGS))
+        train, data = parse(TrainConfig, config["train"]), config["data"]
+        for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
+            parse(str, text)
+        if train.steps < 1 or min(train.lr, train.eps) <= 0 or min(train.seed, train.eval_every, train.after) < 0:
+            raise ValueError("a setting out of range")
+        config["exported"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{file} is not the description of a run: {e!r}") from e
     return config
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The steps of a run; a UserError as of `read_journal` and `check_rows`."""
+    return check_rows(read_journal(folder / LOG_FILE)[0], folder / LOG_FILE)
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from prge.checked import Buffer, checked, load_checked, sync, write
 from prge.errors import UserError
 from prge.runtime_driver.train import Guard
+from prge.typed import parse, parse_json
 
 STATE_FILE = "state.safetensors"
 # The one before the last that was written through to the disk, should a power cut damage the newer one.
@@ -72,8 +74,17 @@ def read_snapshot(path: Path) -> Snapshot:
     """
     tensors, metadata = load_checked(path, "a snapshot of a run", required=True)
     try:
-        guard = Guard(**json.loads(metadata["guard"]), good=tensors.get("good"))
-        return Snapshot(int(metadata["run_steps"]), tensors["state"], guard)
+        state, good = tensors["state"], tensors.get("good")
+        guard = Guard(**parse_json(metadata["guard"]), good=good)
+        numbers = (guard.scale, guard.first, guard.mean, guard.best, *guard.losses)
+        if not all(isinstance(number, float) for number in numbers):
+            raise ValueError("its guard is none")
+        if state.dim() != 1 or any(t.dtype != torch.float32 or t.shape != state.shape for t in tensors.values()):
+            raise ValueError("its tensors are no states")
+        steps = parse(int, parse_json(metadata["run_steps"]))
+        if steps < 0:
+            raise ValueError("its steps are below zero")
+        return Snapshot(steps, state, guard)
     except (KeyError, ValueError, TypeError) as e:
         raise UserError(f"{path} is not a snapshot of a run: {e!r}") from e
 

@@ -40,7 +40,7 @@ class TorchProgram(StepProgram):
         with quiet():
             from prge.export.quantize import quantize
 
-            quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
+            quantize(built.step, built.base_linears, m.quantization)
         self.module = built.step.eval().to(self.device)
 
     def execute(

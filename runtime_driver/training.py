@@ -28,6 +28,7 @@ from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import RunFolder, read_config, refuse_begun, summary
 from prge.runtime_driver.stopping import Limits, Stopping
 from prge.runtime_driver.train import TrainConfig, train
+from prge.typed import parse
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,10 @@ def reopen(
     """
     try:
         kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
-        source = Source(**kept | {k: str(v.resolve()) for k, v in {"train": data, "dev": dev}.items() if v})
+        source = parse(Source, kept | {k: str(v.resolve()) for k, v in {"train": data, "dev": dev}.items() if v})
         config = TrainConfig(**described["train"])
         runtime, device = described["runtime"].split()[0], described["data"]["device"]
-    except (KeyError, TypeError, AttributeError, IndexError) as e:
+    except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
     path = program or Path(described["program"])
     return source, config, *open_program(path, _path(source.tokenizer), source.truncate, runtime, device)

@@ -1,66 +1,164 @@
-"""`prge verify`: what a file or folder of ours is, and whether it is whole."""
+"""`prge verify`: what a file or folder is, and whether it is whole."""
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from prge.bounded import TOKENIZER, check_size
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
-from prge.lora import read_lora
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE
-from prge.runtime_driver.data import Encoder
+from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
+from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.quiet import quiet
+from prge.runtime_driver.adapter import open_state
+from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.data_files import read_records
+from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.journal import read_journal
-from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.runs import LOG_FILE
-from prge.runtime_driver.snapshots import newest, read_snapshot
+from prge.runtime_driver.program import StepProgram, check_file
+from prge.runtime_driver.runs import LOG_FILE, read_config, read_log
+from prge.runtime_driver.snapshots import newest
+
+# Seconds for a program to load and run once.
+_PATIENCE = 600
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Read all of it and say what it is.
+    """Read all of it and say what it is; a program also runs once, in a process of its own.
 
     Raises:
         UserError: nothing that prge knows, or not whole, with where.
     """
     if path.is_dir():
-        for name, look in ((PROGRAM_FILE, _program), (LOG_FILE, _run), (ADAPTER_CONFIG, _adapter)):
+        for name, look in ((PROGRAM_FILE, _programs), (LOG_FILE, _run), (ADAPTER_CONFIG, _adapter)):
             if (path / name).is_file():
                 return look(path)
+        if (path / GENERATE_FILE).is_file():
+            return _program(path / GENERATE_FILE)
         raise UserError(
             f"{path} is no program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})"
         )
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
     if path.suffix == ".pte":
         return _program(path)
+    if path.name in (ADAPTER_CONFIG, WEIGHTS_FILE):
+        return _adapter(path.parent)
     if path.suffix == ".safetensors":
-        found = read_snapshot(path)
-        return {"kind": "state", "steps": found.steps, "numbers": found.state.numel()}
-    return {"kind": "data", "examples": len(read_records(path))}
+        return _state(path)
+    if path.name == LOG_FILE:
+        return _run(path.parent)
+    if path.name == TOKENIZER_FILE:
+        return _tokenizer(path)
+    found = read_records(path)
+    return {"kind": "data", "examples": len(found), "columns": sorted({name for _, row in found for name in row})}
+
+
+def _programs(folder: Path) -> dict[str, Any]:
+    found = _program(folder / PROGRAM_FILE)
+    if (folder / GENERATE_FILE).is_file():
+        found["generator"] = _program(folder / GENERATE_FILE)
+    return found
 
 
 def _program(path: Path) -> dict[str, Any]:
-    program = StepProgram(path)
-    m = program.manifest
-    tokenizer = program.path.parent / TOKENIZER_FILE
+    """Of a program that does not bring its process down: no check of bytes tells one that was made to do so."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    check_file(path)
+    command = [sys.executable, "-m", "prge.runtime_driver.verify", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired as e:
+        raise UserError(f"{path} does not come to an end: one execution took more than {_PATIENCE} s") from e
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as e:
+        died = f" by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
+        raise UserError(f"{path} brings the runtime down{died}: it is damaged, or made to; do not use it") from e
+    if "error" in found:
+        raise UserError(found["error"])
+    return found
+
+
+def _try(path: Path) -> dict[str, Any]:
+    """Run a program once, on no text."""
+    program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
+    m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
+    if m.adapter.sha256 != m.adapter.digest(frozen.numpy().tobytes()):
+        raise UserError(f"{path} is not what its manifest says: its frozen factors have another digest")
+    tokenizer = path.parent / TOKENIZER_FILE
     if tokenizer.is_file():
         Encoder(m, tokenizer)
-    return {"kind": "program", "model": m.model, "objective": m.objective, "bytes": program.path.stat().st_size}
+    filled = (m.pad_token,) * (max(m.min_tokens, 2) - 1)
+    state = program.initial_state()
+    if isinstance(program, StepProgram):
+        last = m.pad_token if m.mask_token is None else m.mask_token
+        tokens, targets = collate([Example((*filled, last), 0, 1)] * m.rows, m)
+        program.execute(state, tokens, targets, 0, 0.0, 0.0)
+    elif isinstance(program, GenerateProgram):
+        list(program.generate(filled, state, 1))
+    return {
+        "kind": "generator" if path.name == GENERATE_FILE else "program",
+        "model": m.model,
+        "objective": m.objective,
+        "bytes": path.stat().st_size,
+        "trains": m.parameters,
+        "frozen": size,
+        "tokenizer": "whole" if tokenizer.is_file() else "not beside it",
+    }
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    rows, ends = read_journal(folder / LOG_FILE)
-    size = (folder / LOG_FILE).stat().st_size
-    stands = newest(folder, len(rows))
-    return {
+    read_config(folder)
+    _, ends = read_journal(folder / LOG_FILE)
+    rows, size = read_log(folder), (folder / LOG_FILE).stat().st_size
+    found = {
         "kind": "run",
         "steps": len(rows),
         "torn_bytes": size - (ends[-1] if ends else 0),
-        "resumes_from_step": stands.steps if stands else 0,
+        "resumes_from_step": newest(folder, len(rows)).steps,
     }
+    if adapter_folder(folder) != folder:
+        found["adapter"] = _adapter(adapter_folder(folder))
+    return found
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
     lora = read_lora(folder)
-    return {"kind": "adapter", "base": lora.base, "rank": lora.rank, "modules": len(lora.pairs)}
+    numbers = sum(a.numel() + b.numel() for a, b in lora.pairs.values())
+    return {"kind": "adapter", "base": lora.base, "rank": lora.rank, "modules": len(lora.pairs), "numbers": numbers}
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state, metadata = open_state(path)
+    return {
+        "kind": "state",
+        "base": metadata.get("base"),
+        "numbers": state.numel(),
+        "steps": metadata.get("steps"),
+        "checksum": "right" if "crc" in metadata else "none",
+    }
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    check_size(path, TOKENIZER)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as e:  # the library raises bare Exception
+        raise UserError(f"{path} is not a tokenizer: {e}") from e
+    return {"kind": "tokenizer", "tokens": tokenizer.get_vocab_size()}
+
+
+if __name__ == "__main__":
+    try:
+        with quiet():
+            result = _try(Path(sys.argv[1]))
+    except UserError as e:
+        result = {"error": str(e)}
+    print(json.dumps(result))

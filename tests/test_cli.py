@@ -14,6 +14,7 @@ from conftest import LABELS, TEMPLATE
 from prge.manifest import Manifest
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE
+from prge.seal import SIZE, seal
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:
@@ -60,8 +61,8 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
 
 
 def rewritten(program: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A copy of the program whose manifest was changed in place, at the same length."""
-    data = (program / "program.pte").read_bytes()
+    """A copy of the program whose manifest was changed in place, at the same length, and sealed again."""
+    data = (program / "program.pte").read_bytes()[:-SIZE]
     old = StepProgram(program).manifest.to_json().encode()
     fields = json.loads(old)
     change(fields)
@@ -69,6 +70,7 @@ def rewritten(program: Path, folder: Path, change: Callable[[dict[str, Any]], ob
     assert len(new) <= len(old) and data.count(old) == 1
     folder.mkdir()
     (folder / "program.pte").write_bytes(data.replace(old, new.ljust(len(old))))
+    seal(folder / "program.pte")
     (folder / "tokenizer.json").write_bytes((program / "tokenizer.json").read_bytes())
     return folder
 
@@ -78,6 +80,8 @@ def test_bad_programs(prge: Callable[..., tuple[int, Any]], program_folder: Path
     cases = {
         "missing.pte": (None, "does not exist"),
         "cut.pte": (whole[: len(whole) // 2], "truncated"),
+        "unsealed.pte": (whole[:-1], "no seal behind its end"),
+        "changed.pte": (whole[:-9999] + b"?" + whole[-9998:], "is not what it was sealed as"),
         "stub.pte": (whole[:20], "not a program"),
         "text.pte": (b"hello", "not an ExecuTorch program"),
         "empty.pte": (b"", "not an ExecuTorch program"),

@@ -52,7 +52,7 @@ def write_inference(path: Path, program: StepProgram) -> None:
             if child in built.adapters:
                 setattr(parent, name, child.base)
     with quiet():
-        quantize(built.step, built.base_linears, m.quantization)  # type: ignore[arg-type]
+        quantize(built.step, built.base_linears, m.quantization)
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
     depth = len(built.step.layers)
     _write(path, Inference(built.step), lambda tokens: example_inputs(built.step, tokens)[1:3], least, longest, depth)

@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from prge.bounded import TENSORS, read_bounded
 from prge.errors import UserError
+from prge.typed import parse_json
 
 Buffer = bytes | memoryview
 
@@ -75,10 +77,11 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
     """The tensors and the metadata of a safetensors file, which is compared with its checksum if it has one.
 
     Raises:
-        UserError: missing, damaged, or not ``what`` (for the message); without a checksum where that is ``required``.
+        UserError: missing, too large, damaged, or not ``what`` (for the message); without a checksum where one is
+            ``required``.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, TENSORS)
         length = int.from_bytes(data[:8], "little")
         header = data[8 : 8 + length]
         place = _PLACE.search(header)
@@ -90,8 +93,8 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
         elif required:
             raise UserError(f"{path} is damaged, or not {what}: it has no checksum")
         tensors = load(data)
-        return tensors, json.loads(header).get("__metadata__") or {}
-    except (OSError, SafetensorError, ValueError, KeyError) as e:
+        return tensors, parse_json(header).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as e:
         raise UserError(f"{path} is not {what}: {e}") from e
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from prge.bounded import SETTINGS, TENSORS, check_size, read_bounded
 from prge.errors import UserError
+from prge.typed import parse, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -69,14 +70,19 @@ def read_lora(folder: Path) -> Lora:
             f"{config}: {name} is {value!r}; prge takes plain LoRA: pairs of one rank beside frozen weights"
         )
     try:
-        rank, alpha = int(data["r"]), float(data["lora_alpha"])
+        rank, alpha = parse(int, data["r"]), parse(float, data["lora_alpha"])
+        check_size(weights, TENSORS)
         with safe_open(weights, "pt") as f:
             tensors = {name: f.get_tensor(name).float() for name in f.keys()}  # noqa: SIM118
             base_sha256 = (f.metadata() or {}).get("base_sha256")
     except (KeyError, TypeError, ValueError) as e:
         raise UserError(f"{config} cannot be read: {e!r}") from e
-    except (OSError, SafetensorError) as e:
+    except (OSError, SafetensorError, RuntimeError) as e:
         raise UserError(f"{weights} cannot be read: {e}") from e
+    if rank < 1:
+        raise UserError(f"{config}: r is {rank}; a rank is at least 1")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise UserError(f"{weights} holds numbers that are not finite")
     scale = alpha / (rank**0.5 if data.get("use_rslora") else rank)
     return Lora(
         folder, str(data.get("base_model_name_or_path")), base_sha256, rank, scale, _pairs(weights, tensors, rank)
@@ -89,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not config.is_file():
         raise UserError(f"{folder} is not a PEFT adapter folder (no {CONFIG_FILE})")
     try:
-        data = json.loads(config.read_text())
+        data = parse_json(read_bounded(config, SETTINGS))
         return {"peft_type": "LORA", "bias": "none", **data}
     except (ValueError, TypeError) as e:
         raise UserError(f"{config} cannot be read: {e}") from e

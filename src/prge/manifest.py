@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Literal
 
 from prge.errors import UserError
+from prge.typed import parse, parse_json
+
+# Where a label's word is predicted: at the last token, the mask, or the first token.
+AnswerAt = Literal["last", "mask", "first"]
 
 FORMAT = "prge"
 VERSION = 1
@@ -22,6 +26,9 @@ PROGRAM_FILE = "program.pte"
 GENERATE_FILE = "generate.pte"
 TOKENIZER_FILE = "tokenizer.json"
 INITIAL_FILE = "initial.safetensors"
+
+# Sizes and tokens stay below, as the runtime's do.
+_LARGEST = 2**31
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Adapter:
 
     rank: int
     alpha: float
-    subspace: str | None
+    subspace: Literal["fisher", "svd", "peft"] | None
     modules: tuple[AdaptedModule, ...]
     task_type: str | None = "CAUSAL_LM"
     fan_in_fan_out: bool = False
@@ -132,19 +139,19 @@ class Manifest:
 
     model: str
     model_sha256: str
-    quantization: str
+    quantization: Literal["f32", "8da8w", "8da4w"]
     queries: int
     batch: int
     outer: bool
     inner: bool
-    noise: str
-    perturb: str
-    optimizer: str
+    noise: Literal["rademacher", "gaussian"]
+    perturb: Literal["activations", "weights"]
+    optimizer: Literal["sgd", "momentum", "adam"]
     betas: tuple[float, float]
     min_tokens: int
     max_tokens: int
     state_size: int
-    objective: str
+    objective: Literal["label-words", "language-modelling"]
     template: str
     tokenizer_sha256: str
     pad_token: int
@@ -160,9 +167,9 @@ class Manifest:
     chat_template: str = ""
     special_tokens: dict[str, str] = field(default_factory=dict)
     task: str = ""
-    answer_at: str = "last"
+    answer_at: AnswerAt = "last"
     mask_token: int | None = None
-    kind: str = "step"
+    kind: Literal["step", "generate"] = "step"
     stop_tokens: tuple[int, ...] = ()
     chunk: int = 0
     format: str = field(default=FORMAT)
@@ -206,11 +213,11 @@ class Manifest:
             UserError: not a prge manifest, of a newer version, or with missing or odd fields.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
+            data = parse_json(text)
             if data["format"] != FORMAT:
                 raise KeyError("format")
             version = int(data["version"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise UserError(f"{where} is not a program made by prge: its manifest cannot be read ({e})") from e
         if version > VERSION:
             raise UserError(
@@ -218,18 +225,43 @@ class Manifest:
                 "upgrade prge, or export the program again"
             )
         try:
-            adapter = data.pop("adapter")
-            modules = tuple(AdaptedModule(**{**m, "core": tuple(m["core"])}) for m in adapter.pop("modules"))
-            labels = tuple(Label(**label) for label in data.pop("labels"))
-            data["betas"] = tuple(data["betas"])
-            data["stop_tokens"] = tuple(data.get("stop_tokens", ()))
-            architecture = Architecture(**data.pop("architecture"))
-            return cls(**data, labels=labels, adapter=Adapter(**adapter, modules=modules), architecture=architecture)
-        except (TypeError, KeyError) as e:
+            manifest = parse(cls, data)
+            manifest._check()
+        except ValueError as e:
             raise UserError(
-                f"{where} has a manifest with missing or unknown fields ({e}): another version of prge made it; "
-                "export it again"
+                f"{where} has a manifest with missing, unknown or odd fields ({e}): it is damaged, or another version "
+                "of prge made it; export it again"
             ) from e
+        return manifest
+
+    def _check(self) -> None:
+        """Raise a ValueError naming the field that is out of range, or contradicts the others."""
+        a, offset = self.adapter, 0
+        sizes = {"queries": self.queries, "batch": self.batch, "rank": a.rank, "layers": self.architecture.layers}
+        sizes |= {"chunk": self.chunk} if self.kind == "generate" else {}
+        sizes |= {"max_targets": self.max_targets} if self.objective == "language-modelling" else {}
+        above = {"eps": self.eps, "lr": self.lr, "alpha": a.alpha}
+        tokens = [self.pad_token, self.mask_token or 0, *self.stop_tokens, *(label.token for label in self.labels)]
+        names = {label.name for label in self.labels}
+        checks = [(name, 1 <= value < _LARGEST) for name, value in sizes.items()]
+        checks += [(name, value > 0) for name, value in above.items()]
+        checks += [
+            ("betas", all(0 <= beta < 1 for beta in self.betas)),
+            ("a token", all(0 <= token < _LARGEST for token in tokens)),
+            ("min_tokens or max_tokens", 1 <= self.min_tokens <= self.max_tokens < _LARGEST),
+            ("labels", len(names) >= 2 if self.objective == "label-words" else not names),
+            ("mask_token", self.mask_token is not None or self.answer_at != "mask"),
+        ]
+        for module in a.modules:
+            features, width = (module.in_features, module.out_features), module.core[1] if a.subspace else None
+            core = (a.rank, width or module.out_features)
+            right = min(*features, *core) >= 1 and (module.core, module.offset) == (core, offset)
+            checks.append((module.name, right))
+            offset += core[0] * core[1]
+        checks.append(("state_size", 0 < offset < _LARGEST and self.state_size in (offset, 2 * offset, 3 * offset)))
+        for name, right in checks:
+            if not right:
+                raise ValueError(f"{name} out of range")
 
 
 def file_sha256(path: Path) -> str:
@@ -263,9 +295,10 @@ def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ..
 def template_columns(template: str) -> list[str]:
     """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
     try:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
-    if any(not name.isidentifier() for name in fields):
+    # A format or conversion, as in '{text:>9}', would be a second way to change the text, and can ask for gigabytes.
+    if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
-    return [name for name in fields if name != "mask"]
+    return [str(name) for name, _, _ in fields if name != "mask"]

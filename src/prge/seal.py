@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 _MAGIC = b"prge-seal"
-_SIZE = len(_MAGIC) + 32
+# Bytes of a seal.
+SIZE = len(_MAGIC) + 32
 
 
 def seal(path: Path) -> None:
@@ -18,7 +19,7 @@ def seal(path: Path) -> None:
 
 def sealed(path: Path) -> bool | None:
     """Whether a file holds what it was sealed with; None where it has no seal."""
-    size = path.stat().st_size - _SIZE
+    size = path.stat().st_size - SIZE
     if size < 0:
         return None
     with path.open("rb") as f:

@@ -1,0 +1,58 @@
+"""`prge forget`: removes all that a run wrote, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+from prge.folders import PROGRAM_FOLDER
+from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
+from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
+from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.runtime_driver.journal import take
+from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
+from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE
+
+# What runs write, by folder; the description of the run goes last, so that a removal that was cut off can be repeated.
+_WRITTEN = {
+    ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, str(Path(WEIGHTS_FILE).with_suffix(".partial"))),
+    PROGRAM_FOLDER: (PROGRAM_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
+    ".": (STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
+}
+
+
+def written(folder: Path) -> list[Path]:
+    """What a run wrote of a run folder's files, in the order in which they may go; not behind links to other folders.
+
+    Raises:
+        UserError: no run folder.
+    """
+    read_config(folder)
+    found = []
+    for name, files in _WRITTEN.items():
+        if not (folder / name).is_symlink():
+            found += [folder / name / file for file in files if (folder / name / file).is_file()]
+    return found
+
+
+def forget(folder: Path) -> dict[str, Any]:
+    """Remove what a run wrote, and its folders once they are empty; how many files and bytes, and what is left.
+
+    Raises:
+        UserError: no run folder, one that a process works on, or something cannot be removed.
+    """
+    files = written(folder)
+    result: dict[str, Any] = {"files": len(files), "bytes": sum(file.lstat().st_size for file in files)}
+    try:
+        with take(folder / LOG_FILE):
+            for file in [*files, folder / LOG_FILE]:
+                file.unlink(missing_ok=True)
+        for name in _WRITTEN:
+            inner = folder / name
+            if inner.is_dir() and not inner.is_symlink() and not any(inner.iterdir()):
+                inner.rmdir()
+    except OSError as e:
+        raise UserError(f"{e.filename or folder} cannot be removed: {e.strerror}") from e
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return result | ({"left": left} if left else {})
