@@ -1,4 +1,4 @@
-"""`prge pack`: the options of what the native runner needs."""
+"""`prge pack` and `prge build-runner`: the options of what the native runner needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prge.runtime_driver import build_runner as builder
 from prge.runtime_driver.commands import open_program
 from prge.runtime_driver.console import Data, Json, Program, Tokenizer, Truncate, show
 from prge.runtime_driver.packed import pack as write_packed
@@ -35,3 +36,15 @@ def pack(
     write_packed(output, loaded.manifest, train, held, dropped)
     result = {"examples": len(train), "dev": len(held), "bytes": output.stat().st_size, "packed": str(output)}
     show(result, as_json, "Packed")
+
+
+def build_runner(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for prge-run and its libraries.")] = Path("runner"),
+    target: Annotated[str | None, typer.Option(help="Another processor to build for: aarch64.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="The target's executorch wheel, or its folder; default: pip's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build prge-run: the native runner for devices without Python."""
+    show(builder.build_runner(output, target, wheel), as_json, "Built")

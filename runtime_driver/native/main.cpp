@@ -11,7 +11,7 @@
 #include <cstring>
 #include <map>
 
-#include "prge.h"
+#include "internal.h"
 
 namespace {
 
@@ -106,11 +106,9 @@ std::string bench(prge::Program& program, const prge::Examples& examples, int64_
     check_asked();
   }
   std::sort(seconds.begin(), seconds.end());
-  char text[256];
-  std::snprintf(text, sizeof text, "{\"steps\": %lld, \"seconds_per_step\": %.6g, \"fastest\": %.6g, \"first_step\": %.6g, "
-                "\"load_seconds\": %.6g, \"peak_megabytes\": %.1f}", static_cast<long long>(count),
-                seconds[seconds.size() / 2], seconds[0], first, loaded, peak_megabytes());
-  return text;
+  prge::Json found{{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
+                   {"first_step", first}, {"load_seconds", loaded}, {"peak_megabytes", peak_megabytes()}};
+  return found.dump();
 }
 
 std::string run(const Options& o, FILE* err) {
@@ -192,7 +190,7 @@ int main(int count, char** words) {
   } catch (const Stopped&) {
     return 0;
   } catch (const std::exception& e) {
-    if (json) std::printf("{\"error\": \"%s\"}\n", e.what());
+    if (json) std::printf("%s\n", prge::Json{{"error", e.what()}}.dump().c_str());
     if (err) std::fprintf(err, "error: %s\n", e.what());
     return 1;
   }
