@@ -19,7 +19,7 @@ import torch
 
 from prge.errors import UserError
 from prge.models.step import StepConfig
-from prge.runtime_driver.build_runner import RUNNER, build_runner, find_cmake
+from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.packed import MAGIC, digest, pack, unpack
@@ -46,12 +46,15 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runner")
     build_runner(folder, None, None, sanitize=THOROUGH)
 
+    # The program keeps what libraries write to stderr away, and sanitizers with it.
+    found = f"exitcode=99:log_path={folder / 'found'}"
+
     def run(*arguments: object) -> tuple[int, Any]:
         done = subprocess.run(
             [folder / RUNNER, *map(str, arguments), "--json"], capture_output=True, text=True, timeout=300,
-            env={**os.environ, "ASAN_OPTIONS": "exitcode=99:log_path=stderr"},
+            env={**os.environ, "ASAN_OPTIONS": found, "UBSAN_OPTIONS": found},
         )  # fmt: skip
-        assert done.returncode in (0, 1), done
+        assert done.returncode in (0, 1), (done, [file.read_text() for file in folder.glob("found*")])
         assert done.stderr.count("\n") <= done.returncode, done.stderr
         return done.returncode, json.loads(done.stdout)
 
@@ -201,6 +204,13 @@ def test_what_does_not_fit_is_refused(
     assert code == 1 and "another template" in result["error"]
     code, result = prge("train", program_folder, "--data", packed, "--examples", 3, *new)
     assert code == 1 and "leave --dev and --examples out" in result["error"]
+
+
+def test_the_documentation_s_program_compiles(runner: Run, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "native.md").read_text()
+    (tmp_path / "app.cpp").write_text(page.partition("```cpp\n")[2].partition("```")[0])
+    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{SOURCES}"]
+    subprocess.run([*command, tmp_path / "app.cpp"], check=True)
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
