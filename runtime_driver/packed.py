@@ -117,7 +117,7 @@ def _example(content: Sequence[int], at: int, m: Manifest, candidate: bool = Fal
     tokens = tuple(content[at : at + max(count, 0)])
     if not 0 < count == len(tokens) <= m.max_tokens or min(tokens) < 0 or max(tokens) >= m.architecture.vocabulary:
         raise ValueError
-    if (choices > 0) != (bool(m.choices) and not candidate):
+    if choices < 0 or (choices > 0) != (bool(m.choices) and not candidate):
         raise ValueError
     if m.objective == "label-words":
         once = m.answer_at != "mask" or tokens.count(m.mask_token or 0) == 1

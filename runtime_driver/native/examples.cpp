@@ -27,7 +27,9 @@ struct Reader {
   Example example(bool candidate = false) {
     Example e{next(), next(), {}, {}};
     int32_t count = next(), choices = next();
-    if (count < 1 || count > m.max_tokens || (choices > 0) != (m.choices && !candidate)) throw Error("");
+    if (count < 1 || count > m.max_tokens || choices < 0 ||
+        (choices > 0) != (m.choices && !candidate))
+      throw Error("");
     for (e.tokens.reserve(count); count > 0; count--) e.tokens.push_back(next());
     for (int32_t token : e.tokens)
       if (token < 0 || token >= m.vocabulary) throw Error("");
