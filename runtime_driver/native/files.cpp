@@ -1,11 +1,11 @@
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 
 #include "internal.h"
 
@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::string_view kZeros = "\"crc\":\"00000000\"";
 
-[[noreturn]] void fail(const std::string& path, const char* what) {
-  throw Error(path + " cannot be " + what + ": " + std::strerror(errno));
+[[noreturn]] void fail(const fs::path& path, const char* what) {
+  throw Error(path.string() + " cannot be " + what + (errno ? std::string(": ") + std::strerror(errno) : ""));
 }
 
 // Where the checksum's digits begin in a header, or npos.
@@ -47,39 +47,27 @@ std::string hex(uint32_t number) {
   return digits;
 }
 
-bool exists(const std::string& path) {
-  struct stat found;
-  return stat(path.c_str(), &found) == 0;
-}
-
-std::string read_file(const std::string& path) {
-  int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  struct stat status;
-  if (file < 0 || fstat(file, &status) != 0) fail(path, "read");
-  std::string data(S_ISREG(status.st_mode) ? status.st_size : 0, '\0');
-  size_t done = 0;
-  for (ssize_t got; done < data.size() && (got = read(file, &data[done], data.size() - done)) > 0;) done += got;
-  close(file);
-  if (done < data.size() || !S_ISREG(status.st_mode)) throw Error(path + " cannot be read");
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string data(std::istreambuf_iterator<char>(file), {});
+  if (!file || fs::is_directory(path)) fail(path, "read");
   return data;
 }
 
-void write_file(const std::string& path, std::string_view data) {
-  int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  bool whole = file >= 0;
-  while (whole && !data.empty()) {
-    ssize_t put = write(file, data.data(), data.size());
-    whole = put > 0;
-    data.remove_prefix(whole ? put : 0);
-  }
-  if (file < 0 || close(file) != 0 || !whole) fail(path, "written");
+void write_file(const fs::path& path, std::string_view data) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(data.data(), static_cast<std::streamsize>(data.size()));
+  file.close();
+  if (!file) fail(path, "written");
 }
 
-void replace_file(const std::string& from, const std::string& to) {
-  if (rename(from.c_str(), to.c_str()) != 0) fail(to, "written");
+void replace_file(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) throw Error(to.string() + " cannot be written: " + error.message());
 }
 
-void sync_path(const std::string& path) {
+void sync_path(const fs::path& path) {
   int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   bool synced = file >= 0 && fsync(file) == 0;
   if (file >= 0) close(file);

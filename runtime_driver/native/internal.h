@@ -1,11 +1,14 @@
 // JSON, and files that are whole or not there: what the library's parts share.
 #pragma once
 
+#include <filesystem>
 #include <string_view>
 
 #include "prge.h"
 
 namespace prge {
+
+namespace fs = std::filesystem;
 
 // A JSON value. Objects keep their order; numbers come back to the same bits. As Python's json it also knows NaN and
 // Infinity.
@@ -50,11 +53,10 @@ struct Json {
 uint32_t crc32(std::string_view data, uint32_t before = 0);
 std::string hex(uint32_t number);
 
-bool exists(const std::string& path);
-std::string read_file(const std::string& path);
-void write_file(const std::string& path, std::string_view data);
-void replace_file(const std::string& from, const std::string& to);
-void sync_path(const std::string& path);
+std::string read_file(const fs::path& path);
+void write_file(const fs::path& path, std::string_view data);
+void replace_file(const fs::path& from, const fs::path& to);
+void sync_path(const fs::path& path);
 
 // A safetensors file of f32 vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
 struct Tensors {

@@ -106,7 +106,8 @@ using Progress = std::function<void(size_t)>;
 Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples,
                     const Progress& progress = nullptr);
 // The lr of the first step, measured on a few batches.
-double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& state, double eps);
+double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& state, double eps,
+                  const Progress& progress = nullptr);
 
 struct Settings {
   int64_t steps = 300;
@@ -128,13 +129,13 @@ struct Guard {
   const std::vector<float>& back_off();
 };
 
+// What a step gave: the mean loss of the state before it, whether the run had diverged and is back at its best state,
+// and an evaluation of the state behind it, where one was due. The journal has more.
 struct Record {
-  int64_t step, seed, tokens;
-  double loss, lr, eps, seconds;
-  std::vector<float> losses;
-  std::vector<int64_t> examples;
+  int64_t step;
+  double loss;
   bool backed_off;
-  std::optional<Evaluation> dev, before;
+  std::optional<Evaluation> dev;
 };
 
 // A run and its folder. Every step is in the journal, and the state behind it on disk, when `step` returns; a process
@@ -150,12 +151,12 @@ class Run {
 
   bool done() const;
   // One step, and the evaluations that are due beside it. After a throw, on with a new object by `resume`.
-  const Record& step(const Progress& evaluating = nullptr);
+  Record step(const Progress& evaluating = nullptr);
   void sync();  // all through to the disk
   const Settings& settings() const;
   const std::vector<float>& state() const;
   int64_t steps() const;          // that are made
-  std::string summary() const;    // of all steps so far, as members of a JSON object
+  std::string summary() const;    // of all steps so far, a JSON object
 
   // What a folder says of its run: where its program and its examples are.
   static std::pair<std::string, std::string> sources(const std::string& folder);

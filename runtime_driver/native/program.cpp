@@ -1,10 +1,7 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor_ptr.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "internal.h"
 
@@ -25,30 +22,10 @@ using executorch::runtime::EValue;
 struct Program::Runtime {
   Module module;
 
-  // Refuses what is not a whole program before the runtime maps it: the extended header says where its parts end.
-  static std::string checked(const std::string& path) {
-    struct stat status;
-    std::string head(40, '\0');
-    FILE* file = stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) ? std::fopen(path.c_str(), "rb") : nullptr;
-    if (!file) throw Error(path + " cannot be read; make it with `prge export`");
-    head.resize(std::fread(head.data(), 1, head.size(), file));
-    std::fclose(file);
-    if (head.size() < 40 || head.compare(4, 3, "ET1") != 0 || head.compare(8, 4, "eh00") != 0)
-      throw Error(path + " is not a program made by prge");
-    uint64_t parts[3];  // the flatbuffer's size; where the segments begin, and how long they are
-    std::memcpy(parts, head.data() + 16, sizeof parts);
-    uint64_t size = status.st_size;
-    if (parts[0] > size || parts[1] > size || parts[2] > size - parts[1])
-      throw Error(path + " is truncated: it holds " + std::to_string(size) + " bytes; copy or export it again");
-    return path;
-  }
-
   std::vector<EValue> call(const std::string& path, const char* method, const std::vector<EValue>& inputs) {
     auto result = module.execute(method, inputs);
-    if (!result.ok())
-      throw Error(path + ": the ExecuTorch runtime could not run '" + method + "' (error " +
-                  std::to_string(static_cast<int>(result.error())) + ")");
-    return std::move(result.get());
+    if (result.ok()) return std::move(result.get());
+    throw Error(path + ": the ExecuTorch runtime could not run '" + method + "'");
   }
 };
 
@@ -60,6 +37,12 @@ std::vector<float> floats(const EValue& value) {
   return {tensor.const_data_ptr<float>(), tensor.const_data_ptr<float>() + tensor.numel()};
 }
 
+int64_t count(const Json& json, const char* name) {
+  int64_t found = json[name].integer();
+  if (found < 0 || found > INT32_MAX) throw Error(std::string(name) + " is out of bounds");
+  return found;
+}
+
 }  // namespace
 
 Manifest Manifest::parse(const std::string& json, const std::string& where) {
@@ -68,36 +51,19 @@ Manifest Manifest::parse(const std::string& json, const std::string& where) {
     const Json &adapter = j["adapter"], &subspace = adapter["subspace"], &mask = j["mask_token"];
     if (j["format"].text() != "prge" || j["version"].integer() != 1) throw Error("another version");
     if (j["kind"].text() != "step") throw Error("it continues text, and does not train");
-    Manifest m{};
-    auto texts = {&m.model, &m.model_sha256, &m.quantization, &m.noise, &m.perturb, &m.optimizer, &m.objective,
-                  &m.tokenizer_sha256, &m.answer_at};
-    auto names = {"model", "model_sha256", "quantization", "noise", "perturb", "optimizer", "objective",
-                  "tokenizer_sha256", "answer_at"};
-    for (size_t i = 0; i < names.size(); i++) *texts.begin()[i] = j[names.begin()[i]].text();
-    auto whole = {&m.queries, &m.batch, &m.min_tokens, &m.max_tokens, &m.state_size, &m.max_targets, &m.pad_token};
-    auto numbers = {"queries", "batch", "min_tokens", "max_tokens", "state_size", "max_targets", "pad_token"};
-    for (size_t i = 0; i < numbers.size(); i++) {
-      *whole.begin()[i] = j[numbers.begin()[i]].integer();
-      if (*whole.begin()[i] < 0 || *whole.begin()[i] > INT32_MAX) throw Error("a number is out of bounds");
-    }
-    if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1) throw Error("a number is out of bounds");
-    m.mask_token = mask.null() ? -1 : mask.integer();
-    m.adapter_sha256 = adapter["sha256"].text();
-    m.subspace = subspace.null() ? "" : subspace.text();
-    m.rank = adapter["rank"].integer();
-    m.alpha = adapter["alpha"].number();
+    Manifest m{j["model"].text(), j["model_sha256"].text(), adapter["sha256"].text(), j["quantization"].text(),
+               j["noise"].text(), j["perturb"].text(), j["optimizer"].text(), j["objective"].text(),
+               subspace.null() ? "" : subspace.text(), j["tokenizer_sha256"].text(), j["answer_at"].text(),
+               count(j, "queries"), count(j, "batch"), count(j, "min_tokens"), count(j, "max_tokens"),
+               count(j, "state_size"), count(j, "max_targets"), count(j, "pad_token"),
+               mask.null() ? -1 : mask.integer(), count(j["architecture"], "vocabulary"), count(adapter, "rank"), 0,
+               static_cast<int64_t>(j["labels"].list().size()), adapter["alpha"].number(),
+               j["betas"].list().at(0).number(), j["betas"].list().at(1).number(), j["eps"].number(), j["lr"].number(),
+               j["outer"].truth(), j["inner"].truth(), !j["choices"].text().empty(), 0};
     for (auto& module : adapter["modules"].list())
       m.parameters += module["core"].list().at(0).integer() * module["core"].list().at(1).integer();
-    if (m.parameters < 1 || m.parameters > m.state_size) throw Error("its state is too small");
-    m.beta_mean = j["betas"].list().at(0).number();
-    m.beta_square = j["betas"].list().at(1).number();
-    m.eps = j["eps"].number();
-    m.lr = j["lr"].number();
-    m.outer = j["outer"].truth();
-    m.inner = j["inner"].truth();
-    m.choices = !j["choices"].text().empty();
-    m.vocabulary = j["architecture"]["vocabulary"].integer();
-    m.labels = j["labels"].list().size();
+    if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
+      throw Error("its sizes make no step");
     std::string form;
     for (auto* name : {"objective", "template", "target", "label_column", "choices", "chat_template", "answer_at"})
       form += j[name].text() + '\0';
@@ -110,30 +76,32 @@ Manifest Manifest::parse(const std::string& json, const std::string& where) {
   }
 }
 
-Program::Program(const std::string& path, unsigned threads) {
-  struct stat status;
-  path_ = stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? path + "/program.pte" : path;
+Program::Program(const std::string& path, unsigned threads)
+    : path_(fs::exists(path + "/program.pte") ? path + "/program.pte" : path) {
+  using executorch::runtime::Error;
+  using Verification = executorch::runtime::Program::Verification;
+  if (!fs::exists(path_)) throw prge::Error(path_ + " does not exist; make it with `prge export`");
   if (threads && !executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads))
-    throw Error("the runtime does not take " + std::to_string(threads) + " threads");
-  runtime_.reset(new Runtime{Module(Runtime::checked(path_), Module::LoadMode::Mmap)});
-  if (runtime_->module.load(executorch::runtime::Program::Verification::InternalConsistency) !=
-      executorch::runtime::Error::Ok)
-    throw Error(path_ + " is damaged: the ExecuTorch runtime refuses it");
-  auto names = runtime_->module.method_names();
+    throw prge::Error("the runtime does not take " + std::to_string(threads) + " threads");
+  runtime_.reset(new Runtime{Module(path_, Module::LoadMode::Mmap)});
+  Module& module = runtime_->module;
+  if (module.load(Verification::InternalConsistency) != Error::Ok)
+    throw prge::Error(path_ + " is no ExecuTorch program, or it is truncated or damaged; copy or export it again");
+  auto names = module.method_names();
   if (!names.ok() || !names->count("manifest") || !names->count("forward"))
-    throw Error(path_ + " is an ExecuTorch program, but not one made by prge (it has no manifest)");
+    throw prge::Error(path_ + " is an ExecuTorch program, but not one made by prge (it has no manifest)");
   auto text = runtime_->call(path_, "manifest", {});
-  if (text.empty() || !text[0].isString()) throw Error(path_ + " has no manifest");
+  if (text.empty() || !text[0].isString()) throw prge::Error(path_ + " has no manifest");
   manifest_ = Manifest::parse(std::string(text[0].toString().data(), text[0].toString().size()), path_);
-  if (runtime_->module.load_method("forward") != executorch::runtime::Error::Ok)
-    throw Error(path_ + " cannot be loaded by this ExecuTorch runtime");
+  if (module.load_method("forward") != Error::Ok)
+    throw prge::Error(path_ + " is damaged, or made for another version of the ExecuTorch runtime");
 }
 
 Program::~Program() = default;
 
 std::vector<float> Program::initial_state() const {
   if (manifest_.subspace != "peft") return std::vector<float>(manifest_.state_size, 0.0f);
-  std::string file = path_.substr(0, path_.rfind('/') + 1) + "initial.safetensors";
+  std::string file = fs::path(path_).replace_filename("initial.safetensors").string();
   Tensors held = Tensors::read(file);
   auto* state = held.find("state");
   if (!state || static_cast<int64_t>(state->size()) != manifest_.state_size ||
@@ -190,27 +158,27 @@ Program::Result Program::step(const Batch& batch, const std::vector<float>& stat
   const Manifest& m = manifest_;
   Batch rows;
   for (int64_t copy = 0; copy < m.copies(); copy++) rows.insert(rows.end(), batch.begin(), batch.end());
-  int64_t seeds = m.outer ? 1 : m.queries, signs = m.inner ? 1 : 2, copies = m.copies();
-  std::vector<float> total(state.size()), losses(seeds * signs * copies);
+  int64_t seeds = m.outer ? 1 : m.queries, signs = m.inner ? 1 : 2;
+  std::vector<float> total(state.size()), plus, minus;
   for (int64_t query = 0; query < seeds; query++) {
     for (int64_t sign = 0; sign < signs; sign++) {
       Result one = execute(rows, state, seed + query, lr / static_cast<double>(seeds), sign ? -eps : eps);
       one.scores.clear();
       if (m.perturb == "activations") return one;
-      // By the loops: [query, sign, copy] -> all at +eps, then all at -eps.
-      for (int64_t copy = 0; copy < copies; copy++) {
+      // One execution holds its copies at +eps before those at -eps, or one sign alone.
+      for (int64_t copy = 0; copy < m.copies(); copy++) {
         double sum = 0;
         for (int64_t i = 0; i < m.batch; i++) sum += one.losses[copy * m.batch + i];
-        int64_t half = signs == 2 ? sign : 2 * copy / copies, within = signs == 2 ? copy : copy % (copies / 2);
-        int64_t each = signs == 2 ? copies : copies / 2;
-        losses[(half * seeds + query) * each + within] = static_cast<float>(sum / static_cast<double>(m.batch));
+        bool second = signs == 2 ? sign : 2 * copy >= m.copies();
+        (second ? minus : plus).push_back(static_cast<float>(sum / static_cast<double>(m.batch)));
       }
-      if (seeds * signs == 1) return {std::move(one.state), std::move(losses), {}};
-      for (size_t i = 0; i < total.size(); i++) total[i] += one.state[i] - state[i];
+      if (seeds * signs == 1) total = one.state;
+      for (size_t i = 0; i < total.size() && seeds * signs > 1; i++) total[i] += one.state[i] - state[i];
     }
   }
-  for (size_t i = 0; i < total.size(); i++) total[i] = state[i] + total[i];
-  return {std::move(total), std::move(losses), {}};
+  plus.insert(plus.end(), minus.begin(), minus.end());
+  for (size_t i = 0; i < total.size() && seeds * signs > 1; i++) total[i] = state[i] + total[i];
+  return {std::move(total), std::move(plus), {}};
 }
 
 }  // namespace prge

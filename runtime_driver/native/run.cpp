@@ -1,13 +1,10 @@
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -22,11 +19,6 @@ using Clock = std::chrono::steady_clock;
 constexpr const char *kState = "/state.safetensors", *kEarlier = "/earlier.safetensors", *kPartial = "/state.partial";
 // Between writes through to the disk, which cost milliseconds, and a flash disk's life.
 constexpr std::chrono::seconds kSync(5);
-
-std::string absolute(const std::string& path) {
-  char found[PATH_MAX];
-  return realpath(path.c_str(), found) ? found : path;
-}
 
 Json finite_or_null(double number) { return std::isfinite(number) ? Json(number) : Json(); }
 
@@ -84,7 +76,6 @@ struct Run::Parts {
   Settings settings;
   Batches batches;
   Snapshot stands;
-  Record record{};
   int journal = -1;
   std::vector<size_t> ends;  // of the journal's records
   Clock::time_point synced = Clock::now();
@@ -154,7 +145,7 @@ struct Run::Parts {
       if (fsync(journal) != 0) unwritable();
       sync_path(scratch);
       synced = Clock::now();
-      if (exists(path)) replace_file(path, folder + kEarlier);
+      if (fs::exists(path)) replace_file(path, folder + kEarlier);
     }
     replace_file(scratch, path);
   }
@@ -166,18 +157,17 @@ Run::~Run() = default;
 
 Run Run::begin(const std::string& folder, Program& program, const Examples& examples, const Settings& settings) {
   const Manifest& m = program.manifest();
-  mkdir(folder.c_str(), 0777);
-  std::set<std::string> names;
-  DIR* listing = opendir(folder.c_str());
-  if (!listing) throw Error(folder + " cannot be written: " + std::strerror(errno));
-  while (dirent* entry = readdir(listing)) names.insert(entry->d_name);
-  closedir(listing);
+  std::error_code error;
+  fs::create_directories(folder, error);
   // Beside a program, what a run leaves that was cut off as it began.
-  bool cut_off = exists(folder + "/log.jsonl") && read_file(folder + "/log.jsonl").empty();
-  for (auto* name : {".", "..", "program"}) names.erase(name);
-  for (auto* name : {"log.jsonl", "state.safetensors", "state.partial", "config.partial"})
-    if (cut_off) names.erase(name);
-  if (!names.empty()) throw Error(folder + " exists and is not empty; choose another --output or remove it");
+  std::string log = folder + "/log.jsonl";
+  bool cut_off = fs::exists(log) && fs::file_size(log) == 0 && !fs::exists(folder + "/config.json");
+  std::set<fs::path> allowed = {"program"};
+  if (cut_off) allowed.insert({"log.jsonl", "state.safetensors", "state.partial", "config.partial"});
+  for (auto& file : fs::directory_iterator(folder, error))
+    if (!allowed.count(file.path().filename()))
+      throw Error(folder + " exists and is not empty; choose another --output or remove it");
+  if (error) throw Error(folder + " cannot be written: " + error.message());
   Run run(std::make_unique<Parts>(folder, program, examples, settings));
   run.parts_->lock();
   run.parts_->stands.state = program.initial_state();
@@ -188,11 +178,11 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
                 {"subspace", m.subspace.empty() ? Json() : m.subspace}, {"parameters", m.parameters}};
   Json train{{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
              {"after", s.after}};
-  Json data{{"train", absolute(examples.path)}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", int64_t{0}},
+  Json data{{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", int64_t{0}},
             {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
             {"examples", static_cast<int64_t>(examples.train.size())}, {"dropped", static_cast<int64_t>(examples.dropped)},
             {"crc", hex(examples.crc)}};
-  Json config{{"program", absolute(program.path())}, {"runtime", "executorch"}, {"base", m.model},
+  Json config{{"program", fs::canonical(program.path()).string()}, {"runtime", "executorch"}, {"base", m.model},
               {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}, {"exported", exported},
               {"train", train}, {"data", data}};
   write_file(folder + "/config.partial", config.dump() + "\n");
@@ -241,51 +231,50 @@ const Settings& Run::settings() const { return parts_->settings; }
 const std::vector<float>& Run::state() const { return parts_->stands.state; }
 int64_t Run::steps() const { return parts_->stands.steps; }
 
-const Record& Run::step(const Progress& evaluating) {
+Record Run::step(const Progress& evaluating) {
   Parts& p = *parts_;
   const Manifest& m = p.program.manifest();
   const Settings& s = p.settings;
   Guard& guard = p.stands.guard;
-  Record& r = p.record = Record{};
-  r.step = p.stands.steps;
-  if (!r.step && !p.examples.dev.empty()) r.before = evaluate(p.program, p.stands.state, p.examples.dev, evaluating);
+  const std::vector<Example>& dev = p.examples.dev;
+  Record r{p.stands.steps, 0, false, {}};
+  Json before;
+  if (!r.step && !dev.empty()) before = to_json(evaluate(p.program, p.stands.state, dev, evaluating));
   auto began = Clock::now();
-  r.examples = p.batches.at(s.after + r.step);
+  auto& places = p.batches.at(s.after + r.step);
   Batch batch;
-  int64_t longest = m.min_tokens;
-  for (int64_t place : r.examples) batch.push_back(&p.examples.train[place]);
-  for (auto* e : batch) longest = std::max<int64_t>(longest, e->tokens.size());
-  r.lr = guard.scale * s.lr_at(r.step, m);
-  r.eps = s.eps;
-  r.seed = s.seed_at(r.step, m);
-  r.tokens = longest * m.rows();
-  auto result = p.program.step(batch, p.stands.state, r.seed, r.lr, r.eps);
-  for (float loss : result.losses) r.loss += loss;
-  r.loss /= static_cast<double>(result.losses.size());
-  r.seconds = std::chrono::duration<double>(Clock::now() - began).count();
-  r.losses = std::move(result.losses);
-  r.backed_off = guard.diverged(p.stands.state, r.loss, result.state);
-  p.stands.state = r.backed_off ? guard.back_off() : std::move(result.state);
-  bool due = r.step + 1 == s.steps || (s.eval_every && (r.step + 1) % s.eval_every == 0);
-  if (due && !p.examples.dev.empty()) r.dev = evaluate(p.program, p.stands.state, p.examples.dev, evaluating);
+  int64_t longest = m.min_tokens, seed = s.seed_at(r.step, m);
+  for (int64_t place : places) {
+    batch.push_back(&p.examples.train[place]);
+    longest = std::max<int64_t>(longest, batch.back()->tokens.size());
+  }
+  double lr = guard.scale * s.lr_at(r.step, m);
+  auto result = p.program.step(batch, p.stands.state, seed, lr, s.eps);
   std::vector<Json> losses;
-  for (float loss : r.losses) {
+  for (float loss : result.losses) {
+    r.loss += loss;
     char nine[32];  // digits: all that a float has; JSON has no NaN
     std::snprintf(nine, sizeof nine, "%.9g", static_cast<double>(loss));
     losses.push_back(finite_or_null(std::strtod(nine, nullptr)));
   }
-  Json row{{"step", r.step}, {"loss", finite_or_null(r.loss)}, {"lr", r.lr}, {"eps", r.eps}, {"seed", r.seed},
-           {"tokens", r.tokens}, {"seconds", r.seconds}, {"losses", losses},
-           {"examples", r.examples}, {"backed_off", r.backed_off}};
+  r.loss /= static_cast<double>(losses.size());
+  double seconds = std::chrono::duration<double>(Clock::now() - began).count();
+  r.backed_off = guard.diverged(p.stands.state, r.loss, result.state);
+  p.stands.state = r.backed_off ? guard.back_off() : std::move(result.state);
+  bool due = r.step + 1 == s.steps || (s.eval_every && (r.step + 1) % s.eval_every == 0);
+  if (due && !dev.empty()) r.dev = evaluate(p.program, p.stands.state, dev, evaluating);
+  Json row{{"step", r.step}, {"loss", finite_or_null(r.loss)}, {"lr", lr}, {"eps", s.eps}, {"seed", seed},
+           {"tokens", longest * m.rows()}, {"seconds", seconds}, {"losses", losses}, {"examples", places},
+           {"backed_off", r.backed_off}};
   if (r.dev) row.add("dev", to_json(*r.dev));
-  if (r.before) row.add("before", to_json(*r.before));
+  if (!before.null()) row.add("before", before);
   p.append(row);
   p.stands.steps++;
   p.save();
-  if (guard.scale <= 1.0 / 256)
-    throw Error("step " + std::to_string(r.step + 1) + ": smaller learning rates did not help; the best state is kept. " +
-                "Is --eps or --lr far from what `prge calibrate` proposes?");
-  return r;
+  if (guard.scale > 1.0 / 256) return r;
+  sync();
+  throw Error("step " + std::to_string(r.step + 1) + ": smaller learning rates did not help; the best state is kept. " +
+              "Is --eps or --lr far from what `prge calibrate` proposes?");
 }
 
 void Run::sync() {
@@ -319,7 +308,7 @@ std::string Run::summary() const {
 }
 
 std::pair<std::string, std::string> Run::sources(const std::string& folder) {
-  if (!exists(folder + "/config.json")) throw Error(folder + " is no run folder (no config.json)");
+  if (!fs::exists(folder + "/config.json")) throw Error(folder + " is no run folder (no config.json)");
   try {
     Json config = Json::parse(read_file(folder + "/config.json"));
     const Json& train = config["data"]["train"];

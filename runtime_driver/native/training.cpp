@@ -87,7 +87,8 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
 
 // As prge/runtime_driver/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
 // Half of the batches give the direction, the other half the losses.
-double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
+double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps,
+                  const Progress& progress) {
   const Manifest& m = program.manifest();
   constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
   size_t size = m.parameters;
@@ -98,6 +99,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   for (int64_t i = 0; i < kHalf; i++) {
     Batch batch;
     for (int64_t place : batches.at(i)) batch.push_back(&examples[place]);
+    if (progress) progress(0);
     auto stepped = program.step(batch, state, kDirections + i * m.queries, 1.0, eps).state;
     if (!finite(stepped)) throw Error("the estimate is not finite at eps " + Json(eps).dump());
     for (size_t k = 0; k < size; k++) {
@@ -111,12 +113,12 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
     for (int64_t place : batches.at(i)) held.push_back(examples[place]);
-  double before = evaluate(program, state, held).loss, way = m.lr / 4, least = before;
+  double before = evaluate(program, state, held, progress).loss, way = m.lr / 4, least = before;
   std::vector<std::pair<double, double>> along;
   for (int tries = 0; tries < 16; tries++, way *= 2) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
-    along.emplace_back(way, evaluate(program, moved, held).loss);
+    along.emplace_back(way, evaluate(program, moved, held, progress).loss);
     double loss = along.back().second;
     least = std::min(least, loss);
     if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + 1e-2) break;
