@@ -99,7 +99,7 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
     """
     program, m = estimates.program, estimates.program.manifest
     half = len(estimates.batches) // 2
-    gradients = torch.stack([estimates.gradient(i, i, eps) for i in range(half)])
+    gradients = torch.stack([estimates.gradient(i, i, eps) for i in range(half)]).double()
     direction = gradients.mean(0)
     if m.optimizer == "adam":
         direction = direction / (gradients.square().mean(0).sqrt() + 1e-12)

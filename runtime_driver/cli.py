@@ -19,6 +19,7 @@ from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, St
 from prge.runtime_driver.export_cli import export, plan
 from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.generating import generate as generate_command
+from prge.runtime_driver.native_cli import build_runner, pack
 from prge.runtime_driver.tasks import TASKS
 from prge.runtime_driver.training_cli import replay, train
 
@@ -36,6 +37,8 @@ app.command()(plan)
 
 app.command()(train)
 app.command()(replay)
+app.command()(pack)
+app.command()(build_runner)
 
 
 @app.command()

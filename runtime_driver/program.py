@@ -261,7 +261,7 @@ class StepProgram(Program):
                 new, loss, _ = self.execute(state, rows, repeated, query_seed, lr / len(seeds), sign * eps)
                 if m.perturb == "activations":
                     return new, loss
-                each = loss.reshape(m.copies, m.batch).mean(1)
+                each = loss.double().reshape(m.copies, m.batch).mean(1).float()
                 if m.executions == 1:
                     return new, each
                 total += new - state

@@ -22,7 +22,7 @@ from prge.runtime_driver.data import Encoder, Example, check_classes, without
 from prge.runtime_driver.data_files import has_part
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
-from prge.runtime_driver.packed import digest
+from prge.runtime_driver.packed import digest, is_packed, unpack
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import RunFolder, read_config, refuse_begun, summary
@@ -36,7 +36,7 @@ class Source:
     """Where a run's examples come from.
 
     Attributes:
-        train: a file or folder; None for a task's own place.
+        train: a file or folder; None for a task's own place. A packed file holds the dev set too.
         dev: one more; None for the dev part of ``train``, or else for a share of it.
         dev_fraction: that share.
         limit: only the first so many records of ``train``.
@@ -60,6 +60,10 @@ class Source:
             UserError: unreadable, or no example is left.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
+        if data and is_packed(data):
+            if dev or self.limit:
+                raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
+            return unpack(data, encoder.manifest)
         records = encoder.records(data)[: self.limit]
         if dev is None and (data is None or has_part(data, "dev")):
             held, dev = encoder.records(data, "dev"), data

@@ -59,13 +59,16 @@ def step(
         bool, typer.Option(help="Also inference alone, and PyTorch: the step, LoRA by backpropagation.")
     ] = True,
     threads: Annotated[int, typer.Option(min=0, help="Of everything measured; 0: as many as each chooses.")] = 0,
+    runner: Annotated[
+        Path | None, typer.Option(help="Also the native runner: prge-run, or its folder of `prge build-runner`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Seconds and memory of a step, against this machine's limits and what you would use instead."""
     from prge.runtime_driver.bench.step import bench_step, cells
 
     listener = (lambda text: None) if as_json else (lambda text: err.print(text, highlight=False))
-    report = bench_step(programs, output, tokens or [], rounds, peers, threads, listener)
+    report = bench_step(programs, output, tokens or [], rounds, peers, threads, listener, runner)
     if as_json:
         print(json.dumps(report))
         return

@@ -31,8 +31,8 @@ class Contender:
 
     Attributes:
         kind: ``"program"``, ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's own training module) on
-            the ExecuTorch runtime, ``"eager"`` (the program's step in PyTorch), ``"lora"`` or
-            ``"lora-checkpointed"`` (backpropagation in PyTorch).
+            the ExecuTorch runtime, ``"native"`` (the program in `prge-run`), ``"eager"`` (the program's step in
+            PyTorch), ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
         program: the program that is timed, or whose step PyTorch runs.
         manifest: of the program whose model, rows and targets are taken. A program that is not timed stays
             unloaded: it would count as memory.

@@ -84,11 +84,12 @@ class Process:
 
 def bench_step(
     programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool, threads: int,
-    listener: Callable[[str], None],
+    listener: Callable[[str], None], runner: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
 
-    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose.
+    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose. ``runner`` is the native one, which
+    then steps beside every program.
 
     Raises:
         UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
@@ -106,6 +107,12 @@ def bench_step(
         listener("making programs to measure against")
         processes = _limits(Path(scratch))
         processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
+        if runner:
+            from prge.runtime_driver.bench.native import NativeProcess
+
+            for path, m in loaded.items():
+                file = str(StepProgram(path).path)
+                processes.append(NativeProcess(f"{called[path]}, prge-run", Contender("native", file), m, runner=runner))
         if peers:
             processes += _peers(loaded, called, lengths, Path(scratch))
         try:
@@ -183,9 +190,10 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
     assert m is not None
     median = statistics.median(seconds)
-    work = {"program": multiply_adds, "eager": multiply_adds, "inference": inference_multiply_adds}.get(kind)
+    is_step = kind in ("program", "native", "eager")
+    work = inference_multiply_adds if kind == "inference" else multiply_adds if is_step else None
     needed = work(m, tokens) if work else None
-    on_runtime = kind in ("program", "inference")
+    on_runtime = kind in ("program", "native", "inference")
     held = m if on_runtime else replace(m, quantization="f32")
     limit = limits["f32" if held.quantization == "f32" else "int8"]
     speed = 2.0 * needed / median / 1e9 if needed else None
@@ -193,10 +201,10 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "contender": process.name,
         "kind": kind,
         "quantization": held.quantization,
-        "queries": m.queries if kind in ("program", "eager") else None,
+        "queries": m.queries if is_step else None,
         "batch": m.batch,
         "tokens": tokens,
-        "positions": positions(m, tokens)[1] * (m.executions if kind == "program" else 1) if needed else None,
+        "positions": positions(m, tokens)[1] * (m.executions if kind in ("program", "native") else 1) if needed else None,
         "seconds": median,
         "least": min(seconds),
         "most": max(seconds),

@@ -1,0 +1,58 @@
+"""The native runner as a contender of `prge bench step`: a process per round, which loads, steps and ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prge.errors import UserError
+from prge.runtime_driver.bench.contenders import synthetic
+from prge.runtime_driver.bench.step import Process
+from prge.runtime_driver.build_runner import RUNNER
+from prge.runtime_driver.packed import pack
+
+# Steps of a round, of which the median counts.
+_STEPS = 3
+
+
+@dataclass
+class NativeProcess(Process):
+    """`prge-run --bench`; its megabytes are the whole process's.
+
+    Attributes:
+        runner: the program, or the folder that `prge build-runner` made.
+    """
+
+    runner: Path = Path(RUNNER)
+
+    def start(self) -> None:
+        self.scratch = tempfile.TemporaryDirectory()
+
+    def load(self) -> None:
+        """Nothing: loading is timed with the steps."""
+
+    def time(self, tokens: int) -> None:
+        """A process of a few steps on random rows."""
+        assert self.manifest is not None
+        data = Path(self.scratch.name) / f"{tokens}.prge"
+        if not data.exists():
+            pack(data, self.manifest, synthetic(self.manifest, tokens, self.manifest.batch), [], 0)
+        command = [self.runner / RUNNER if self.runner.is_dir() else self.runner, self.contender.program, "--json"]
+        command += ["--data", data, "--bench", str(_STEPS)]
+        command += ["--threads", str(self.contender.threads)] if self.contender.threads else []
+        try:
+            said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+        except (OSError, ValueError) as e:
+            raise UserError(f"{self.runner} cannot be run; make it with `prge build-runner` ({e})") from e
+        if "error" in said:
+            raise UserError(f"{self.name} failed: {said['error']}")
+        self.seconds.setdefault(tokens, []).append(said["seconds_per_step"])
+        self.megabytes[tokens] = max(self.megabytes.get(tokens, 0.0), said["peak_megabytes"])
+        self.load_seconds = min(self.load_seconds or said["load_seconds"], said["load_seconds"])
+
+    def stop(self) -> None:
+        if hasattr(self, "scratch"):
+            self.scratch.cleanup()

@@ -1,0 +1,102 @@
+"""Builds `prge-run`, the native runner in ``native/``, with the libraries of an executorch wheel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from prge.errors import UserError
+
+SOURCES = Path(__file__).parent.resolve() / "native"
+RUNNER = "prge-run"
+
+_CMAKE = (3, 28)
+_CROSS = {"aarch64": ("aarch64-linux-gnu-g++", "apt install g++-aarch64-linux-gnu")}
+
+
+def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize: bool = False) -> dict[str, Any]:
+    """Build into a folder: the program, and beside it the wheel's libraries that it needs.
+
+    Args:
+        target: another machine's processor; None for this machine's.
+        wheel: an executorch wheel for it; default: the installed one, or for a target pip's.
+        sanitize: stop at what AddressSanitizer and UndefinedBehaviorSanitizer find.
+
+    Raises:
+        UserError: CMake or the compiler are missing, or the build fails.
+    """
+    if target not in (None, *_CROSS):
+        raise UserError(f"--target {target}: known are {', '.join(_CROSS)}; leave it out for this machine")
+    compiler, install = _CROSS[target] if target else (os.environ.get("CXX", "c++"), "apt install g++")
+    if not shutil.which(compiler):
+        raise UserError(f"building needs the C++ compiler {compiler}: {install}")
+    cmake = find_cmake()
+    with tempfile.TemporaryDirectory() as scratch:
+        package = _unpacked(wheel or _download(target, Path(scratch)), Path(scratch)) if wheel or target else _installed()
+        build = str(Path(scratch) / "build")
+        settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
+        if target:
+            settings.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / target}.cmake")
+        _run(cmake, "-S", str(SOURCES), "-B", build, *settings)
+        _run(cmake, "--build", build, "--parallel", str(os.cpu_count() or 1))
+        _run(cmake, "--install", build, "--prefix", str(output.resolve()), *([] if sanitize else ["--strip"]))
+    runner = output / RUNNER
+    libraries = sum(file.stat().st_size for file in output.glob("*.so"))
+    return {"runner": str(runner), "bytes": runner.stat().st_size, "libraries": libraries}
+
+
+def find_cmake() -> str:
+    """The newest that is found: beside this Python, or on the path.
+
+    Raises:
+        UserError: there is none, or only an old one.
+    """
+    beside = Path(sys.executable).parent / "cmake"
+    for found in filter(None, (str(beside) if beside.exists() else None, shutil.which("cmake"))):
+        said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+        version = re.search(r"(\d+)\.(\d+)", said)
+        if version and (int(version[1]), int(version[2])) >= _CMAKE:
+            return found
+    raise UserError("building needs CMake 3.28 or newer: pip install 'prge[native]'")
+
+
+def _installed() -> Path:
+    found = importlib.util.find_spec("executorch")
+    assert found is not None and found.submodule_search_locations
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _download(target: str | None, scratch: Path) -> Path:
+    version = importlib.metadata.version("executorch")
+    command = [sys.executable, "-m", "pip", "download", f"executorch=={version}", "--no-deps", "--dest", str(scratch)]
+    _run(*command, "--only-binary=:all:", "--platform", f"manylinux_2_28_{target}")
+    return next(scratch.glob("*.whl"))
+
+
+def _unpacked(wheel: Path, scratch: Path) -> Path:
+    """The package's folder in a wheel, or in a folder into which one was unpacked."""
+    if wheel.is_dir():
+        return wheel / "executorch"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(scratch / "wheel", [n for n in archive.namelist() if re.search("/(include|lib|share)/", n)])
+    except (OSError, zipfile.BadZipFile) as e:
+        raise UserError(f"{wheel} is not a wheel: {e}") from e
+    return scratch / "wheel" / "executorch"
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        wrong = next((i for i, line in enumerate(said) if "rror" in line), len(said) - 3)
+        raise UserError(f"{Path(command[0]).name} failed: " + " ".join(line.strip() for line in said[wrong:][:3]))

@@ -1,0 +1,274 @@
+"""The native runner: the same run as the Python driver's, bit for bit, in files that both read, and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prge.errors import UserError
+from prge.models.step import StepConfig
+from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
+from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.journal import read_journal
+from prge.runtime_driver.packed import MAGIC, digest, pack, unpack
+from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.snapshots import read_snapshot
+
+# Mutations of a file, and a build that stops at what sanitizers find: many and slow when asked for.
+THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
+MUTATIONS = 1000 if THOROUGH else 12
+
+Prge = Callable[..., tuple[int, Any]]
+Run = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run it with --json: (exit code, what it printed)."""
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("building the native runner needs a C++ compiler")
+    try:
+        find_cmake()
+    except UserError as e:
+        pytest.skip(str(e))
+    folder = tmp_path_factory.mktemp("runner")
+    build_runner(folder, None, None, sanitize=THOROUGH)
+
+    # The program keeps what libraries write to stderr away, and sanitizers with it.
+    found = f"exitcode=99:log_path={folder / 'found'}"
+
+    def run(*arguments: object) -> tuple[int, Any]:
+        done = subprocess.run(
+            [folder / RUNNER, *map(str, arguments), "--json"], capture_output=True, text=True, timeout=300,
+            env={**os.environ, "ASAN_OPTIONS": found, "UBSAN_OPTIONS": found},
+        )  # fmt: skip
+        assert done.returncode in (0, 1), (done, [file.read_text() for file in folder.glob("found*")])
+        assert done.stderr.count("\n") <= done.returncode, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    run.path = folder / RUNNER  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture(scope="session")
+def programs(program_folder: Path, export: Callable[..., Path]) -> Callable[[str], Path]:
+    """Programs by what they try; exported when asked for."""
+    host = StepConfig(3, 2, "weights", "sgd", outer=False, inner=False)
+
+    def get(name: str) -> Path:
+        if name == "loops on the host":
+            return export(step=host)
+        if name == "text":
+            return export(label_words=(), template="{text}", target=" {label}", max_targets=4)
+        return program_folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def packed(program_folder: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's data for `program_folder`."""
+    return packed_for(program_folder, demo_data, tmp_path_factory.mktemp("packed") / "data.prge")
+
+
+def packed_for(folder: Path, demo_data: Path, path: Path) -> Path:
+    program = StepProgram(folder)
+    examples = Encoder(program.manifest, folder / "tokenizer.json", truncate=True).examples(demo_data / "train.tsv")
+    pack(path, program.manifest, examples[:40], examples[40:50], 3)
+    return path
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Bit for bit, but for the time that the steps took."""
+    one, other = (read_snapshot(run / "state.safetensors") for run in (a, b))
+    assert torch.equal(one.state, other.state) and one.steps == other.steps
+    assert one.guard.good is not None and other.guard.good is not None
+    assert torch.equal(one.guard.good, other.guard.good)
+    numbers = [(g.scale, g.first, g.mean, g.best, g.losses) for g in (one.guard, other.guard)]
+    assert numbers[0] == numbers[1]
+    rows = [[row | {"seconds": 0} for row in read_journal(run / "log.jsonl")[0]] for run in (a, b)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("name", ["activations and adam", "loops on the host", "text"])
+def test_both_drivers_make_the_same_run(
+    runner: Run, prge: Prge, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path, name: str
+) -> None:
+    """With a measured lr, evaluations, and a guard that has remembered states."""
+    folder = programs(name)
+    data = packed_for(folder, demo_data, tmp_path / "data.prge")
+    common = (folder, "--data", data, "--steps", 50, "--eval-every", 20, "--seed", 3)
+    code, ours = runner(*common, "--output", tmp_path / "native")
+    assert code == 0
+    code, theirs = prge("train", *common, "--output", tmp_path / "python")
+    assert code == 0
+    same_run(tmp_path / "native", tmp_path / "python")
+    for name in ("completed", "steps", "lr", "before", "after"):
+        assert ours[name] == theirs[name]
+    configs = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
+    for config in configs:
+        del config["data"]["dev_fraction"], config["data"]["seed"]  # of what was split before it was packed
+    assert configs[0] == configs[1]
+
+
+def test_the_drivers_take_turns(
+    runner: Run, prge: Prge, program_folder: Path, demo_data: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Step by step in one folder, on the packed file and on what it was packed of."""
+    data = ("--data", packed, "--steps", 8, "--eval-every", 3, "--lr", 0.01)
+    code, _ = prge("train", program_folder, *data, "--output", tmp_path / "whole")
+    assert code == 0
+    run = tmp_path / "turns"
+    code, result = runner(program_folder, *data, "--output", run, "--max-minutes", 0)
+    assert code == 0 and result["steps"] == 1 and not result["completed"]
+    for turn in range(2, 8):
+        limit = ("--resume", run, "--max-minutes", 0)
+        code, result = prge("train", *limit) if turn % 2 else runner(*limit)
+        assert code == 0 and result["steps"] == turn
+    code, result = runner("--resume", run)
+    assert code == 0 and result["completed"]
+    same_run(run, tmp_path / "whole")
+    code, result = prge("train", "--resume", run)
+    assert code == 0 and Path(result["adapter"]).is_dir()
+
+
+def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]
+    process = subprocess.Popen([*command, "--steps", "1000000", "--lr", "1e-3", "--json"], stdout=subprocess.PIPE)
+    for _ in range(600):
+        if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
+            break
+        time.sleep(0.05)
+    code, refused = runner("--resume", run)
+    assert code == 1 and "another process trains there" in refused["error"]
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    result = json.loads(printed)
+    assert process.returncode == 0 and result["stopped"] == "interrupted" and not result["completed"]
+    assert len(read_journal(run / "log.jsonl")[0]) == result["steps"] == read_snapshot(run / "state.safetensors").steps
+
+
+def test_packed_examples_come_back(program_folder: Path, demo_data: Path, packed: Path, prge: Prge, tmp_path: Path) -> None:
+    program = StepProgram(program_folder)
+    train, dev, dropped = unpack(packed, program.manifest)
+    texts = Encoder(program.manifest, program_folder / "tokenizer.json", truncate=True).examples(demo_data / "train.tsv")
+    assert [*train, *dev] == texts[:50] and len(dev) == 10 and dropped == 3
+    options = ("--data", demo_data / "train.tsv", "--dev-fraction", 0.3, "--seed", 2, "--truncate")
+    code, result = prge("pack", program_folder, *options, "--output", tmp_path / "data.prge")
+    assert code == 0 and result["bytes"] == (tmp_path / "data.prge").stat().st_size
+    for data, run in ((options, "file"), (("--data", tmp_path / "data.prge", "--seed", 2), "packed")):
+        code, _ = prge("train", program_folder, *data, "--steps", 2, "--lr", 0.01, "--output", tmp_path / run)
+        assert code == 0
+    same_run(tmp_path / "file", tmp_path / "packed")
+    crcs = [json.loads((tmp_path / run / "config.json").read_text())["data"]["crc"] for run in ("file", "packed")]
+    assert crcs[0] == crcs[1] == digest([e for part in unpack(tmp_path / "data.prge", program.manifest)[:2] for e in part])
+
+
+def test_what_does_not_fit_is_refused(
+    runner: Run, prge: Prge, program_folder: Path, programs: Callable[[str], Path], packed: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "data.tsv"
+    text.write_text("text\tlabel\n")
+    newer = tmp_path / "newer.prge"
+    content = packed.read_bytes()
+    newer.write_bytes(content[:8] + b"\2" + content[9:])
+    new = ("--output", tmp_path / "run")
+    for arguments, message in (
+        ((program_folder, "--data", text, *new), "not a file of `prge pack`"),
+        ((program_folder, "--data", newer, *new), "version 2"),
+        ((programs("text"), "--data", packed, *new), "another template"),
+        ((tmp_path, "--data", packed, *new), "no ExecuTorch program"),
+        ((text, "--data", packed, *new), "no ExecuTorch program"),
+        ((program_folder, "--data", packed, *new, "--steps", "many"), "--steps many"),
+        ((program_folder, "--data", packed, *new, "--step", 2), "unknown option"),
+        ((program_folder, "--data", packed, "--output", packed.parent), "not empty"),
+        (("--resume", tmp_path), "no run folder"),
+    ):
+        code, result = runner(*arguments)
+        assert code == 1 and message in result["error"]
+        assert not (tmp_path / "run").exists()
+    code, result = prge("train", programs("text"), "--data", packed, *new)
+    assert code == 1 and "another template" in result["error"]
+    code, result = prge("train", program_folder, "--data", packed, "--examples", 3, *new)
+    assert code == 1 and "leave --dev and --examples out" in result["error"]
+
+
+def test_the_documentation_s_program_compiles(runner: Run, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "native.md").read_text()
+    (tmp_path / "app.cpp").write_text(page.partition("```cpp\n")[2].partition("```")[0])
+    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{SOURCES}"]
+    subprocess.run([*command, tmp_path / "app.cpp"], check=True)
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """A byte or a word changed, a part cut out, or the end cut off."""
+    data, at = bytearray(content), chance.randrange(len(content))
+    kind = chance.randrange(4)
+    if kind == 0:
+        data[at] ^= chance.randrange(1, 256)
+    elif kind == 1:
+        data[at // 4 * 4 : at // 4 * 4 + 4] = chance.choice((0, 1, -1, 2**31 - 1, -(2**31))).to_bytes(4, "little", signed=True)
+    elif kind == 2:
+        del data[at : at + chance.randrange(1, 9)]
+    else:
+        del data[at:]
+    return bytes(data)
+
+
+def test_damaged_packed_files_are_refused_by_both(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """Also such whose checksum somebody made anew; one that still makes sense is the same to both."""
+    manifest, chance, content = StepProgram(program_folder).manifest, random.Random(1), packed.read_bytes()
+    path, refused = tmp_path / "data.prge", 0
+    for i in range(MUTATIONS):
+        changed = mutated(content[:-4], chance)
+        path.write_bytes(changed + (zlib.crc32(changed).to_bytes(4, "little") if i % 2 else content[-4:]))
+        code, result = runner(program_folder, "--data", path, "--bench", 1)
+        try:
+            unpack(path, manifest)
+        except UserError as e:
+            refused += 1
+            assert code == 1 and result["error"].partition(":")[0] == str(e).partition(":")[0]
+        else:
+            assert code == 0 and path.read_bytes().startswith(MAGIC)
+    assert refused > MUTATIONS / 2
+
+
+def test_damaged_runs_are_refused_by_both(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Or go on with the same bits."""
+    chance, whole = random.Random(2), tmp_path / "whole"
+    settings = ("--steps", 14, "--eval-every", 0, "--lr", 0.01, "--output", whole)
+    assert runner(program_folder, "--data", packed, *settings)[0] == 0
+    state, run = (whole / "state.safetensors").read_bytes(), tmp_path / "run"
+    for _ in range(MUTATIONS):
+        shutil.copytree(whole, run)
+        name = chance.choice(("log.jsonl", "state.safetensors", "config.json"))
+        content = (whole / name).read_bytes()
+        changed = mutated(content, chance)
+        if name == "log.jsonl" and chance.random() < 0.5:  # with its checksum made anew
+            lines = content.splitlines()
+            at = chance.randrange(len(lines))
+            text = mutated(lines[at].rpartition(b', "crc": "')[0], chance).replace(b"\n", b" ") + b"}"
+            lines[at] = text[:-1] + b', "crc": "%08x"}' % zlib.crc32(text)
+            changed = b"\n".join(lines) + b"\n"
+        (run / name).write_bytes(changed)
+        code, result = runner("--resume", run, "--data", packed, program_folder)
+        if code == 0 and name != "config.json":
+            assert result["steps"] == 14 and (run / "state.safetensors").read_bytes() == state
+        if code == 1 and name == "state.safetensors":
+            assert prge("train", "--resume", run)[0] == 1
+        shutil.rmtree(run)
