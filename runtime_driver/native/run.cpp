@@ -28,6 +28,13 @@ Json to_json(const Evaluation& e) {
   return json;
 }
 
+// What must be alike in a program, beside its base and its factors, for a run to go on with it.
+Json exported(const Manifest& m) {
+  return {{"quantization", m.quantization}, {"queries", m.queries}, {"batch", m.batch}, {"outer", m.outer},
+          {"inner", m.inner}, {"perturb", m.perturb}, {"optimizer", m.optimizer}, {"noise", m.noise}, {"rank", m.rank},
+          {"alpha", m.alpha}, {"subspace", m.subspace.empty() ? Json() : m.subspace}, {"parameters", m.parameters}};
+}
+
 // A run after some steps.
 struct Snapshot {
   int64_t steps = 0;
@@ -173,9 +180,6 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
   run.parts_->stands.state = program.initial_state();
   run.parts_->save();
   const Settings& s = settings;
-  Json exported{{"quantization", m.quantization}, {"queries", m.queries}, {"batch", m.batch}, {"perturb", m.perturb},
-                {"optimizer", m.optimizer}, {"noise", m.noise}, {"rank", m.rank}, {"alpha", m.alpha},
-                {"subspace", m.subspace.empty() ? Json() : m.subspace}, {"parameters", m.parameters}};
   Json train{{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
              {"after", s.after}};
   Json data{{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", int64_t{0}},
@@ -183,7 +187,7 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
             {"examples", static_cast<int64_t>(examples.train.size())}, {"dropped", static_cast<int64_t>(examples.dropped)},
             {"crc", hex(examples.crc)}};
   Json config{{"program", fs::canonical(program.path()).string()}, {"runtime", "executorch"}, {"base", m.model},
-              {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}, {"exported", exported},
+              {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}, {"exported", exported(m)},
               {"train", train}, {"data", data}};
   write_file(folder + "/config.partial", config.dump() + "\n");
   replace_file(folder + "/config.partial", folder + "/config.json");
@@ -196,6 +200,10 @@ Run Run::resume(const std::string& folder, Program& program, const Examples& exa
   if (config["base"].text() != m.model || config["base_sha256"].text() != m.model_sha256 ||
       config["adapter_sha256"].text() != m.adapter_sha256)
     throw Error(folder + " is a run of another program than " + program.path());
+  Json here = exported(m);
+  for (size_t i = 0; i < here.names.size(); i++)
+    if (auto* before = config["exported"].find(here.names[i]); !before || before->dump() != here.items[i].dump())
+      throw Error(folder + " is a run of another program than " + program.path() + ": its " + here.names[i] + " differs");
   if (config["data"]["crc"].text() != hex(examples.crc))
     throw Error(examples.path + ": these are not the examples that " + folder + " was begun with; pack them again");
   const Json& t = config["train"];
