@@ -47,6 +47,7 @@ def forks() -> Iterator[Forks]:
     forks = Forks()
     yield forks
     forks.close()
+    print(f"{sum(forks.codes.values())} commands, by their exit codes: {dict(forks.codes)}")  # with pytest -s
 
 
 @pytest.fixture(scope="module")
