@@ -55,6 +55,8 @@ class RunFolder:
             raise UserError(f"{folder} cannot be written: {e.strerror}") from e
         self.rows = check_rows(self._journal.rows, self._journal.path)
         self.stands = stands or newest(folder, len(self.rows))
+        if len(self.stands.state) != program.manifest.state_size:
+            raise UserError(f"{folder} is a run of another program: its state has {len(self.stands.state):,} numbers")
         unused = len(self.rows) - self.stands.steps
         torn = f"{self._journal.torn:,} torn bytes" if self._journal.torn else ""
         self.cut = " and ".join(filter(None, [f"{unused} steps behind the last snapshot" if unused else "", torn]))
@@ -108,10 +110,7 @@ class RunFolder:
                     f"{folder} is a run of another program: its {name} is {config.get(name)!r}, and that of "
                     f"{program.path} is {here!r}"
                 )
-        run = cls(folder, program, parse(TrainConfig, config["train"]).after)
-        if len(run.stands.state) != m.state_size:
-            raise UserError(f"{folder} is a run of another program: its state has {len(run.stands.state):,} numbers")
-        return run
+        return cls(folder, program, parse(TrainConfig, config["train"]).after)
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before``.
