@@ -73,5 +73,5 @@ def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) ->
             if isinstance(layer, LoraLayer):
                 layer.scale_layer(weight)
         return adapted.merge_and_unload()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
         raise UserError(f"{adapter} does not fit {base}: {str(e).splitlines()[0]}") from e

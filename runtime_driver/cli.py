@@ -149,6 +149,8 @@ def main() -> None:
         if e.name not in ("transformers", "torchao", "peft", "gguf", "accelerate"):
             raise
         message = f"this command needs {e.name}: pip install 'prge[export]' (a device needs only the other commands)"
+    except (OSError, MemoryError) as e:  # of the machine; what a command knows to say better is a UserError already
+        message = f"{getattr(e, 'filename', None) or 'the system'}: {getattr(e, 'strerror', None) or type(e).__name__}"
     if "--json" in sys.argv:
         print(json.dumps({"error": message}))
     err.print("error:", style="bold red", end=" ")

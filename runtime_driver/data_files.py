@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prge.bounded import DATA, check_size, read_bounded
+from prge.bounded import DATA, TEXT, check_size, read_bounded
 from prge.errors import UserError
 from prge.typed import parse_json
 
@@ -158,6 +158,7 @@ def _table(
     # Tabs separate; quotes are ordinary characters of a TSV's text.
     quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    csv.field_size_limit(TEXT)
     header: list[str] | None = None
     records = []
     try:

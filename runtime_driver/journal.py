@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,8 +112,8 @@ class _Step:
     seconds: float
     examples: tuple[int, ...]
     backed_off: bool
-    before: dict[str, float | None] | None = None
-    dev: dict[str, float | None] | None = None
+    before: dict[str, float | None] = field(default_factory=lambda: {"loss": 0.0})
+    dev: dict[str, float | None] = field(default_factory=lambda: {"loss": 0.0})
 
 
 def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
@@ -121,7 +121,9 @@ def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     known = _Step.__dataclass_fields__.keys()
     for number, row in enumerate(rows, 1):
         try:
-            parse(_Step, {name: row[name] for name in row.keys() & known})
+            step = parse(_Step, {name: row[name] for name in row.keys() & known})
+            if not ("loss" in step.before and "loss" in step.dev):
+                raise ValueError("an evaluation has no loss")
         except ValueError as e:
             raise UserError(f"{path}, record {number}: not a step of a run ({e})") from e
     return rows

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prge.bounded import TEXT
 from prge.errors import UserError
 from prge.manifest import Manifest, template_columns
 from prge.runtime_driver.chat import Chat
@@ -124,13 +125,15 @@ def fill(template: str, record: Record, where: str) -> str:
                 kind = type(record[name]).__name__
                 raise UserError(f"{where}: column {name!r} holds a {kind}; a template takes text")
         text = template.format_map(record)
-        text.encode()
+        size = len(text.encode())
     except KeyError as e:
         if e.args == ("choice",):
             raise UserError(f"{where}: no label, so that the right choice is unknown") from e
         raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
     except UnicodeEncodeError as e:
         raise UserError(f"{where} is not text: {e}") from e
+    if size > TEXT:
+        raise UserError(f"{where}: a text of {size:,} bytes; prge takes up to {TEXT:,}: split it into several")
     return text
 
 

@@ -56,6 +56,10 @@ class RunFolder:
             rows, ends = read_journal(folder / LOG_FILE)
             check_rows(rows, folder / LOG_FILE)
             self.stands = stands or newest(folder, len(rows))
+            if len(self.stands.state) != program.manifest.state_size:
+                raise UserError(
+                    f"{folder} is a run of another program: its state has {len(self.stands.state):,} numbers"
+                )
         except UserError:
             self.close()
             raise
@@ -108,10 +112,7 @@ class RunFolder:
                     f"{folder} is a run of another program: its {name} is {before!r}, and that of "
                     f"{program.path} is {here!r}"
                 )
-        run = cls(folder, program, parse(TrainConfig, config["train"]).after)
-        if len(run.stands.state) != program.manifest.state_size:
-            raise UserError(f"{folder} is a run of another program: its state has {len(run.stands.state):,} numbers")
-        return run
+        return cls(folder, program, parse(TrainConfig, config["train"]).after)
 
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal, and the run stands behind it; the first one also says how it was ``before`` it.

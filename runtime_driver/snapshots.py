@@ -77,7 +77,7 @@ def read_snapshot(path: Path) -> Snapshot:
         state, good = tensors["state"], tensors.get("good")
         guard = Guard(**parse_json(metadata["guard"]), good=good)
         numbers = (guard.scale, guard.first, guard.mean, guard.best, *guard.losses)
-        if not all(isinstance(number, float) for number in numbers):
+        if not all(isinstance(number, (int, float)) for number in numbers):
             raise ValueError("its guard is none")
         if state.dim() != 1 or any(t.dtype != torch.float32 or t.shape != state.shape for t in tensors.values()):
             raise ValueError("its tensors are no states")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,14 @@ class Ended:
 
 
 class Forks:
-    """The client of that process."""
+    """The client of that process.
+
+    Attributes:
+        codes: how many commands ended how.
+    """
 
     def __init__(self) -> None:
+        self.codes = Counter[int | str]()
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -54,7 +60,9 @@ class Forks:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({"arguments": [*map(str, arguments), "--json"], "cwd": str(cwd)}) + "\n")
         self.process.stdin.flush()
-        return Ended(**json.loads(self.process.stdout.readline()))
+        ended = Ended(**json.loads(self.process.stdout.readline()))
+        self.codes[ended.code] += 1
+        return ended
 
     def close(self) -> None:
         assert self.process.stdin

@@ -182,6 +182,14 @@ def test_chat_templates_are_bounded(template: str) -> None:
         Chat(template).render([{"role": "user", "content": "Hi"}])
 
 
+def test_a_text_without_end_is_refused(prge: Prge, program_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n" + "a" * 200_000 + ",today\n")
+    assert len(read_records(tmp_path / "data.csv")[0][1]["text"]) == 200_000
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": "a" * (33 << 20)}))
+    code, message = prge("predict", program_folder, "--data", tmp_path / "data.jsonl")
+    assert code == 1 and "line 1: a text of 34,603,014 bytes" in message["error"]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: (
     st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3))))  # fmt: skip
@@ -200,7 +208,7 @@ def test_any_json_is_records_or_refused(tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("content", [
     b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000, b'{"text": "\\ud800"}', b'{"text": "\xff"}', b"\0" * 100, b"",
     b'"' + b"a" * 1_000_000, b"a," * 200_000, b"\xef\xbb\xbf", b"\r\r\r",
-])  # fmt: skip
+], ids=lambda content: ascii(content[:8]))  # fmt: skip
 @pytest.mark.parametrize("kind", [".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet"])
 def test_odd_files_of_data(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / f"data{kind}").write_bytes(content)

@@ -5,7 +5,6 @@ With ``PRGE_THOROUGH=1`` 2,000 files instead of some.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from edits import byte_edits, json_edits
 from forked import Ended, Forks
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -48,6 +48,7 @@ def forks() -> Iterator[Forks]:
     forks = Forks()
     yield forks
     forks.close()
+    print(f"{sum(forks.codes.values())} commands, by their exit codes: {dict(forks.codes)}")  # with pytest -s
 
 
 @pytest.fixture(scope="module")
@@ -88,72 +89,6 @@ def listing(folder: Path, but: Path) -> dict[str, tuple[int, int]]:
     """Sizes and times of all files, but of those in a run's own folder."""
     found = {str(path): path.lstat() for path in folder.rglob("*") if but not in (path, *path.parents)}
     return {name: (stat.st_size, 0 if S_ISDIR(stat.st_mode) else stat.st_mtime_ns) for name, stat in found.items()}
-
-
-@st.composite
-def byte_edits(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """Some bits turned, bytes put over others, cut off, put in, or taken out, at some places."""
-    number = st.floats(0, 1, exclude_max=True)
-    blob = st.one_of(st.binary(min_size=1, max_size=9), st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\n", b'"', b"\t"]))
-    kinds = st.sampled_from(["turn", "over", "cut", "in", "out"])
-    edits = draw(st.lists(st.tuples(kinds, number, blob), min_size=1, max_size=3))
-
-    def change(data: bytes) -> bytes:
-        content = bytearray(data)
-        for kind, where, some in edits:
-            at = int(where * len(content))
-            if kind == "turn" and content:
-                content[at] ^= 1 << some[0] % 8
-            elif kind == "over":
-                content[at : at + len(some)] = some[: len(content) - at]
-            elif kind == "cut":
-                del content[at:]
-            elif kind == "in":
-                content[at:at] = some
-            else:
-                del content[at : at + len(some)]
-        return bytes(content)
-
-    return change
-
-
-ODD: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from(
-        [None, True, -1, 0, 1, 7, 2**31, 2**63, 10**30, -(2**63), 1e-320, 1e308, float("nan"), float("inf"), "", "x",
-         "0", "\ud800", "\0", "../../x", "/etc/passwd", "{x.__class__}", "{text:>9999999999}", "{", "{{ 9**9**9 }}",
-         "\n", "é" * 40, [], {}, [None], [[[]]], {"": 0}, ["a", "b"]]
-    ),
-    st.text(max_size=20), st.integers(), st.floats(), st.lists(st.integers(), max_size=3),
-)  # fmt: skip
-
-
-@st.composite
-def json_edits(draw: st.DrawFn) -> Callable[[Any], Any]:
-    """Some values of a document changed, taken out, or put in."""
-    kinds = st.sampled_from(["set", "set", "set", "drop", "add"])
-    edits = draw(
-        st.lists(st.tuples(kinds, st.lists(st.integers(0, 99), min_size=1, max_size=4), ODD), min_size=1, max_size=2)
-    )
-
-    def change(document: Any) -> Any:
-        root = {"document": document}
-        for kind, path, value in copy.deepcopy(edits):
-            inside: Any = root
-            key: Any = "document"
-            for step in path:
-                held = inside[key]
-                if not isinstance(held, (dict, list)) or not held:
-                    break
-                inside, key = held, (list(held)[step % len(held)] if isinstance(held, dict) else step % len(held))
-            if kind == "drop" and inside is not root:
-                del inside[key]
-            elif kind == "add" and isinstance(inside, dict):
-                inside["odd" if inside is not root else key] = value
-            else:
-                inside[key] = value
-        return root["document"]
-
-    return lambda document: change(copy.deepcopy(document))
 
 
 def in_bytes(edit: Callable[[bytes], bytes], name: str = "") -> Callable[[Path], object]:

@@ -9,6 +9,8 @@ from prge.errors import UserError
 
 # Examples are held in memory several times over while they are read.
 DATA = 2 << 30
+# Of one example; the Bible has under 5 MB, and tokens take a hundred times the memory.
+TEXT = 32 << 20
 # An adapter of rank 64 on all linears of a model with 70 billion weights has 3.3 GB in float32.
 TENSORS = 8 << 30
 # A hundred bytes per number of a batch and step: a million steps.
