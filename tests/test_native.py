@@ -223,7 +223,7 @@ def test_64_bit_arm_makes_the_same_losses(runner: Run, program_folder: Path, pac
     common = (program_folder, "--data", packed, "--steps", 20, "--lr", 1e-3)
     assert runner(*common, "--output", tmp_path / "here")[0] == 0
     # A processor must be named: qemu 7's default has a wrong instruction (its issue 2083).
-    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "cortex-a72", tmp_path / "arm" / RUNNER]
+    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "cortex-a72", str(tmp_path / "arm" / RUNNER)]
     subprocess.run([*command, *map(str, common), "--output", tmp_path / "there"], check=True, capture_output=True)
     here, there = (read_journal(tmp_path / run / "log.jsonl")[0] for run in ("here", "there"))
     assert [row["examples"] for row in here] == [row["examples"] for row in there]

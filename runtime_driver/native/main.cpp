@@ -121,7 +121,7 @@ prge::Json train(const Options& o, FILE* err) {
   bool resumes = !folder.empty(), times = !o["--bench"].empty();
   if (resumes) {
     for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every"})
-      if (!o[name].empty()) throw prge::Error(std::string("--resume goes on with the run's own settings, without ") + name);
+      if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
     if (path.empty()) path = its_program;
     if (data.empty()) data = its_data;
