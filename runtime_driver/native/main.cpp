@@ -85,6 +85,7 @@ struct Options {
 };
 
 prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double loaded) {
+  double packed = peak_megabytes();
   prge::Batches batches(examples.train, program.manifest().batch, 0);
   auto state = program.initial_state();
   std::vector<double> seconds;
@@ -99,7 +100,8 @@ prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t
   double first = seconds[0];
   std::sort(seconds.begin(), seconds.end());
   return {{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
-          {"load_seconds", loaded}, {"first_step", first}, {"peak_megabytes", peak_megabytes()}};
+          {"load_seconds", loaded}, {"loaded_megabytes", packed}, {"first_step", first},
+          {"peak_megabytes", peak_megabytes()}};
 }
 
 void report(FILE* err, const prge::Run& run, const prge::Record& r, double mean, double speed) {
