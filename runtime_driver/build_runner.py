@@ -41,7 +41,9 @@ def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize:
         raise UserError(f"building needs the C++ compiler {compiler}: {install}")
     cmake = find_cmake()
     with tempfile.TemporaryDirectory() as scratch:
-        package = _unpacked(wheel or _download(target, Path(scratch)), Path(scratch)) if wheel or target else _installed()
+        if target and not wheel:
+            wheel = _download(target, Path(scratch))
+        package = _unpacked(wheel, Path(scratch)) if wheel else _installed()
         build = str(Path(scratch) / "build")
         settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
         if target:
@@ -75,7 +77,7 @@ def _installed() -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def _download(target: str | None, scratch: Path) -> Path:
+def _download(target: str, scratch: Path) -> Path:
     version = importlib.metadata.version("executorch")
     command = [sys.executable, "-m", "pip", "download", f"executorch=={version}", "--no-deps", "--dest", str(scratch)]
     _run(*command, "--only-binary=:all:", "--platform", f"manylinux_2_28_{target}")
@@ -88,7 +90,8 @@ def _unpacked(wheel: Path, scratch: Path) -> Path:
         return wheel / "executorch"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(scratch / "wheel", [n for n in archive.namelist() if re.search("/(include|lib|share)/", n)])
+            parts = [name for name in archive.namelist() if re.match("executorch/(include|lib|share)/", name)]
+            archive.extractall(scratch / "wheel", parts)
     except (OSError, zipfile.BadZipFile) as e:
         raise UserError(f"{wheel} is not a wheel: {e}") from e
     return scratch / "wheel" / "executorch"

@@ -39,7 +39,7 @@ def pack(
 
 
 def build_runner(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for prge-run and its libraries.")] = Path("runner"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the program and its libraries.")],
     target: Annotated[str | None, typer.Option(help="Another processor to build for: aarch64.")] = None,
     wheel: Annotated[
         Path | None, typer.Option(help="The target's executorch wheel, or its folder; default: pip's.")

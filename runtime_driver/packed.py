@@ -85,8 +85,8 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
     if len(data) < _HEADER.size + _CRC.size or data[: len(MAGIC)] != MAGIC:
         raise UserError(f"{path} is not a file of `prge pack`")
     _, version, of, train, dev, dropped, size, tokenizer = _HEADER.unpack_from(data)
-    if version > VERSION:
-        raise UserError(f"{path} has version {version}; this prge reads up to {VERSION}: upgrade it, or pack again")
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}, not {VERSION}; pack the data again")
     whole = len(data) == _HEADER.size + 4 * size + _CRC.size
     if not whole or zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise UserError(f"{path} is damaged: its size or its checksum is another; pack or copy it again")

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from prge.runtime_driver import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/phone.md", "docs/python.md", "docs/raspberry-pi.md", "docs/tasks.md", "docs/families.md", "docs/native.md")
+PAGES = ("README.md", *(f"docs/{p}.md" for p in ("phone", "python", "raspberry-pi", "tasks", "families", "native")))
 MODEL = "smollm2-135m"
 
 

@@ -40,8 +40,8 @@ class NativeProcess(Process):
         data = Path(self.scratch.name) / f"{tokens}.prge"
         if not data.exists():
             pack(data, self.manifest, synthetic(self.manifest, tokens, self.manifest.batch), [], 0)
-        command = [self.runner / RUNNER if self.runner.is_dir() else self.runner, self.contender.program, "--json"]
-        command += ["--data", data, "--bench", str(_STEPS)]
+        runner = self.runner / RUNNER if self.runner.is_dir() else self.runner
+        command = [str(runner), self.contender.program, "--json", "--data", str(data), "--bench", str(_STEPS)]
         command += ["--threads", str(self.contender.threads)] if self.contender.threads else []
         try:
             said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)

@@ -111,8 +111,8 @@ def bench_step(
             from prge.runtime_driver.bench.native import NativeProcess
 
             for path, m in loaded.items():
-                file = str(StepProgram(path).path)
-                processes.append(NativeProcess(f"{called[path]}, prge-run", Contender("native", file), m, runner=runner))
+                contender = Contender("native", str(path))
+                processes.append(NativeProcess(f"{called[path]}, prge-run", contender, m, runner=runner))
         if peers:
             processes += _peers(loaded, called, lengths, Path(scratch))
         try:
@@ -194,6 +194,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     work = inference_multiply_adds if kind == "inference" else multiply_adds if is_step else None
     needed = work(m, tokens) if work else None
     on_runtime = kind in ("program", "native", "inference")
+    executions = m.executions if kind in ("program", "native") else 1
     held = m if on_runtime else replace(m, quantization="f32")
     limit = limits["f32" if held.quantization == "f32" else "int8"]
     speed = 2.0 * needed / median / 1e9 if needed else None
@@ -204,7 +205,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "queries": m.queries if is_step else None,
         "batch": m.batch,
         "tokens": tokens,
-        "positions": positions(m, tokens)[1] * (m.executions if kind in ("program", "native") else 1) if needed else None,
+        "positions": positions(m, tokens)[1] * executions if needed else None,
         "seconds": median,
         "least": min(seconds),
         "most": max(seconds),

@@ -71,14 +71,11 @@ Examples Examples::read(const std::string& path, const Manifest& manifest) {
   std::memcpy(&crc, &data[data.size() - 4], 4);
   auto [version, form, train, dev, dropped, size] = numbers;
   std::string_view all = data, words = all.substr(kHeader, data.size() - kHeader - 4);
-  if (version != 1) throw Error(path + " has version " + std::to_string(version) + "; this prge reads 1: pack it again");
+  if (version != 1) throw Error(path + " has version " + std::to_string(version) + ", not 1; pack the data again");
   if (words.size() != 4 * uint64_t{size} || crc32(all.substr(0, data.size() - 4)) != crc)
     throw Error(path + " is damaged: its size or its checksum is another; pack or copy it again");
   std::string tokenizer;
-  for (int i = 32; i < 64; i += 4) {
-    auto byte = [&](int at) { return uint32_t{static_cast<unsigned char>(data[i + at])}; };
-    tokenizer += hex(byte(0) << 24 | byte(1) << 16 | byte(2) << 8 | byte(3));
-  }
+  for (int i = 32; i < 64; i++) tokenizer += hex(static_cast<unsigned char>(data[i])).substr(6);
   if (tokenizer != manifest.tokenizer_sha256)
     throw Error(path + " was packed with another tokenizer than the program's; pack the data again");
   if (form != manifest.form)

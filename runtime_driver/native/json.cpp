@@ -149,7 +149,8 @@ const Json& Json::operator[](std::string_view name) const {
 }
 
 const Json& Json::expect(Kind expected) const {
-  static const char* const kNames[] = {"null", "true or false", "a whole number", "a number", "text", "a list", "an object"};
+  static const char* const kNames[] = {"null", "true or false", "a whole number", "a number", "text", "a list",
+                                       "an object"};
   if (kind != expected) throw Error(std::string("found ") + kNames[kind] + " instead of " + kNames[expected]);
   return *this;
 }

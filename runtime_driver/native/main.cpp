@@ -17,12 +17,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kUsage =
-    "give a program and data, or a run to resume\n"
-    "  prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
-    "  prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
-    "  prge-run PROGRAM --data FILE --bench N      time N steps; writes nothing\n"
-    "    --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
-    "    --eval-every N (50; 0: at the end only)  --threads N  --max-minutes X  --json";
+    "prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
+    "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
+    "prge-run PROGRAM --data FILE --bench N      time N steps; writes nothing\n"
+    "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
+    "  --eval-every N (50; 0: at the end only)  --threads N  --max-minutes X  --json";
 
 struct Stopped {};
 volatile std::sig_atomic_t asked = 0;
@@ -61,7 +60,7 @@ struct Options {
       if (word.rfind("--", 0) != 0 && program.empty()) {
         program = word;
       } else if (!given.count(word)) {
-        throw prge::Error("unknown option " + word + "; " + kUsage);
+        throw prge::Error("unknown option " + word + "; see prge-run --help");
       } else if (word != "--json") {
         if (++i == count) throw prge::Error(word + " takes a value");
         given[word] = words[i];
@@ -86,6 +85,7 @@ struct Options {
 };
 
 prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double loaded) {
+  double packed = peak_megabytes();
   prge::Batches batches(examples.train, program.manifest().batch, 0);
   auto state = program.initial_state();
   std::vector<double> seconds;
@@ -100,7 +100,8 @@ prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t
   double first = seconds[0];
   std::sort(seconds.begin(), seconds.end());
   return {{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
-          {"load_seconds", loaded}, {"first_step", first}, {"peak_megabytes", peak_megabytes()}};
+          {"load_seconds", loaded}, {"loaded_megabytes", packed}, {"first_step", first},
+          {"peak_megabytes", peak_megabytes()}};
 }
 
 void report(FILE* err, const prge::Run& run, const prge::Record& r, double mean, double speed) {
@@ -122,14 +123,15 @@ prge::Json train(const Options& o, FILE* err) {
   bool resumes = !folder.empty(), times = !o["--bench"].empty();
   if (resumes) {
     for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every"})
-      if (!o[name].empty()) throw prge::Error(std::string("--resume goes on with the run's own settings, without ") + name);
+      if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
     if (path.empty()) path = its_program;
     if (data.empty()) data = its_data;
   } else {
     folder = o["--output"];
   }
-  if (path.empty() || data.empty() || (folder.empty() && !times)) throw prge::Error(kUsage);
+  if (path.empty() || data.empty() || (folder.empty() && !times))
+    throw prge::Error("give a program, --data and --output, or --resume and a run folder; see prge-run --help");
   double minutes = o.number("--max-minutes", 1e30, 0);
   prge::Settings s;
   s.steps = o.whole("--steps", s.steps, 1);
@@ -168,7 +170,9 @@ prge::Json train(const Options& o, FILE* err) {
 }  // namespace
 
 int main(int count, char** words) {
-  bool json = std::find(words, words + count, std::string("--json")) != words + count;
+  auto given = [&](const std::string& word) { return std::find(words, words + count, word) != words + count; };
+  if (given("--help")) return std::puts(kUsage) < 0;
+  bool json = given("--json");
   FILE* err = fdopen(screen, "w");
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
   try {

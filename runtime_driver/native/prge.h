@@ -115,7 +115,7 @@ struct Settings {
   int64_t seed = 0, eval_every = 50, after = 0;
 
   double lr_at(int64_t step, const Manifest& manifest) const;
-  int64_t seed_at(int64_t step, const Manifest& manifest) const { return (seed << 32) + (after + step) * manifest.queries; }
+  int64_t seed_at(int64_t step, const Manifest& m) const { return (seed << 32) + (after + step) * m.queries; }
 };
 
 // Remembers the best state so far, and tells when a run has left it for good; see prge/runtime_driver/train.py.

@@ -37,9 +37,9 @@ std::vector<float> floats(const EValue& value) {
   return {tensor.const_data_ptr<float>(), tensor.const_data_ptr<float>() + tensor.numel()};
 }
 
-int64_t count(const Json& json, const char* name) {
-  int64_t found = json[name].integer();
-  if (found < 0 || found > INT32_MAX) throw Error(std::string(name) + " is out of bounds");
+int64_t count(const Json& json, int64_t most = 1 << 20) {
+  int64_t found = json.integer();
+  if (found < 0 || found > most) throw Error(std::to_string(found) + " is out of bounds");
   return found;
 }
 
@@ -54,14 +54,15 @@ Manifest Manifest::parse(const std::string& json, const std::string& where) {
     Manifest m{j["model"].text(), j["model_sha256"].text(), adapter["sha256"].text(), j["quantization"].text(),
                j["noise"].text(), j["perturb"].text(), j["optimizer"].text(), j["objective"].text(),
                subspace.null() ? "" : subspace.text(), j["tokenizer_sha256"].text(), j["answer_at"].text(),
-               count(j, "queries"), count(j, "batch"), count(j, "min_tokens"), count(j, "max_tokens"),
-               count(j, "state_size"), count(j, "max_targets"), count(j, "pad_token"),
-               mask.null() ? -1 : mask.integer(), count(j["architecture"], "vocabulary"), count(adapter, "rank"), 0,
+               count(j["queries"]), count(j["batch"]), count(j["min_tokens"]), count(j["max_tokens"]),
+               count(j["state_size"], INT32_MAX), count(j["max_targets"]), count(j["pad_token"], INT32_MAX),
+               mask.null() ? -1 : mask.integer(), count(j["architecture"]["vocabulary"], INT32_MAX),
+               count(adapter["rank"]), 0,
                static_cast<int64_t>(j["labels"].list().size()), adapter["alpha"].number(),
                j["betas"].list().at(0).number(), j["betas"].list().at(1).number(), j["eps"].number(), j["lr"].number(),
                j["outer"].truth(), j["inner"].truth(), !j["choices"].text().empty(), 0};
     for (auto& module : adapter["modules"].list())
-      m.parameters += module["core"].list().at(0).integer() * module["core"].list().at(1).integer();
+      m.parameters += count(module["core"].list().at(0)) * count(module["core"].list().at(1));
     if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
       throw Error("its sizes make no step");
     std::string form;

@@ -124,9 +124,9 @@ struct Run::Parts {
       size_t mark = line.rfind(", \"crc\": \"");
       try {
         std::string text = line.substr(0, mark) + "}";
-        if (mark == std::string::npos || line.substr(mark) != ", \"crc\": \"" + hex(crc32(text)) + "\"}") throw Error("");
+        bool whole = mark != std::string::npos && line.substr(mark) == ", \"crc\": \"" + hex(crc32(text)) + "\"}";
         Json row = Json::parse(text);
-        if (row["step"].integer() != static_cast<int64_t>(ends.size())) throw Error("");
+        if (!whole || row["step"].integer() != static_cast<int64_t>(ends.size())) throw Error("");
         remember(row);
       } catch (const Error&) {
         throw Error(path + " is damaged at byte " + std::to_string(at) + " (record " + std::to_string(ends.size() + 1) +
@@ -182,10 +182,10 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
   const Settings& s = settings;
   Json train{{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
              {"after", s.after}};
-  Json data{{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", int64_t{0}},
-            {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
-            {"examples", static_cast<int64_t>(examples.train.size())}, {"dropped", static_cast<int64_t>(examples.dropped)},
-            {"crc", hex(examples.crc)}};
+  int64_t count = examples.train.size(), dropped = examples.dropped;
+  Json data{{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}},
+            {"seed", s.seed}, {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
+            {"examples", count}, {"dropped", dropped}, {"crc", hex(examples.crc)}};
   Json config{{"program", fs::canonical(program.path()).string()}, {"runtime", "executorch"}, {"base", m.model},
               {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}, {"exported", exported(m)},
               {"train", train}, {"data", data}};
@@ -196,20 +196,26 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
 
 Run Run::resume(const std::string& folder, Program& program, const Examples& examples) {
   const Manifest& m = program.manifest();
-  Json config = Json::parse(read_file(folder + "/config.json"));
-  if (config["base"].text() != m.model || config["base_sha256"].text() != m.model_sha256 ||
-      config["adapter_sha256"].text() != m.adapter_sha256)
-    throw Error(folder + " is a run of another program than " + program.path());
-  Json here = exported(m);
-  for (size_t i = 0; i < here.names.size(); i++)
-    if (auto* before = config["exported"].find(here.names[i]); !before || before->dump() != here.items[i].dump())
-      throw Error(folder + " is a run of another program than " + program.path() + ": its " + here.names[i] + " differs");
-  if (config["data"]["crc"].text() != hex(examples.crc))
-    throw Error(examples.path + ": these are not the examples that " + folder + " was begun with; pack them again");
-  const Json& t = config["train"];
-  Settings s{t["steps"].integer(), t["lr"].number(), t["eps"].number(), t["seed"].integer(), t["eval_every"].integer(),
-             t["after"].integer()};
-  if (s.steps < 1 || s.seed < 0 || s.eval_every < 0 || s.after < 0) throw Error(folder + ": its settings make no run");
+  Settings s;
+  try {
+    Json config = Json::parse(read_file(folder + "/config.json"));
+    const Json& t = config["train"];
+    if (config["base"].text() != m.model || config["base_sha256"].text() != m.model_sha256 ||
+        config["adapter_sha256"].text() != m.adapter_sha256)
+      throw Error("it is of another program than " + program.path());
+    Json here = exported(m);
+    for (size_t i = 0; i < here.names.size(); i++)
+      if (config["exported"][here.names[i]].dump() != here.items[i].dump())
+        throw Error("it is of another program than " + program.path() + ": its " + here.names[i] + " differs");
+    if (config["data"]["crc"].text() != hex(examples.crc))
+      throw Error("it was begun with other examples than those of " + examples.path);
+    s = {t["steps"].integer(), t["lr"].number(), t["eps"].number(), t["seed"].integer(), t["eval_every"].integer(),
+         t["after"].integer()};
+    for (int64_t number : {s.steps - 1, s.seed, s.eval_every, s.after})
+      if (number < 0 || number > INT32_MAX) throw Error("its settings make no run");
+  } catch (const Error& e) {
+    throw Error(folder + " cannot be resumed: " + e.what());
+  }
   Run run(std::make_unique<Parts>(folder, program, examples, s));
   Parts& parts = *run.parts_;
   parts.lock();
