@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize:
 
     Args:
         target: another machine's processor; None for this machine's.
-        wheel: an executorch wheel for it; default: the installed one, or for a target pip's.
+        wheel: the target's executorch wheel, or a folder into which pip unpacked it; default: pip's.
         sanitize: stop at what AddressSanitizer and UndefinedBehaviorSanitizer find.
 
     Raises:
@@ -36,14 +35,14 @@ def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize:
     """
     if target not in (None, *_CROSS):
         raise UserError(f"--target {target}: known are {', '.join(_CROSS)}; leave it out for this machine")
+    if wheel and not target:
+        raise UserError("--wheel goes with --target; this machine's wheel is the installed one")
     compiler, install = _CROSS[target] if target else (os.environ.get("CXX", "c++"), "apt install g++")
     if not shutil.which(compiler):
         raise UserError(f"building needs the C++ compiler {compiler}: {install}")
     cmake = find_cmake()
     with tempfile.TemporaryDirectory() as scratch:
-        if target and not wheel:
-            wheel = _download(target, Path(scratch))
-        package = _unpacked(wheel, Path(scratch)) if wheel else _installed()
+        package = _unpacked(target, wheel, Path(scratch)) if target else _installed()
         build = str(Path(scratch) / "build")
         settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
         if target:
@@ -77,23 +76,13 @@ def _installed() -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def _download(target: str, scratch: Path) -> Path:
-    version = importlib.metadata.version("executorch")
-    command = [sys.executable, "-m", "pip", "download", f"executorch=={version}", "--no-deps", "--dest", str(scratch)]
-    _run(*command, "--only-binary=:all:", "--platform", f"manylinux_2_28_{target}")
-    return next(scratch.glob("*.whl"))
-
-
-def _unpacked(wheel: Path, scratch: Path) -> Path:
-    """The package's folder in a wheel, or in a folder into which one was unpacked."""
-    if wheel.is_dir():
+def _unpacked(target: str, wheel: Path | None, scratch: Path) -> Path:
+    """The package's folder in a wheel, or in a folder into which pip unpacked one."""
+    if wheel and wheel.is_dir():
         return wheel / "executorch"
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            parts = [name for name in archive.namelist() if re.match("executorch/(include|lib|share)/", name)]
-            archive.extractall(scratch / "wheel", parts)
-    except (OSError, zipfile.BadZipFile) as e:
-        raise UserError(f"{wheel} is not a wheel: {e}") from e
+    name = str(wheel or f"executorch=={importlib.metadata.version('executorch')}")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(scratch / "wheel")]
+    _run(*command, "--only-binary=:all:", "--platform", f"manylinux_2_28_{target}", name)
     return scratch / "wheel" / "executorch"
 
 
