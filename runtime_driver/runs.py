@@ -192,7 +192,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         train, data = parse(TrainConfig, config["train"]), config["data"]
         for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
             parse(str, text)
-        if train.steps < 1 or min(train.lr, train.eps) <= 0 or min(train.seed, train.eval_every, train.after) < 0:
+        counts = (train.steps - 1, train.seed, train.eval_every, train.after)
+        if min(train.lr, train.eps) <= 0 or not all(0 <= count < 2**31 for count in counts):
             raise ValueError("a setting out of range")
         config["exported"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as e:

@@ -56,7 +56,8 @@ def json_edits(draw: st.DrawFn) -> Callable[[Any], Any]:
 
     def change(document: Any) -> Any:
         root = {"document": document}
-        for kind, path, value in copy.deepcopy(edits):
+        for kind, path, drawn in edits:
+            value = copy.deepcopy(drawn)
             inside: Any = root
             key: Any = "document"
             for step in path:

@@ -38,6 +38,8 @@ def parse(kind: type[T], value: Any) -> T:
 
 
 def _parse(kind: Any, value: Any, name: str) -> Any:
+    if kind in _NAMES:
+        return _expect(kind, value, name)
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _fields(kind, _expect(dict, value, name), name)
@@ -53,12 +55,10 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
         kinds = arguments[:1] * len(items) if arguments[1:] == (...,) else arguments
         if len(items) != len(kinds):
             raise ValueError(f"{name} holds {len(items)} values, not {len(kinds)}")
-        return tuple(
-            _parse(each, item, f"{name}[{i}]") for i, (each, item) in enumerate(zip(kinds, items, strict=True))
-        )
+        return tuple([_parse(each, item, f"{name}[]") for each, item in zip(kinds, items, strict=True)])
     if origin is dict:
         return {key: _parse(arguments[1], item, f"{name}[{key!r}]") for key, item in _expect(dict, value, name).items()}
-    return _expect(kind, value, name)
+    raise TypeError(f"fields of type {kind} are none of JSON's")
 
 
 _hints = cache(get_type_hints)
