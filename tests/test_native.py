@@ -56,7 +56,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {**os.environ, "ASAN_OPTIONS": "exitcode=99", "UBSAN_OPTIONS": "exitcode=99"}
 
     def run(*arguments: object) -> tuple[int, Any]:
-        command = [folder / RUNNER, *map(str, arguments), "--json"]
+        command = [str(folder / RUNNER), *map(str, arguments), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode in (0, 1) and done.stderr.count("\n") <= done.returncode, done
         return done.returncode, json.loads(done.stdout)
@@ -259,8 +259,7 @@ def test_64_bit_arm_makes_the_same_losses(runner: Run, program_folder: Path, pac
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
     """A byte or a word changed, a part cut out, or the end cut off."""
-    data, at = bytearray(content), chance.randrange(len(content))
-    kind = chance.randrange(4)
+    data, at, kind = bytearray(content), chance.randrange(len(content)), chance.randrange(4)
     if kind == 0:
         data[at] ^= chance.randrange(1, 256)
     elif kind == 1:
