@@ -18,7 +18,6 @@ from prge.runtime_driver.data import Example
 
 MAGIC = b"\x89PRGE\r\n\x1a"
 VERSION = 1
-SUFFIX = ".prge"
 
 # Behind the magic: version, form, counts of training and dev examples and of those left out, number of words, and
 # the tokenizer's SHA-256; then the words, and the CRC-32 of all before.

@@ -16,12 +16,20 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TEMPLATE
+from test_families import config
+from transformers import AutoModelForMaskedLM
 
 from prge.errors import UserError
+from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
+from prge.runtime_driver.bench.contenders import Contender
+from prge.runtime_driver.bench.native import NativeProcess
 from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.journal import read_journal
+from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.packed import MAGIC, digest, pack, unpack
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import read_snapshot
@@ -45,17 +53,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Run:
         pytest.skip(str(e))
     folder = tmp_path_factory.mktemp("runner")
     build_runner(folder, None, None, sanitize=THOROUGH)
-
-    # The program keeps what libraries write to stderr away, and sanitizers with it.
-    found = f"exitcode=99:log_path={folder / 'found'}"
+    environment = {**os.environ, "ASAN_OPTIONS": "exitcode=99", "UBSAN_OPTIONS": "exitcode=99"}
 
     def run(*arguments: object) -> tuple[int, Any]:
-        done = subprocess.run(
-            [folder / RUNNER, *map(str, arguments), "--json"], capture_output=True, text=True, timeout=300,
-            env={**os.environ, "ASAN_OPTIONS": found, "UBSAN_OPTIONS": found},
-        )  # fmt: skip
-        assert done.returncode in (0, 1), (done, [file.read_text() for file in folder.glob("found*")])
-        assert done.stderr.count("\n") <= done.returncode, done.stderr
+        command = [str(folder / RUNNER), *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode in (0, 1) and done.stderr.count("\n") <= done.returncode, done
         return done.returncode, json.loads(done.stdout)
 
     run.path = folder / RUNNER  # type: ignore[attr-defined]
@@ -63,15 +66,20 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def programs(program_folder: Path, export: Callable[..., Path]) -> Callable[[str], Path]:
+def programs(
+    program_folder: Path, export: Callable[..., Path], make_model: Callable[..., Path], encoder_tokenizer_folder: Path
+) -> Callable[[str], Path]:
     """Programs by what they try; exported when asked for."""
-    host = StepConfig(3, 2, "weights", "sgd", outer=False, inner=False)
 
     def get(name: str) -> Path:
         if name == "loops on the host":
-            return export(step=host)
-        if name == "text":
-            return export(label_words=(), template="{text}", target=" {label}", max_targets=4)
+            return export(step=StepConfig(3, 2, "weights", "sgd", outer=False, inner=False))
+        if name == "candidates":
+            form = {"template": "{text}", "target": " {choice}", "choices": "choices", "max_targets": 4}
+            return export(adapter=AdapterConfig(rank=4, alpha=8.0, subspace="svd"), label_words=(), **form)
+        if name == "an encoder's mask":
+            model = make_model(config("bert"), AutoModelForMaskedLM, encoder_tokenizer_folder)
+            return export(model=model, template=TEMPLATE + "{mask}")
         return program_folder
 
     return get
@@ -79,13 +87,18 @@ def programs(program_folder: Path, export: Callable[..., Path]) -> Callable[[str
 
 @pytest.fixture(scope="session")
 def packed(program_folder: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's data for `program_folder`."""
     return packed_for(program_folder, demo_data, tmp_path_factory.mktemp("packed") / "data.prge")
 
 
 def packed_for(folder: Path, demo_data: Path, path: Path) -> Path:
     program = StepProgram(folder)
-    examples = Encoder(program.manifest, folder / "tokenizer.json", truncate=True).examples(demo_data / "train.tsv")
+    encoder = Encoder(program.manifest, folder / "tokenizer.json", truncate=True)
+    records = read_records(demo_data / "train.tsv")[:50]
+    if program.manifest.choices:
+        names = ["later", "today", "never"]
+        for _, row in records:
+            row |= {"choices": names, "choice": row["label"], "label": str(names.index(row["label"]))}
+    examples = encoder.encode_all(records, demo_data)
     pack(path, program.manifest, examples[:40], examples[40:50], 3)
     return path
 
@@ -102,7 +115,7 @@ def same_run(a: Path, b: Path) -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("name", ["activations and adam", "loops on the host", "text"])
+@pytest.mark.parametrize("name", ["activations and adam", "loops on the host", "candidates", "an encoder's mask"])
 def test_both_drivers_make_the_same_run(
     runner: Run, prge: Prge, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path, name: str
 ) -> None:
@@ -117,20 +130,16 @@ def test_both_drivers_make_the_same_run(
     same_run(tmp_path / "native", tmp_path / "python")
     for name in ("completed", "steps", "lr", "before", "after"):
         assert ours[name] == theirs[name]
-    configs = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
-    for config in configs:
-        del config["data"]["dev_fraction"], config["data"]["seed"]  # of what was split before it was packed
-    assert configs[0] == configs[1]
+    described = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
+    for one in described:
+        del one["data"]["dev_fraction"]  # of what was split before it was packed
+    assert described[0] == described[1]
 
 
-def test_the_drivers_take_turns(
-    runner: Run, prge: Prge, program_folder: Path, demo_data: Path, packed: Path, tmp_path: Path
-) -> None:
-    """Step by step in one folder, on the packed file and on what it was packed of."""
-    data = ("--data", packed, "--steps", 8, "--eval-every", 3, "--lr", 0.01)
-    code, _ = prge("train", program_folder, *data, "--output", tmp_path / "whole")
-    assert code == 0
-    run = tmp_path / "turns"
+def test_the_drivers_take_turns(runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """Step by step in one folder."""
+    data, run = ("--data", packed, "--steps", 8, "--eval-every", 3, "--lr", 0.01), tmp_path / "turns"
+    assert prge("train", program_folder, *data, "--output", tmp_path / "whole")[0] == 0
     code, result = runner(program_folder, *data, "--output", run, "--max-minutes", 0)
     assert code == 0 and result["steps"] == 1 and not result["completed"]
     for turn in range(2, 8):
@@ -192,7 +201,7 @@ def test_what_does_not_fit_is_refused(
     for arguments, message in (
         ((program_folder, "--data", text, *new), "not a file of `prge pack`"),
         ((program_folder, "--data", newer, *new), "version 2"),
-        ((programs("text"), "--data", packed, *new), "another template"),
+        ((programs("candidates"), "--data", packed, *new), "another template"),
         ((tmp_path, "--data", packed, *new), "no ExecuTorch program"),
         ((text, "--data", packed, *new), "no ExecuTorch program"),
         ((program_folder, "--data", packed, *new, "--steps", "many"), "--steps many"),
@@ -203,10 +212,27 @@ def test_what_does_not_fit_is_refused(
         code, result = runner(*arguments)
         assert code == 1 and message in result["error"]
         assert not (tmp_path / "run").exists()
-    code, result = prge("train", programs("text"), "--data", packed, *new)
+    code, result = prge("train", programs("candidates"), "--data", packed, *new)
     assert code == 1 and "another template" in result["error"]
     code, result = prge("train", program_folder, "--data", packed, "--examples", 3, *new)
     assert code == 1 and "leave --dev and --examples out" in result["error"]
+
+
+def test_the_bench_takes_the_runner_s_own_numbers(runner: Run, program_folder: Path, tmp_path: Path) -> None:
+    """Of a process without Python: this one's memory would not do."""
+    manifest = StepProgram(program_folder).manifest
+    contender = Contender("native", str(program_folder), threads=1)
+    process = NativeProcess("prge-run", contender, manifest, runner=runner.path)  # type: ignore[attr-defined]
+    process.start()
+    for _ in range(2):
+        process.time(20)
+    process.stop()
+    assert len(process.seconds[20]) == 2 and all(0.0 < s < 10.0 for s in process.seconds[20])
+    assert 0.0 < process.megabytes[20] < peak_megabytes() / 2 or THOROUGH
+    missing = NativeProcess("prge-run", contender, manifest, runner=tmp_path)
+    missing.start()
+    with pytest.raises(UserError, match="prge build-runner"):
+        missing.time(20)
 
 
 def test_the_documentation_s_program_compiles(runner: Run, tmp_path: Path) -> None:
@@ -238,8 +264,7 @@ def test_64_bit_arm_makes_the_same_losses(runner: Run, program_folder: Path, pac
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
     """A byte or a word changed, a part cut out, or the end cut off."""
-    data, at = bytearray(content), chance.randrange(len(content))
-    kind = chance.randrange(4)
+    data, at, kind = bytearray(content), chance.randrange(len(content)), chance.randrange(4)
     if kind == 0:
         data[at] ^= chance.randrange(1, 256)
     elif kind == 1:

@@ -68,6 +68,24 @@ struct Tensors {
   const std::vector<float>* find(std::string_view name) const;
 };
 
+// One line of JSON per step, each with its own checksum; of this process alone.
+class Journal {
+ public:
+  explicit Journal(const std::string& path);  // opens or makes it
+  ~Journal();
+  Journal(const Journal&) = delete;
+  void read(const std::function<void(const Json&)>& each);  // the whole records
+  void cut(size_t count);                                   // keeps so many of those that were read
+  void append(const Json& row);                             // with the system when it returns, on the disk after sync
+  void sync() const;
+
+ private:
+  [[noreturn]] void unwritable() const;
+  std::string path_;
+  int file_;
+  std::vector<size_t> ends_;
+};
+
 bool finite(const std::vector<float>& numbers);
 
 }  // namespace prge

@@ -1,13 +1,7 @@
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <set>
 
 #include "internal.h"
@@ -35,6 +29,9 @@ Json exported(const Manifest& m) {
           {"alpha", m.alpha}, {"subspace", m.subspace.empty() ? Json() : m.subspace}, {"parameters", m.parameters}};
 }
 
+constexpr std::pair<const char*, double Guard::*> kGuard[] = {
+    {"scale", &Guard::scale}, {"first", &Guard::first}, {"mean", &Guard::mean}, {"best", &Guard::best}};
+
 // A run after some steps.
 struct Snapshot {
   int64_t steps = 0;
@@ -42,8 +39,8 @@ struct Snapshot {
   Guard guard;
 
   std::string bytes(const Manifest& m, int64_t after) const {
-    Json numbers{{"scale", guard.scale}, {"first", guard.first}, {"mean", guard.mean}, {"best", guard.best},
-                 {"losses", guard.losses}};
+    Json numbers{{"losses", guard.losses}};
+    for (auto [name, number] : kGuard) numbers.add(name, guard.*number);
     Tensors tensors;
     if (!guard.good.empty()) tensors.vectors.emplace_back("good", guard.good);
     tensors.vectors.emplace_back("state", state);
@@ -57,22 +54,32 @@ struct Snapshot {
     Tensors tensors = Tensors::read(path);
     try {
       auto *state = tensors.find("state"), *good = tensors.find("good");
-      Json guard = Json::parse(tensors.metadata["guard"].text());
+      Json numbers = Json::parse(tensors.metadata["guard"].text());
       Snapshot s{std::stoll(tensors.metadata["run_steps"].text()), state ? *state : std::vector<float>{}, {}};
       if (good) s.guard.good = *good;
-      s.guard.scale = guard["scale"].number();
-      s.guard.first = guard["first"].number();
-      s.guard.mean = guard["mean"].number();
-      s.guard.best = guard["best"].number();
-      for (auto& loss : guard["losses"].list()) s.guard.losses.push_back(loss.number());
-      if (s.steps < 0 || s.state.size() != size || (good && good->size() != size) || s.guard.losses.size() > 9)
-        throw Error("its numbers do not fit");
+      for (auto [name, number] : kGuard) s.guard.*number = numbers[name].number();
+      for (auto& loss : numbers["losses"].list()) s.guard.losses.push_back(loss.number());
+      bool fits = s.steps >= 0 && s.state.size() == size && (!good || good->size() == size);
+      if (!fits || s.guard.losses.size() > 9) throw Error("its numbers do not fit");
       return s;
     } catch (const std::exception& e) {
       throw Error(path + " is not a snapshot of a run of this program: " + e.what());
     }
   }
 };
+
+Json read_config(const std::string& folder) {
+  std::string path = folder + "/config.json";
+  if (!fs::exists(path)) throw Error(folder + " is no run folder (no config.json)");
+  try {
+    Json config = Json::parse(read_file(path));
+    for (auto* name : {"base", "base_sha256", "adapter_sha256", "program"}) config[name].text();
+    config["train"]["steps"], config["data"]["train"], config["data"]["crc"].text();
+    return config;
+  } catch (const Error& e) {
+    throw Error(path + " is not the description of a run: " + e.what());
+  }
+}
 
 }  // namespace
 
@@ -83,8 +90,7 @@ struct Run::Parts {
   Settings settings;
   Batches batches;
   Snapshot stands;
-  int journal = -1;
-  std::vector<size_t> ends;  // of the journal's records
+  Journal journal;
   Clock::time_point synced = Clock::now();
   // What the summary needs of the records.
   struct Row {
@@ -97,51 +103,13 @@ struct Run::Parts {
 
   Parts(const std::string& folder, Program& program, const Examples& examples, const Settings& settings)
       : folder(folder), program(program), examples(examples), settings(settings),
-        batches(examples.train, program.manifest().batch, settings.seed) {}
-  ~Parts() {
-    if (journal >= 0) close(journal);
-  }
+        batches(examples.train, program.manifest().batch, settings.seed), journal(folder + "/log.jsonl") {}
 
-  [[noreturn]] void unwritable() const { throw Error(folder + " cannot be written: " + std::strerror(errno)); }
-
-  void lock() {
-    journal = open((folder + "/log.jsonl").c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (journal < 0) unwritable();
-    if (flock(journal, LOCK_EX | LOCK_NB) != 0) throw Error(folder + " is in use: another process trains there");
-  }
-
+  // Throws where a record lacks what it needs.
   void remember(const Json& row) {
     if (auto* found = row.find("before")) before = *found;
     auto* dev = row.find("dev");
     rows.push_back({row["seconds"].number(), row["backed_off"].truth(), dev ? *dev : Json()});
-  }
-
-  // The records, each with its checksum; a last one without its end is what a run that was cut off leaves.
-  void read_journal() {
-    std::string path = folder + "/log.jsonl", data = read_file(path);
-    for (size_t at = 0, end; (end = data.find('\n', at)) != std::string::npos; at = end + 1) {
-      std::string line = data.substr(at, end - at);
-      size_t mark = line.rfind(", \"crc\": \"");
-      try {
-        std::string text = line.substr(0, mark) + "}";
-        bool whole = mark != std::string::npos && line.substr(mark) == ", \"crc\": \"" + hex(crc32(text)) + "\"}";
-        Json row = Json::parse(text);
-        if (!whole || row["step"].integer() != static_cast<int64_t>(ends.size())) throw Error("");
-        remember(row);
-      } catch (const Error&) {
-        throw Error(path + " is damaged at byte " + std::to_string(at) + " (record " + std::to_string(ends.size() + 1) +
-                    "); what follows is no use");
-      }
-      ends.push_back(end + 1);
-    }
-  }
-
-  void append(const Json& row) {
-    std::string text = row.dump();
-    std::string line = text.substr(0, text.size() - 1) + ", \"crc\": \"" + hex(crc32(text)) + "\"}\n";
-    if (write(journal, line.data(), line.size()) != static_cast<ssize_t>(line.size())) unwritable();
-    ends.push_back((ends.empty() ? 0 : ends.back()) + line.size());
-    remember(row);
   }
 
   // Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.
@@ -149,7 +117,7 @@ struct Run::Parts {
     std::string path = folder + kState, scratch = folder + kPartial;
     write_file(scratch, stands.bytes(program.manifest(), settings.after));
     if (Clock::now() - synced > kSync) {
-      if (fsync(journal) != 0) unwritable();
+      journal.sync();
       sync_path(scratch);
       synced = Clock::now();
       if (fs::exists(path)) replace_file(path, folder + kEarlier);
@@ -176,7 +144,6 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
       throw Error(folder + " exists and is not empty; choose another --output or remove it");
   if (error) throw Error(folder + " cannot be written: " + error.message());
   Run run(std::make_unique<Parts>(folder, program, examples, settings));
-  run.parts_->lock();
   run.parts_->stands.state = program.initial_state();
   run.parts_->save();
   const Settings& s = settings;
@@ -198,8 +165,7 @@ Run Run::resume(const std::string& folder, Program& program, const Examples& exa
   const Manifest& m = program.manifest();
   Settings s;
   try {
-    Json config = Json::parse(read_file(folder + "/config.json"));
-    const Json& t = config["train"];
+    const Json config = read_config(folder), &t = config["train"];
     if (config["base"].text() != m.model || config["base_sha256"].text() != m.model_sha256 ||
         config["adapter_sha256"].text() != m.adapter_sha256)
       throw Error("it is of another program than " + program.path());
@@ -218,8 +184,7 @@ Run Run::resume(const std::string& folder, Program& program, const Examples& exa
   }
   Run run(std::make_unique<Parts>(folder, program, examples, s));
   Parts& parts = *run.parts_;
-  parts.lock();
-  parts.read_journal();
+  parts.journal.read([&](const Json& row) { parts.remember(row); });
   std::string reasons;
   parts.stands.steps = -1;
   for (auto* name : {kState, kEarlier}) {
@@ -234,8 +199,7 @@ Run Run::resume(const std::string& folder, Program& program, const Examples& exa
   }
   size_t steps = parts.stands.steps;
   if (parts.stands.steps < 0) throw Error(folder + " cannot be resumed" + reasons);
-  parts.ends.resize(steps);
-  if (ftruncate(parts.journal, steps ? parts.ends.back() : 0) != 0) parts.unwritable();
+  parts.journal.cut(steps);
   parts.rows.resize(steps);
   return run;
 }
@@ -282,7 +246,8 @@ Record Run::step(const Progress& evaluating) {
            {"backed_off", r.backed_off}};
   if (r.dev) row.add("dev", to_json(*r.dev));
   if (!before.null()) row.add("before", before);
-  p.append(row);
+  p.journal.append(row);
+  p.remember(row);
   p.stands.steps++;
   p.save();
   if (guard.scale > 1.0 / 256) return r;
@@ -292,7 +257,7 @@ Record Run::step(const Progress& evaluating) {
 }
 
 void Run::sync() {
-  if (fsync(parts_->journal) != 0) parts_->unwritable();
+  parts_->journal.sync();
   sync_path(parts_->folder + kState);
   sync_path(parts_->folder);
 }
@@ -322,14 +287,8 @@ std::string Run::summary() const {
 }
 
 std::pair<std::string, std::string> Run::sources(const std::string& folder) {
-  if (!fs::exists(folder + "/config.json")) throw Error(folder + " is no run folder (no config.json)");
-  try {
-    Json config = Json::parse(read_file(folder + "/config.json"));
-    const Json& train = config["data"]["train"];
-    return {config["program"].text(), train.null() ? "" : train.text()};
-  } catch (const Error& e) {
-    throw Error(folder + "/config.json is not the description of a run: " + e.what());
-  }
+  const Json config = read_config(folder), &train = config["data"]["train"];
+  return {config["program"].text(), train.null() ? "" : train.text()};
 }
 
 }  // namespace prge
