@@ -8,10 +8,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from prge.bounded import DATA, read_bounded
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example
@@ -71,16 +73,25 @@ def is_packed(path: Path) -> bool:
         return False
 
 
-def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:
-    """(training examples, dev examples, how many of the former were left out because they are in dev).
+@dataclass(frozen=True)
+class Packed:
+    """A packed file's header, and its words."""
+
+    form: int
+    train: int
+    dev: int
+    dropped: int
+    tokenizer_sha256: str
+    content: list[int]
+
+
+def read_packed(path: Path) -> Packed:
+    """A packed file as it is, for whatever program.
 
     Raises:
-        UserError: damaged, of a newer version, or packed for a program with another tokenizer or form.
+        UserError: damaged, of another version, or no packed file.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    data = read_bounded(path, DATA)
     if len(data) < _HEADER.size + _CRC.size or data[: len(MAGIC)] != MAGIC:
         raise UserError(f"{path} is not a file of `prge pack`")
     _, version, of, train, dev, dropped, size, tokenizer = _HEADER.unpack_from(data)
@@ -89,24 +100,33 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
     whole = len(data) == _HEADER.size + 4 * size + _CRC.size
     if not whole or zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise UserError(f"{path} is damaged: its size or its checksum is another; pack or copy it again")
-    if tokenizer.hex() != manifest.tokenizer_sha256:
+    return Packed(of, train, dev, dropped, tokenizer.hex(), np.frombuffer(data, "<i4", size, _HEADER.size).tolist())
+
+
+def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:
+    """(training examples, dev examples, how many of the former were left out because they are in dev).
+
+    Raises:
+        UserError: as `read_packed`, or packed for a program with another tokenizer or form.
+    """
+    packed = read_packed(path)
+    if packed.tokenizer_sha256 != manifest.tokenizer_sha256:
         raise UserError(f"{path} was packed with another tokenizer than the program's; pack the data again")
-    if of != form(manifest):
+    if packed.form != form(manifest):
         raise UserError(
             f"{path} was packed for a program with another template, other labels or another bound of tokens; "
             "pack the data again"
         )
-    content = np.frombuffer(data, "<i4", size, _HEADER.size).tolist()
     try:
         examples, at = [], 0
-        for _ in range(train + dev):
-            example, at = _example(content, at, manifest)
+        for _ in range(packed.train + packed.dev):
+            example, at = _example(packed.content, at, manifest)
             examples.append(example)
-        if at != size or not train:
+        if at != len(packed.content) or not packed.train:
             raise ValueError
     except ValueError as e:
         raise UserError(f"{path} is damaged: what it holds are no examples of this program") from e
-    return examples[:train], examples[train:], dropped
+    return examples[: packed.train], examples[packed.train :], packed.dropped
 
 
 def _example(content: Sequence[int], at: int, m: Manifest, candidate: bool = False) -> tuple[Example, int]:

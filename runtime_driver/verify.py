@@ -22,6 +22,7 @@ from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.journal import read_journal
+from prge.runtime_driver.packed import is_packed, read_packed
 from prge.runtime_driver.program import StepProgram, check_file
 from prge.runtime_driver.runs import LOG_FILE, read_config, read_log
 from prge.runtime_driver.snapshots import newest
@@ -55,6 +56,9 @@ def verify(path: Path) -> dict[str, Any]:
         return _run(path.parent)
     if path.name == TOKENIZER_FILE:
         return _tokenizer(path)
+    if is_packed(path):
+        packed = read_packed(path)
+        return {"kind": "packed data", "examples": packed.train, "dev": packed.dev, "words": len(packed.content)}
     found = read_records(path)
     return {"kind": "data", "examples": len(found), "columns": sorted({name for _, row in found for name in row})}
 
