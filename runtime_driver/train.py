@@ -107,8 +107,8 @@ class Guard:
         self.losses.append(loss)
         if len(self.losses) == 10:
             # A single low loss may be luck of the batch, in a state that is lost already.
-            if sum(self.losses) / 10 < self.best:
-                self.best, self.good = sum(self.losses) / 10, state
+            if mean_of(self.losses) < self.best:
+                self.best, self.good = mean_of(self.losses), state
             self.losses.clear()
         return False
 
@@ -124,6 +124,14 @@ class Guard:
         self.mean = self.best
         self.losses.clear()
         return self.good
+
+
+def mean_of(losses: Sequence[float]) -> float:
+    """Added one by one, as in every language; `sum` does it otherwise since Python 3.12."""
+    total = 0.0
+    for loss in losses:
+        total += loss
+    return total / len(losses)
 
 
 def train(
@@ -152,7 +160,7 @@ def train(
         lr, seed = guard.scale * config.lr_at(step, m), config.seed_at(step, m.queries)
         new_state, losses = program.step(state, tokens, targets, seed, lr, config.eps)
         each = losses.tolist()
-        loss = sum(each) / len(each)
+        loss = mean_of(each)
         seconds = time.perf_counter() - began
         backed_off = guard.diverged(state, loss, new_state)
         state = guard.back_off() if backed_off else new_state
