@@ -90,7 +90,9 @@ def test_a_diverging_run_comes_back(program_folder: Path, demo_data: Path) -> No
     assert back and last.isfinite().all()
     at = records[back[0]].lr, records[back[0] + 1].lr
     assert at[1] < 0.6 * at[0]
-    assert sum(r.loss for r in records[-20:]) / 20 < 2 * records[0].loss
+    # Of all examples; a run's first batch may be lucky.
+    before = evaluate(program, program.initial_state(), examples)
+    assert evaluate(program, last, examples).loss < 1.1 * before.loss
 
 
 def test_a_hopeless_run_ends_with_its_best_state(program_folder: Path, demo_data: Path) -> None:
