@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from test_cli import rewritten
 from typer.testing import CliRunner
 
 from prge.errors import UserError
-from prge.manifest import template_columns
+from prge.manifest import AdaptedModule, Adapter, template_columns
 from prge.runtime_driver.adapter import load_state
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.cli import app
@@ -26,6 +27,7 @@ from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.journal import Journal
 from prge.runtime_driver.program import StepProgram
 from prge.seal import SIZE, seal, sealed
+from prge.typed import parse
 
 Prge = Callable[..., tuple[int, Any]]
 
@@ -88,6 +90,13 @@ def test_a_program_that_brings_the_runtime_down_is_refused(prge: Prge, program_f
     lying = rewritten(program_folder, tmp_path / "lying", lambda m: m.update(batch=1))
     code, message = prge("inspect", lying)
     assert code == 1 and "is not what its manifest says: it takes and gives" in message["error"]
+
+
+def test_a_layout_s_digest_survives_its_json() -> None:
+    """Also where a whole number stands for alpha."""
+    adapter = Adapter(4, 4, None, (AdaptedModule("q", 0, 8, 8, 0, (4, 8)),))
+    read = parse(Adapter, json.loads(json.dumps(asdict(adapter))))
+    assert read.digest(b"factors") == adapter.digest(b"factors") != adapter.digest(b"others")
 
 
 def test_a_seal_tells_every_change(tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ class Adapter:
 
     def digest(self, factors: bytes) -> str:
         """Hex digest of the layout and the frozen factors: which states fit."""
-        return hashlib.sha256(json.dumps(asdict(replace(self, sha256=""))).encode() + factors).hexdigest()
+        # A whole alpha is written as it comes, 8, and read as 8.0.
+        layout = replace(self, alpha=float(self.alpha), sha256="")
+        return hashlib.sha256(json.dumps(asdict(layout)).encode() + factors).hexdigest()
 
 
 @dataclass(frozen=True)
