@@ -15,7 +15,20 @@ from prge.errors import UserError
 from prge.runtime_driver import commands, exporting
 from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import Data, Device, Json, Program, Runtime, State, Tokenizer, Truncate, err, out, show
+from prge.runtime_driver.console import (
+    Data,
+    Device,
+    Examples,
+    Json,
+    Program,
+    Runtime,
+    State,
+    Tokenizer,
+    Truncate,
+    err,
+    out,
+    show,
+)
 from prge.runtime_driver.export_cli import export, plan
 from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.generating import generate as generate_command
@@ -46,7 +59,7 @@ def calibrate(
     program: Program,
     data: Data = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG of what was measured.")] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    examples: Examples = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Time to train in; proposes the steps too.")] = None,
     megabytes: Annotated[float | None, typer.Option(min=1, help="Memory to stay within; bounds the batch.")] = None,
     truncate: Truncate = False,

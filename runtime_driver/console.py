@@ -26,6 +26,11 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task."),
 ]
+Dev = Annotated[Path | None, typer.Option(help="Examples to evaluate on.")]
+DevFraction = Annotated[
+    float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
+]
+Examples = Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")]
 State = Annotated[
     Path | None, typer.Option(help="A run folder, its state.safetensors, or a PEFT adapter folder; default: none.")
 ]

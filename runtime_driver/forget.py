@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prge.checked import scratch_of
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER
 from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
@@ -16,7 +17,7 @@ from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE
 
 # What runs write, by folder; the description of the run goes last, so that a removal that was cut off can be repeated.
 _WRITTEN = {
-    ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, str(Path(WEIGHTS_FILE).with_suffix(".partial"))),
+    ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
     PROGRAM_FOLDER: (PROGRAM_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
     ".": (STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
 }

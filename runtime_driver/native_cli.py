@@ -9,7 +9,7 @@ import typer
 
 from prge.runtime_driver import build_runner as builder
 from prge.runtime_driver.commands import open_program
-from prge.runtime_driver.console import Data, Json, Program, Tokenizer, Truncate, show
+from prge.runtime_driver.console import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate, show
 from prge.runtime_driver.packed import pack as write_packed
 from prge.runtime_driver.training import Source
 
@@ -18,11 +18,9 @@ def pack(
     program: Program,
     output: Annotated[Path, typer.Option("--output", "-o", help="The packed file, as data.prge.")],
     data: Data = None,
-    dev: Annotated[Path | None, typer.Option(help="Examples to evaluate on.")] = None,
-    dev_fraction: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
-    ] = 0.2,
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    dev: Dev = None,
+    dev_fraction: DevFraction = 0.2,
+    examples: Examples = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of what is split off.")] = 0,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,

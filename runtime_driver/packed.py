@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from prge.bounded import DATA, read_bounded
+from prge.checked import replace
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example
@@ -56,10 +57,8 @@ def pack(path: Path, manifest: Manifest, train: Sequence[Example], dev: Sequence
     content = np.fromiter(words([*train, *dev]), "<i4")
     counts = (VERSION, form(manifest), len(train), len(dev), dropped, len(content))
     data = _HEADER.pack(MAGIC, *counts, bytes.fromhex(manifest.tokenizer_sha256)) + content.tobytes()
-    scratch = path.with_name(path.name + ".partial")
     try:
-        scratch.write_bytes(data + _CRC.pack(zlib.crc32(data)))
-        scratch.replace(path)
+        replace(path, data, _CRC.pack(zlib.crc32(data)))
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from prge.bounded import SETTINGS, read_bounded
-from prge.checked import replace, sync
+from prge.checked import replace, scratch_of, sync
 from prge.errors import UserError
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
@@ -29,7 +29,7 @@ from prge.typed import parse, parse_json
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 PICTURE_FILE = "curves.png"
-SCRATCH = ("state.partial", "config.partial")
+SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, CONFIG_FILE))
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise")
 
@@ -120,7 +120,7 @@ class RunFolder:
         Raises:
             UserError: when it cannot be written; the run can be resumed from the step before.
         """
-        row = {k: v for k, v in asdict(record).items() if k != "evaluation"}
+        row = {k: v for k, v in vars(record).items() if k != "evaluation"}
         row["losses"] = [float(f"{loss:.9g}") for loss in record.losses]  # all that a float32 has
         if record.evaluation:
             row["dev"] = summary(record.evaluation)
@@ -135,16 +135,12 @@ class RunFolder:
                 f"`prge train --resume {self.folder}` goes on from step {record.step}"
             ) from e
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The journal's records; not kept, so that memory does not grow with the steps."""
-        return read_log(self.folder)
-
     def close(self) -> None:
         """Let go of the folder."""
         self._journal.close()
 
-    def finish(self, state: Tensor) -> dict[str, str]:
-        """Write adapter and picture, and let go of the folder; returns paths by name."""
+    def finish(self, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Write adapter and the picture of the journal's ``rows``, and let go of the folder; returns paths by name."""
         paths = {
             "state": self.folder / STATE_FILE,
             "adapter": self.folder / ADAPTER_FOLDER,
@@ -155,7 +151,7 @@ class RunFolder:
             for path in (paths["state"], self.folder):
                 sync(path)
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
-            plot_curves(paths["picture"], self.rows())
+            plot_curves(paths["picture"], rows)
         except OSError as e:
             raise UserError(f"{self.folder} cannot be written ({e.strerror}); log and state are there") from e
         finally:

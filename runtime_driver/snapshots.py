@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prge.checked import Buffer, checked, load_checked, sync, write
+from prge.checked import Buffer, checked, load_checked, scratch_of, sync, write
 from prge.errors import UserError
 from prge.runtime_driver.train import Guard
 from prge.typed import parse, parse_json
@@ -47,7 +47,8 @@ class Snapshots:
         Raises:
             OSError: when it cannot be written; the one before stays.
         """
-        path, scratch = self.folder / STATE_FILE, self.folder / "state.partial"
+        path = self.folder / STATE_FILE
+        scratch = scratch_of(path)
         write(scratch, *self._content(snapshot))
         if time.monotonic() - self._synced > _SYNC:
             sync_journal()

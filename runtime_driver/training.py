@@ -25,7 +25,7 @@ from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.packed import digest, is_packed, unpack
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.records import split
-from prge.runtime_driver.runs import RunFolder, read_config, refuse_begun, summary
+from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
 from prge.runtime_driver.stopping import Limits, Stopping
 from prge.runtime_driver.train import TrainConfig, train
 from prge.typed import parse
@@ -196,15 +196,15 @@ def _go_on(
             stopped = stopping.why
         except UserError:
             with suppress(UserError):  # a full disk stops both; the first sentence says more
-                run.finish(state)
+                run.finish(state, read_log(run.folder))
             raise
-    rows = run.rows()
+    rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
         raise UserError(f"stopped before the first step ({stopped}); `prge train --resume {run.folder}` begins it")
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | run.finish(state)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | run.finish(state, rows)
 
 
 def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from prge.runtime_driver import replay as replaying
 from prge.runtime_driver.console import (
     Choices,
     Data,
+    Dev,
+    DevFraction,
     Device,
+    Examples,
     Json,
     Label,
     MaxTargets,
@@ -34,8 +37,6 @@ from prge.runtime_driver.program import is_program
 from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source
 
-Dev = Annotated[Path | None, typer.Option(help="Examples to evaluate on.")]
-
 # What a run that is resumed may be told anew: where its files are, and when to stop.
 _ANEW = {"resume", "program", "data", "dev", "max_minutes", "max_temperature", "min_battery", "as_json"}
 
@@ -48,10 +49,8 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="New folder for the run.")] = None,
     data: Data = None,
     dev: Dev = None,
-    dev_fraction: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Without --dev: this share of the data; 0 for no evaluation.")
-    ] = 0.2,
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    dev_fraction: DevFraction = 0.2,
+    examples: Examples = None,
     steps: Annotated[int, typer.Option(min=1)] = 300,
     lr: Annotated[str, typer.Option(help="Of the first step; auto: measured on a few batches.")] = "auto",
     eps: Annotated[float | None, typer.Option(help="Perturbation's size; default: the program's.")] = None,

@@ -21,10 +21,10 @@ from prge.runtime_driver.adapter import open_state
 from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.generate import GenerateProgram
-from prge.runtime_driver.journal import read_journal
+from prge.runtime_driver.journal import check_rows, read_journal
 from prge.runtime_driver.packed import is_packed, read_packed
 from prge.runtime_driver.program import StepProgram, check_file
-from prge.runtime_driver.runs import LOG_FILE, read_config, read_log
+from prge.runtime_driver.runs import LOG_FILE, read_config
 from prge.runtime_driver.snapshots import newest
 
 # Seconds for a program to load and run once.
@@ -120,8 +120,9 @@ def _try(path: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     read_config(folder)
-    _, ends = read_journal(folder / LOG_FILE)
-    rows, size = read_log(folder), (folder / LOG_FILE).stat().st_size
+    rows, ends = read_journal(folder / LOG_FILE)
+    check_rows(rows, folder / LOG_FILE)
+    size = (folder / LOG_FILE).stat().st_size
     found = {
         "kind": "run",
         "steps": len(rows),

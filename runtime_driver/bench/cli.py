@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from prge.runtime_driver.console import Json, err, out, plain
+from prge.runtime_driver.console import Examples, Json, err, out, plain
 
 bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
 
@@ -20,7 +20,7 @@ def convergence(
     data: Annotated[Path, typer.Option(help="Examples to train on.")],
     dev: Annotated[Path, typer.Option(help="Examples to evaluate on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for table, picture and JSON.")],
-    examples: Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")] = None,
+    examples: Examples = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Of the first program.")] = 300,
     lora_steps: Annotated[int, typer.Option(min=1, help="Of PyTorch LoRA with AdamW, batch 16.")] = 100,

@@ -34,13 +34,18 @@ def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     replace(path, *checked(tensors, metadata))
 
 
+def scratch_of(path: Path) -> Path:
+    """Where a file is written before it replaces the one that is there."""
+    return path.with_suffix(".partial")
+
+
 def replace(path: Path, *parts: Buffer) -> None:
     """Write a file through to the disk; an interrupted write leaves the one that was there.
 
     Raises:
         OSError: when it cannot be written.
     """
-    scratch = path.with_suffix(".partial")
+    scratch = scratch_of(path)
     write(scratch, *parts)
     sync(scratch)
     scratch.replace(path)
