@@ -42,9 +42,10 @@ def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize:
         raise UserError(f"building needs the C++ compiler {compiler}: {install}")
     cmake = find_cmake()
     with tempfile.TemporaryDirectory() as scratch:
-        package = _unpacked(target, wheel, Path(scratch)) if target else _installed()
+        package = _unpacked(target, wheel, Path(scratch)) if target else _package("executorch")
         build = str(Path(scratch) / "build")
         settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
+        settings.append(f"-DNLOHMANN_JSON={_package('nlohmann_json') / 'include'}")
         if target:
             settings.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / target}.cmake")
         _run(cmake, "-S", str(SOURCES), "-B", build, *settings)
@@ -70,9 +71,11 @@ def find_cmake() -> str:
     raise UserError("building needs CMake 3.28 or newer: pip install 'prge[native]'")
 
 
-def _installed() -> Path:
-    found = importlib.util.find_spec("executorch")
-    assert found is not None and found.submodule_search_locations
+def _package(name: str) -> Path:
+    """An installed package's folder."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"building needs {name}: pip install 'prge[native]'")
     return Path(next(iter(found.submodule_search_locations)))
 
 

@@ -16,7 +16,7 @@ from prge.bounded import JOURNAL, read_bounded
 from prge.errors import UserError
 from prge.typed import parse, parse_json
 
-_MARK = ', "crc": "'
+_MARK = ',"crc":"'
 
 
 class Journal:
@@ -130,7 +130,7 @@ def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(_plain(row))
+    text = json.dumps(_plain(row), separators=(",", ":"))
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ class Snapshots:
         """A safetensors file of the state, the guard's best state if it has one, and the numbers beside."""
         numbers = dict(vars(snapshot.guard))  # not a copy of the tensor too
         good = numbers.pop("good")
+        known = {name: value for name, value in numbers.items() if value != math.inf}  # which JSON does not have
         tensors = {"state": snapshot.state} | ({} if good is None else {"good": good})
         described = {"steps": str(self.after + snapshot.steps), "run_steps": str(snapshot.steps)}
-        return checked(tensors, self.identity | described | {"guard": json.dumps(numbers)})
+        return checked(tensors, self.identity | described | {"guard": json.dumps(known, separators=(",", ":"))})
 
 
 def read_snapshot(path: Path) -> Snapshot:

@@ -242,7 +242,7 @@ def test_journals_of_odd_steps(case: Callable[..., Ended], edit: Any, at: int, c
         rows[at] = odd if isinstance(odd := edit(rows[at]), dict) else {"step": at}
         lines = [json.dumps(row) for row in rows]
         sums = [zlib.crc32(line.encode()) for line in lines]
-        written = [f'{line[:-1]}, "crc": "{crc:08x}"}}\n' for line, crc in zip(lines, sums, strict=True)]
+        written = [f'{line[:-1]},"crc":"{crc:08x}"}}\n' for line, crc in zip(lines, sums, strict=True)]
         (run / "log.jsonl").write_text("".join(written))
 
     case("run", change, command)

@@ -19,7 +19,7 @@ from prge.runtime_driver.replay import replay
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
 from prge.runtime_driver.train import Guard, TrainConfig, train
 
-ROWS = [{"step": i, "loss": 0.1 * i, "text": 'a "quoted", "crc": "word'} for i in range(4)]
+ROWS = [{"step": i, "loss": 0.1 * i, "text": 'a "quoted","crc":"word'} for i in range(4)]
 FEW = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 

@@ -313,8 +313,8 @@ def test_damaged_runs_are_refused_by_both(
         if name == "log.jsonl" and chance.random() < 0.5:  # with its checksum made anew
             lines = content.splitlines()
             at = chance.randrange(len(lines))
-            text = mutated(lines[at].rpartition(b', "crc": "')[0], chance).replace(b"\n", b" ") + b"}"
-            lines[at] = text[:-1] + b', "crc": "%08x"}' % zlib.crc32(text)
+            text = mutated(lines[at].rpartition(b',"crc":"')[0], chance).replace(b"\n", b" ") + b"}"
+            lines[at] = text[:-1] + b',"crc":"%08x"}' % zlib.crc32(text)
             changed = b"\n".join(lines) + b"\n"
         (run / name).write_bytes(changed)
         code, result = runner("--resume", run, "--data", packed, program_folder)

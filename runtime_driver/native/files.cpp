@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -12,20 +13,27 @@
 namespace prge {
 namespace {
 
-constexpr std::string_view kZeros = "\"crc\":\"00000000\"";
-
 [[noreturn]] void fail(const fs::path& path, const char* what) {
   throw Error(path.string() + " cannot be " + what + (errno ? std::string(": ") + std::strerror(errno) : ""));
 }
 
-// Where the checksum's digits begin in a header, or npos.
-size_t crc_place(std::string_view header) {
-  for (size_t at = 0; (at = header.find("\"crc\":\"", at)) != std::string_view::npos; at++)
-    if (header.substr(at + 7, 9).find_first_not_of("0123456789abcdef") == 8 && header[at + 15] == '"') return at + 7;
-  return std::string_view::npos;
+}  // namespace
+
+Json parse_json(std::string_view text) try {
+  // Values of any depth could be read, but not copied.
+  return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
+    return depth < 64 ? true : throw Error("it is nested too deep");
+  });
+} catch (const Json::exception&) {  // whose text would quote what may be no UTF-8
+  throw Error("it is not JSON");
 }
 
-}  // namespace
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+int64_t whole(const Json& json, int64_t most) {
+  if (!json.is_number_integer() || json < 0 || json > most) throw Error(dump(json) + " is out of bounds");
+  return json;
+}
 
 uint32_t crc32(std::string_view data, uint32_t before) {
   static const auto table = [] {
@@ -47,6 +55,10 @@ std::string hex(uint32_t number) {
   return digits;
 }
 
+bool finite(const std::vector<float>& numbers) {
+  return std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
+}
+
 std::string read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::string data(std::istreambuf_iterator<char>(file), {});
@@ -62,9 +74,7 @@ void write_file(const fs::path& path, std::string_view data) {
 }
 
 void replace_file(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::rename(from, to, error);
-  if (error) throw Error(to.string() + " cannot be written: " + error.message());
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "written");
 }
 
 void sync_path(const fs::path& path) {
@@ -75,65 +85,45 @@ void sync_path(const fs::path& path) {
 }
 
 std::string Tensors::bytes() const {
-  std::string header = "{\"__metadata__\":{" + std::string(kZeros), data;
-  for (size_t i = 0; i < metadata.names.size(); i++)
-    header += ",\"" + metadata.names[i] + "\":" + metadata.items[i].dump();
-  header += "}";
+  Json header = {{"__metadata__", metadata}};
+  header["__metadata__"]["crc"] = "00000000";
+  std::string data;
   for (auto& [name, vector] : vectors) {
-    std::string from = std::to_string(data.size());
+    size_t from = data.size();
     data.append(reinterpret_cast<const char*>(vector.data()), 4 * vector.size());
-    header += ",\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[" + std::to_string(vector.size()) +
-              "],\"data_offsets\":[" + from + "," + std::to_string(data.size()) + "]}";
+    header[name] = {{"dtype", "F32"}, {"shape", {vector.size()}}, {"data_offsets", {from, data.size()}}};
   }
-  header += "}";
-  header.resize((header.size() + 7) / 8 * 8, ' ');
-  uint64_t length = header.size();
-  std::string all = std::string(reinterpret_cast<char*>(&length), 8) + header + data;
-  return all.replace(8 + crc_place(header), 8, hex(crc32(all)));
+  std::string text = dump(header);
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  uint64_t length = text.size();
+  std::string all = std::string(reinterpret_cast<char*>(&length), 8) + text + data;
+  return all.replace(all.find("\"crc\":\"00000000\"") + 7, 8, hex(crc32(all)));
 }
 
 Tensors Tensors::read(const std::string& path) {
   std::string all = read_file(path);
-  uint64_t length = 0;
-  if (all.size() >= 8) std::memcpy(&length, all.data(), 8);
-  if (all.size() < 8 || length > all.size() - 8) throw Error(path + " is damaged: it is no whole safetensors file");
-  std::string_view data = std::string_view(all).substr(8 + length);
-  size_t place = crc_place(std::string_view(all).substr(8, length));
-  if (place == std::string_view::npos) throw Error(path + " is damaged: it has no checksum");
-  std::string crc = all.substr(8 + place, 8);
-  if (all.replace(8 + place, 8, 8, '0'); hex(crc32(all)) != crc)
-    throw Error(path + " is damaged: its checksum is another");
   try {
-    Tensors found;
-    Json header = Json::parse(std::string_view(all).substr(8, length));
-    found.metadata = header["__metadata__"];
-    for (size_t i = 0; i < header.names.size(); i++) {
-      if (header.names[i] == "__metadata__") continue;
-      auto& tensor = header.items[i];
-      auto& offsets = tensor["data_offsets"].list();
-      if (tensor["dtype"].text() != "F32" || offsets.size() != 2) throw Error("expected vectors of F32");
-      uint64_t from = offsets[0].integer(), to = offsets[1].integer();
-      if (from > to || to > data.size() || (to - from) % 4) throw Error("its data are missing");
-      std::vector<float> numbers((to - from) / 4);
-      if (!numbers.empty()) std::memcpy(numbers.data(), data.data() + from, to - from);
-      found.vectors.emplace_back(header.names[i], std::move(numbers));
+    uint64_t length = UINT64_MAX;
+    if (all.size() >= 8) std::memcpy(&length, all.data(), 8);
+    if (all.size() < 8 || length > all.size() - 8) throw Error("it ends too early");
+    Json header = parse_json(std::string_view(all).substr(8, length));
+    Tensors found{{}, header.at("__metadata__")};
+    std::string crc = found.metadata.at("crc");
+    size_t place = all.find("\"crc\":\"" + crc + "\""), end = 8 + length;
+    if (place >= end || crc.size() != 8 || hex(crc32(all.replace(place + 7, 8, 8, '0'))) != crc)
+      throw Error("its checksum is another");
+    header.erase("__metadata__");
+    for (auto& [name, tensor] : header.items()) {
+      int64_t size = all.size() - end, to = whole(tensor.at("data_offsets").at(1), size);
+      int64_t from = whole(tensor.at("data_offsets").at(0), to);
+      if (tensor.at("dtype") != "F32" || (to - from) % 4) throw Error("its tensors are no vectors of F32");
+      auto& numbers = found.vectors[name] = std::vector<float>((to - from) / 4);
+      std::copy_n(all.data() + end + from, to - from, reinterpret_cast<char*>(numbers.data()));
     }
     return found;
-  } catch (const Error& e) {
-    throw Error(path + " is not a safetensors file of prge's: " + e.what());
+  } catch (const std::exception& e) {
+    throw Error(path + " is damaged, or no safetensors file of prge's: " + e.what());
   }
-}
-
-const std::vector<float>* Tensors::find(std::string_view name) const {
-  for (auto& [known, vector] : vectors)
-    if (known == name) return &vector;
-  return nullptr;
-}
-
-bool finite(const std::vector<float>& numbers) {
-  for (float number : numbers)
-    if (!std::isfinite(number)) return false;
-  return true;
 }
 
 }  // namespace prge

@@ -10,7 +10,7 @@
 namespace prge {
 namespace {
 
-constexpr const char* kMark = ", \"crc\": \"";
+constexpr const char* kMark = ",\"crc\":\"";
 
 }  // namespace
 
@@ -34,11 +34,11 @@ void Journal::read(const std::function<void(const Json&)>& each) {
     size_t mark = line.rfind(kMark);
     try {
       std::string text = line.substr(0, mark) + "}";
-      bool whole = mark != std::string::npos && line.substr(mark) == kMark + hex(crc32(text)) + "\"}";
-      Json row = Json::parse(text);
-      if (!whole || row["step"].integer() != static_cast<int64_t>(ends_.size())) throw Error("");
+      bool unharmed = mark != std::string::npos && line.substr(mark) == kMark + hex(crc32(text)) + "\"}";
+      Json row = parse_json(text);
+      if (!unharmed || row.at("step") != ends_.size()) throw Error("");
       each(row);
-    } catch (const Error&) {
+    } catch (const std::exception&) {
       throw Error(path_ + " is damaged at byte " + std::to_string(at) + " (record " + std::to_string(ends_.size() + 1) +
                   "); what follows is no use");
     }
@@ -52,7 +52,7 @@ void Journal::cut(size_t count) {
 }
 
 void Journal::append(const Json& row) {
-  std::string text = row.dump();
+  std::string text = dump(row);
   std::string line = text.substr(0, text.size() - 1) + kMark + hex(crc32(text)) + "\"}\n";
   if (write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) unwritable();
 }

@@ -162,8 +162,8 @@ prge::Json train(const Options& o, FILE* err) {
     why = "interrupted";
   }
   run.sync();
-  prge::Json summary = prge::Json::parse(run.summary());
-  if (!why.empty()) summary.add("stopped", why);
+  prge::Json summary = prge::parse_json(run.summary());
+  if (!why.empty()) summary["stopped"] = why;
   return summary;
 }
 
@@ -174,16 +174,15 @@ int main(int count, char** words) {
   if (given("--help")) return std::puts(kUsage) < 0;
   bool json = given("--json");
   FILE* err = fdopen(screen, "w");
+  auto print = [](const prge::Json& result) { return std::puts(prge::dump(result).c_str()) < 0; };
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
   try {
     if (err) std::setvbuf(err, nullptr, _IONBF, 0);
-    std::printf("%s\n", train(Options(count, words), json ? nullptr : err).dump().c_str());
-    return 0;
+    return print(train(Options(count, words), json ? nullptr : err));
   } catch (const Stopped&) {
-    std::puts("{\"completed\": false, \"steps\": 0, \"stopped\": \"interrupted\"}");
-    return 0;
+    return print({{"completed", false}, {"steps", 0}, {"stopped", "interrupted"}});
   } catch (const std::exception& e) {
-    if (json) std::printf("%s\n", prge::Json{{"error", e.what()}}.dump().c_str());
+    if (json) print({{"error", e.what()}});
     if (err) std::fprintf(err, "error: %s\n", e.what());
     return 1;
   }

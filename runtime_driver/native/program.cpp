@@ -37,39 +37,31 @@ std::vector<float> floats(const EValue& value) {
   return {tensor.const_data_ptr<float>(), tensor.const_data_ptr<float>() + tensor.numel()};
 }
 
-int64_t count(const Json& json, int64_t most = 1 << 20) {
-  int64_t found = json.integer();
-  if (found < 0 || found > most) throw Error(std::to_string(found) + " is out of bounds");
-  return found;
-}
-
 }  // namespace
 
 Manifest Manifest::parse(const std::string& json, const std::string& where) {
   try {
-    Json j = Json::parse(json);
-    const Json &adapter = j["adapter"], &subspace = adapter["subspace"], &mask = j["mask_token"];
-    if (j["format"].text() != "prge" || j["version"].integer() != 1) throw Error("another version");
-    if (j["kind"].text() != "step") throw Error("it continues text, and does not train");
-    Manifest m{j["model"].text(), j["model_sha256"].text(), adapter["sha256"].text(), j["quantization"].text(),
-               j["noise"].text(), j["perturb"].text(), j["optimizer"].text(), j["objective"].text(),
-               subspace.null() ? "" : subspace.text(), j["tokenizer_sha256"].text(), j["answer_at"].text(),
-               count(j["queries"]), count(j["batch"]), count(j["min_tokens"]), count(j["max_tokens"]),
-               count(j["state_size"], INT32_MAX), count(j["max_targets"]), count(j["pad_token"], INT32_MAX),
-               mask.null() ? -1 : mask.integer(), count(j["architecture"]["vocabulary"], INT32_MAX),
-               count(adapter["rank"]), 0,
-               static_cast<int64_t>(j["labels"].list().size()), adapter["alpha"].number(),
-               j["betas"].list().at(0).number(), j["betas"].list().at(1).number(), j["eps"].number(), j["lr"].number(),
-               j["outer"].truth(), j["inner"].truth(), !j["choices"].text().empty(), 0};
-    for (auto& module : adapter["modules"].list())
-      m.parameters += count(module["core"].list().at(0)) * count(module["core"].list().at(1));
+    Json j = parse_json(json), adapter = j.at("adapter"), subspace = adapter.at("subspace"), mask = j.at("mask_token");
+    if (j.at("format") != "prge" || j.at("version") != 1) throw Error("another version");
+    if (j.at("kind") != "step") throw Error("it continues text, and does not train");
+    auto size = [&](const char* name) { return whole(j.at(name), 1 << 20); };
+    Manifest m{j.at("model"), j.at("model_sha256"), adapter.at("sha256"), j.at("quantization"), j.at("noise"),
+               j.at("perturb"), j.at("optimizer"), j.at("objective"), subspace.is_null() ? "" : std::string(subspace),
+               j.at("tokenizer_sha256"), j.at("answer_at"), size("queries"), size("batch"), size("min_tokens"),
+               size("max_tokens"), whole(j.at("state_size")), size("max_targets"), whole(j.at("pad_token")),
+               mask.is_null() ? -1 : whole(mask), whole(j.at("architecture").at("vocabulary")),
+               whole(adapter.at("rank")), 0, static_cast<int64_t>(j.at("labels").size()), adapter.at("alpha"),
+               j.at("betas").at(0), j.at("betas").at(1), j.at("eps"), j.at("lr"), j.at("outer"), j.at("inner"),
+               j.at("choices") != "", 0};
+    for (auto& module : adapter.at("modules"))
+      m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
     if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
       throw Error("its sizes make no step");
     std::string form;
     for (auto* name : {"objective", "template", "target", "label_column", "choices", "chat_template", "answer_at"})
-      form += j[name].text() + '\0';
+      form += std::string(j.at(name)) + '\0';
     for (int64_t number : {m.mask_token, m.max_tokens, m.max_targets}) form += std::to_string(number) + '\0';
-    for (auto& label : j["labels"].list()) form += label["name"].text() + '\0';
+    for (auto& label : j.at("labels")) form += std::string(label.at("name")) + '\0';
     m.form = crc32(form);
     return m;
   } catch (const std::exception& e) {
@@ -104,11 +96,11 @@ std::vector<float> Program::initial_state() const {
   if (manifest_.subspace != "peft") return std::vector<float>(manifest_.state_size, 0.0f);
   std::string file = fs::path(path_).replace_filename("initial.safetensors").string();
   Tensors held = Tensors::read(file);
-  auto* state = held.find("state");
-  if (!state || static_cast<int64_t>(state->size()) != manifest_.state_size ||
-      held.metadata["adapter_sha256"].text() != manifest_.adapter_sha256)
+  auto state = held.vectors["state"];
+  if (static_cast<int64_t>(state.size()) != manifest_.state_size ||
+      held.metadata["adapter_sha256"] != manifest_.adapter_sha256)
     throw Error(file + " is not the state that the program goes on from; copy it there again");
-  return *state;
+  return state;
 }
 
 Program::Result Program::execute(const Batch& rows, const std::vector<float>& state, int64_t seed, double lr,

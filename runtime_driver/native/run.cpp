@@ -14,19 +14,23 @@ constexpr const char *kState = "/state.safetensors", *kEarlier = "/earlier.safet
 // Between writes through to the disk, which cost milliseconds, and a flash disk's life.
 constexpr std::chrono::seconds kSync(5);
 
-Json finite_or_null(double number) { return std::isfinite(number) ? Json(number) : Json(); }
-
 Json to_json(const Evaluation& e) {
-  Json json{{"loss", e.loss}};
-  if (e.accuracy) json.add("accuracy", *e.accuracy);
+  Json json = {{"loss", e.loss}};
+  if (e.accuracy) json["accuracy"] = *e.accuracy;
   return json;
 }
 
-// What must be alike in a program, beside its base and its factors, for a run to go on with it.
+// What a run's files say of the program that they belong to.
+Json identity(const Manifest& m) {
+  return {{"base", m.model}, {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}};
+}
+
+// What must be alike beside that for a run to go on.
 Json exported(const Manifest& m) {
   return {{"quantization", m.quantization}, {"queries", m.queries}, {"batch", m.batch}, {"outer", m.outer},
           {"inner", m.inner}, {"perturb", m.perturb}, {"optimizer", m.optimizer}, {"noise", m.noise}, {"rank", m.rank},
-          {"alpha", m.alpha}, {"subspace", m.subspace.empty() ? Json() : m.subspace}, {"parameters", m.parameters}};
+          {"alpha", m.alpha}, {"subspace", m.subspace.empty() ? Json() : Json(m.subspace)},
+          {"parameters", m.parameters}};
 }
 
 constexpr std::pair<const char*, double Guard::*> kGuard[] = {
@@ -39,28 +43,27 @@ struct Snapshot {
   Guard guard;
 
   std::string bytes(const Manifest& m, int64_t after) const {
-    Json numbers{{"losses", guard.losses}};
-    for (auto [name, number] : kGuard) numbers.add(name, guard.*number);
-    Tensors tensors;
-    if (!guard.good.empty()) tensors.vectors.emplace_back("good", guard.good);
-    tensors.vectors.emplace_back("state", state);
-    tensors.metadata = {{"base", m.model}, {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256},
-                        {"steps", std::to_string(after + steps)}, {"run_steps", std::to_string(steps)},
-                        {"guard", numbers.dump()}};
+    Tensors tensors{{{"state", state}}, identity(m)};
+    if (!guard.good.empty()) tensors.vectors["good"] = guard.good;
+    Json numbers = {{"losses", guard.losses}};
+    for (auto [name, number] : kGuard)
+      if (std::isfinite(guard.*number)) numbers[name] = guard.*number;
+    tensors.metadata["steps"] = std::to_string(after + steps);
+    tensors.metadata["run_steps"] = std::to_string(steps);
+    tensors.metadata["guard"] = dump(numbers);
     return tensors.bytes();
   }
 
   static Snapshot read(const std::string& path, size_t size) {
     Tensors tensors = Tensors::read(path);
     try {
-      auto *state = tensors.find("state"), *good = tensors.find("good");
-      Json numbers = Json::parse(tensors.metadata["guard"].text());
-      Snapshot s{std::stoll(tensors.metadata["run_steps"].text()), state ? *state : std::vector<float>{}, {}};
-      if (good) s.guard.good = *good;
-      for (auto [name, number] : kGuard) s.guard.*number = numbers[name].number();
-      for (auto& loss : numbers["losses"].list()) s.guard.losses.push_back(loss.number());
-      bool fits = s.steps >= 0 && s.state.size() == size && (!good || good->size() == size);
-      if (!fits || s.guard.losses.size() > 9) throw Error("its numbers do not fit");
+      Json numbers = parse_json(std::string(tensors.metadata.at("guard")));
+      Snapshot s{whole(parse_json(std::string(tensors.metadata.at("run_steps")))), tensors.vectors["state"], {}};
+      s.guard.good = tensors.vectors["good"];
+      s.guard.losses = numbers.at("losses").get<std::vector<double>>();
+      for (auto [name, number] : kGuard) s.guard.*number = numbers.value(name, s.guard.*number);
+      if (s.state.size() != size || (!s.guard.good.empty() && s.guard.good.size() != size) || s.guard.losses.size() > 9)
+        throw Error("its numbers do not fit");
       return s;
     } catch (const std::exception& e) {
       throw Error(path + " is not a snapshot of a run of this program: " + e.what());
@@ -72,11 +75,8 @@ Json read_config(const std::string& folder) {
   std::string path = folder + "/config.json";
   if (!fs::exists(path)) throw Error(folder + " is no run folder (no config.json)");
   try {
-    Json config = Json::parse(read_file(path));
-    for (auto* name : {"base", "base_sha256", "adapter_sha256", "program"}) config[name].text();
-    config["train"]["steps"], config["data"]["train"], config["data"]["crc"].text();
-    return config;
-  } catch (const Error& e) {
+    return parse_json(read_file(path));
+  } catch (const std::exception& e) {
     throw Error(path + " is not the description of a run: " + e.what());
   }
 }
@@ -107,9 +107,8 @@ struct Run::Parts {
 
   // Throws where a record lacks what it needs.
   void remember(const Json& row) {
-    if (auto* found = row.find("before")) before = *found;
-    auto* dev = row.find("dev");
-    rows.push_back({row["seconds"].number(), row["backed_off"].truth(), dev ? *dev : Json()});
+    before = row.value("before", before);
+    rows.push_back({row.at("seconds"), row.at("backed_off"), row.value("dev", Json())});
   }
 
   // Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.
@@ -147,16 +146,16 @@ Run Run::begin(const std::string& folder, Program& program, const Examples& exam
   run.parts_->stands.state = program.initial_state();
   run.parts_->save();
   const Settings& s = settings;
-  Json train{{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
-             {"after", s.after}};
-  int64_t count = examples.train.size(), dropped = examples.dropped;
-  Json data{{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}},
-            {"seed", s.seed}, {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
-            {"examples", count}, {"dropped", dropped}, {"crc", hex(examples.crc)}};
-  Json config{{"program", fs::canonical(program.path()).string()}, {"runtime", "executorch"}, {"base", m.model},
-              {"base_sha256", m.model_sha256}, {"adapter_sha256", m.adapter_sha256}, {"exported", exported(m)},
-              {"train", train}, {"data", data}};
-  write_file(folder + "/config.partial", config.dump() + "\n");
+  Json config = identity(m);
+  config["program"] = fs::canonical(program.path()).string();
+  config["runtime"] = "executorch";
+  config["exported"] = exported(m);
+  config["train"] = {{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
+                     {"after", s.after}};
+  config["data"] = {{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}},
+                    {"seed", s.seed}, {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
+                    {"examples", examples.train.size()}, {"dropped", examples.dropped}, {"crc", hex(examples.crc)}};
+  write_file(folder + "/config.partial", dump(config) + "\n");
   replace_file(folder + "/config.partial", folder + "/config.json");
   return run;
 }
@@ -165,21 +164,17 @@ Run Run::resume(const std::string& folder, Program& program, const Examples& exa
   const Manifest& m = program.manifest();
   Settings s;
   try {
-    const Json config = read_config(folder), &t = config["train"];
-    if (config["base"].text() != m.model || config["base_sha256"].text() != m.model_sha256 ||
-        config["adapter_sha256"].text() != m.adapter_sha256)
-      throw Error("it is of another program than " + program.path());
-    Json here = exported(m);
-    for (size_t i = 0; i < here.names.size(); i++)
-      if (config["exported"][here.names[i]].dump() != here.items[i].dump())
-        throw Error("it is of another program than " + program.path() + ": its " + here.names[i] + " differs");
-    if (config["data"]["crc"].text() != hex(examples.crc))
+    const Json config = read_config(folder), &t = config.at("train"), same[2] = {identity(m), exported(m)};
+    for (bool inner : {false, true})
+      for (auto& [name, value] : same[inner].items())
+        if ((inner ? config.at("exported") : config).at(name) != value)
+          throw Error("it is of another program than " + program.path() + ": its " + name + " differs");
+    if (config.at("data").at("crc") != hex(examples.crc))
       throw Error("it was begun with other examples than those of " + examples.path);
-    s = {t["steps"].integer(), t["lr"].number(), t["eps"].number(), t["seed"].integer(), t["eval_every"].integer(),
-         t["after"].integer()};
-    for (int64_t number : {s.steps - 1, s.seed, s.eval_every, s.after})
-      if (number < 0 || number > INT32_MAX) throw Error("its settings make no run");
-  } catch (const Error& e) {
+    s = {whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")),
+         whole(t.at("after"))};
+    if (!s.steps) throw Error("its settings make no run");
+  } catch (const std::exception& e) {
     throw Error(folder + " cannot be resumed: " + e.what());
   }
   Run run(std::make_unique<Parts>(folder, program, examples, s));
@@ -228,12 +223,12 @@ Record Run::step(const Progress& evaluating) {
   }
   double lr = guard.scale * s.lr_at(r.step, m);
   auto result = p.program.step(batch, p.stands.state, seed, lr, s.eps);
-  std::vector<Json> losses;
+  std::vector<double> losses;  // which JSON has as null where they are not finite
   for (float loss : result.losses) {
     r.loss += loss;
-    char nine[32];  // digits: all that a float has; JSON has no NaN
+    char nine[32];  // digits: all that a float has
     std::snprintf(nine, sizeof nine, "%.9g", static_cast<double>(loss));
-    losses.push_back(finite_or_null(std::strtod(nine, nullptr)));
+    losses.push_back(std::strtod(nine, nullptr));
   }
   r.loss /= static_cast<double>(losses.size());
   double seconds = std::chrono::duration<double>(Clock::now() - began).count();
@@ -241,11 +236,11 @@ Record Run::step(const Progress& evaluating) {
   p.stands.state = r.backed_off ? guard.back_off() : std::move(result.state);
   bool due = r.step + 1 == s.steps || (s.eval_every && (r.step + 1) % s.eval_every == 0);
   if (due && !dev.empty()) r.dev = evaluate(p.program, p.stands.state, dev, evaluating);
-  Json row{{"step", r.step}, {"loss", finite_or_null(r.loss)}, {"lr", lr}, {"eps", s.eps}, {"seed", seed},
-           {"tokens", longest * m.rows()}, {"seconds", seconds}, {"losses", losses}, {"examples", places},
-           {"backed_off", r.backed_off}};
-  if (r.dev) row.add("dev", to_json(*r.dev));
-  if (!before.null()) row.add("before", before);
+  Json row = {{"step", r.step}, {"loss", r.loss}, {"lr", lr}, {"eps", s.eps}, {"seed", seed},
+              {"tokens", longest * m.rows()}, {"seconds", seconds}, {"losses", losses}, {"examples", places},
+              {"backed_off", r.backed_off}};
+  if (r.dev) row["dev"] = to_json(*r.dev);
+  if (!before.is_null()) row["before"] = before;
   p.journal.append(row);
   p.remember(row);
   p.stands.steps++;
@@ -264,31 +259,28 @@ void Run::sync() {
 
 std::string Run::summary() const {
   const Parts& p = *parts_;
-  Json found{{"completed", done()}, {"steps", steps()}, {"lr", p.settings.lr}};
+  Json found = {{"completed", done()}, {"steps", steps()}, {"lr", p.settings.lr}};
+  if (!p.before.is_null()) found["before"] = p.before;
   std::vector<double> seconds;
-  std::vector<int64_t> backed_off;
-  Json after;
-  for (size_t i = 0; i < p.rows.size(); i++) {
-    auto made = static_cast<int64_t>(i + 1);
-    seconds.push_back(p.rows[i].seconds);
-    if (p.rows[i].backed_off) backed_off.push_back(made);
-    if (const Json& dev = p.rows[i].dev; !dev.null()) {
-      after = dev;
-      after.add("steps", made);
-    }
+  for (auto& row : p.rows) {
+    seconds.push_back(row.seconds);
+    if (!row.dev.is_null()) found["after"] = row.dev, found["after"]["steps"] = seconds.size();
+    if (row.backed_off) found["backed_off"].push_back(seconds.size());
   }
   std::sort(seconds.begin(), seconds.end());
-  if (!p.before.null()) found.add("before", p.before);
-  if (!after.null()) found.add("after", after);
-  if (size_t n = seconds.size()) found.add("seconds_per_step", (seconds[n / 2] + seconds[(n - 1) / 2]) / 2);
-  if (!backed_off.empty()) found.add("backed_off", backed_off);
-  found.add("state", p.folder + kState);
-  return found.dump();
+  if (size_t n = seconds.size()) found["seconds_per_step"] = (seconds[n / 2] + seconds[(n - 1) / 2]) / 2;
+  found["state"] = p.folder + kState;
+  return dump(found);
 }
 
 std::pair<std::string, std::string> Run::sources(const std::string& folder) {
-  const Json config = read_config(folder), &train = config["data"]["train"];
-  return {config["program"].text(), train.null() ? "" : train.text()};
+  const Json config = read_config(folder);
+  try {
+    const Json& train = config.at("data").at("train");
+    return {config.at("program"), train.is_null() ? "" : std::string(train)};
+  } catch (const std::exception& e) {
+    throw Error(folder + "/config.json is not the description of a run: " + e.what());
+  }
 }
 
 }  // namespace prge

@@ -101,7 +101,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     for (int64_t place : batches.at(i)) batch.push_back(&examples[place]);
     if (progress) progress(0);
     auto stepped = program.step(batch, state, kDirections + i * m.queries, 1.0, eps).state;
-    if (!finite(stepped)) throw Error("the estimate is not finite at eps " + Json(eps).dump());
+    if (!finite(stepped)) throw Error("the estimate is not finite at eps " + dump(eps));
     for (size_t k = 0; k < size; k++) {
       // The first mean of an optimizer that has one is its share of the gradient; else the step itself.
       double g = m.optimizer == "sgd" ? state[k] - stepped[k] : stepped[size + k] / static_cast<float>(1 - m.beta_mean);
