@@ -183,8 +183,8 @@ def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_t
         "queries": queries,
         "batch": batch,
         "tokens": tokens,
-        "imports_bytes": round(imports * 2**20),
-        "rows": fitting(manifest, memory - imports * 2**20),
+        "imports_bytes": round(imports * 1e6),
+        "rows": fitting(manifest, memory - imports * 1e6),
     }
 
 

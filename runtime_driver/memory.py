@@ -13,7 +13,7 @@ def peak_megabytes() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
 def return_freed() -> None:

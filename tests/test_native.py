@@ -23,13 +23,10 @@ from transformers import AutoModelForMaskedLM
 from prge.errors import UserError
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
-from prge.runtime_driver.bench.contenders import Contender
-from prge.runtime_driver.bench.native import NativeProcess
 from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.journal import read_journal
-from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.packed import MAGIC, digest, pack, unpack
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import read_snapshot
@@ -218,21 +215,22 @@ def test_what_does_not_fit_is_refused(
     assert code == 1 and "leave --dev and --examples out" in result["error"]
 
 
-def test_the_bench_takes_the_runner_s_own_numbers(runner: Run, program_folder: Path, tmp_path: Path) -> None:
-    """Of a process without Python: this one's memory would not do."""
-    manifest = StepProgram(program_folder).manifest
-    contender = Contender("native", str(program_folder), threads=1)
-    process = NativeProcess("prge-run", contender, manifest, runner=runner.path)  # type: ignore[attr-defined]
-    process.start()
-    for _ in range(2):
-        process.time(20)
-    process.stop()
-    assert len(process.seconds[20]) == 2 and all(0.0 < s < 10.0 for s in process.seconds[20])
-    assert 0.0 < process.megabytes[20] < peak_megabytes() / 2 or THOROUGH
-    missing = NativeProcess("prge-run", contender, manifest, runner=tmp_path)
-    missing.start()
-    with pytest.raises(UserError, match="prge build-runner"):
-        missing.time(20)
+def test_the_bench_sets_both_drivers_side_by_side(
+    runner: Run, prge: Prge, program_folder: Path, tmp_path: Path
+) -> None:
+    """The runner's numbers are of a process without Python."""
+    command = ("bench", "step", program_folder, "--no-peers", "--rounds", 2, "--tokens", 20, "--threads", 1)
+    path = runner.path  # type: ignore[attr-defined]
+    code, report = prge(*command, "--runner", path, "--output", tmp_path / "out")
+    python, native = report["rows"]
+    assert code == 0 and (python["kind"], native["kind"]) == ("program", "native")
+    assert 0.0 < native["start_seconds"] < 10.0 and 0.0 < native["least"] <= native["seconds"] < 10.0
+    assert 0.0 < native["process_megabytes"] < python["process_megabytes"] / 2 or THOROUGH
+    table = (tmp_path / "out" / "step.md").read_text().partition("| driver |")[2].splitlines()
+    for line, row in zip(table[2:4], report["rows"], strict=True):
+        assert line.endswith(f" {row['process_megabytes']:,.0f} |")
+    code, refused = prge(*command, "--runner", tmp_path, "--output", tmp_path / "other")
+    assert code == 1 and "prge build-runner" in refused["error"]
 
 
 def test_the_documentation_s_program_compiles(runner: Run, tmp_path: Path) -> None:

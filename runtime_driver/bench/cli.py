@@ -60,8 +60,8 @@ def step(
     ] = True,
     threads: Annotated[int, typer.Option(min=0, help="Of everything measured; 0: as many as each chooses.")] = 0,
     runner: Annotated[
-        Path | None, typer.Option(help="Also the native runner: prge-run, or its folder of `prge build-runner`.")
-    ] = None,
+        str, typer.Option(help="Also the native runner: native (built for it), or prge-run or its folder.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Seconds and memory of a step, against this machine's limits and what you would use instead."""

@@ -11,28 +11,30 @@ from pathlib import Path
 from prge.errors import UserError
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.step import Process
-from prge.runtime_driver.build_runner import RUNNER
+from prge.runtime_driver.build_runner import RUNNER, build_runner
 from prge.runtime_driver.packed import pack
 
 # Steps of a round, of which the median counts.
 _STEPS = 3
 
 
+def find_runner(given: str, scratch: Path) -> Path:
+    """The program that is given, or lies in the folder that is given, or is built for "native"."""
+    if given == "native":
+        build_runner(scratch, None, None)
+        return scratch / RUNNER
+    return Path(given) / RUNNER if Path(given).is_dir() else Path(given)
+
+
 @dataclass
 class NativeProcess(Process):
-    """`prge-run --bench`; its megabytes are the whole process's.
-
-    Attributes:
-        runner: the program, or the folder that `prge build-runner` made.
-    """
+    """`prge-run --bench`; its megabytes are the whole process's."""
 
     runner: Path = Path(RUNNER)
 
     def start(self) -> None:
+        """Nothing to begin: every round is a process."""
         self.scratch = tempfile.TemporaryDirectory()
-
-    def load(self) -> None:
-        """Nothing: loading is timed with the steps."""
 
     def time(self, tokens: int) -> None:
         """A process of a few steps on random rows."""
@@ -40,8 +42,7 @@ class NativeProcess(Process):
         data = Path(self.scratch.name) / f"{tokens}.prge"
         if not data.exists():
             pack(data, self.manifest, synthetic(self.manifest, tokens, self.manifest.batch), [], 0)
-        runner = self.runner / RUNNER if self.runner.is_dir() else self.runner
-        command = [str(runner), self.contender.program, "--json", "--data", str(data), "--bench", str(_STEPS)]
+        command = [str(self.runner), self.contender.program, "--json", "--data", str(data), "--bench", str(_STEPS)]
         command += ["--threads", str(self.contender.threads)] if self.contender.threads else []
         try:
             said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
@@ -51,7 +52,8 @@ class NativeProcess(Process):
             raise UserError(f"{self.name} failed: {said['error']}")
         self.seconds.setdefault(tokens, []).append(said["seconds_per_step"])
         self.megabytes[tokens] = max(self.megabytes.get(tokens, 0.0), said["peak_megabytes"])
-        self.load_seconds = min(self.load_seconds or said["load_seconds"], said["load_seconds"])
+        self.process_megabytes = self.megabytes
+        self.start_seconds = min(self.start_seconds or said["start_seconds"], said["start_seconds"])
 
     def stop(self) -> None:
         if hasattr(self, "scratch"):

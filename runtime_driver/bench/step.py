@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,33 +33,36 @@ class Process:
     """A contender that runs, and what it has said.
 
     Attributes:
-        seconds, megabytes: by T; one of each per round.
+        start_seconds: from the beginning of its process until it could step: imports, loading, packing.
+        seconds: by T; one per round.
+        megabytes, process_megabytes: by T; peak above the imports, and of the process in all.
     """
 
     name: str
     contender: Contender
     manifest: Manifest | None
-    load_seconds: float = 0.0
+    start_seconds: float = 0.0
     seconds: dict[int, list[float]] = field(default_factory=dict)
     megabytes: dict[int, float] = field(default_factory=dict)
+    process_megabytes: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin its process, which imports what it needs."""
+        """Begin its process, which loads model or program."""
+        began = time.perf_counter()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
         command = [sys.executable, "-m", "prge.runtime_driver.bench.contenders", self.contender.kind]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
         )
-
-    def load(self) -> None:
-        """Load model or program."""
-        self.load_seconds = self._ask(json.dumps(asdict(self.contender)))["load_seconds"]
+        self._ask(json.dumps(asdict(self.contender)))
+        self.start_seconds = time.perf_counter() - began
 
     def time(self, tokens: int) -> None:
         """One step."""
         answer = self._ask(str(tokens))
         self.seconds.setdefault(tokens, []).append(answer["seconds"])
         self.megabytes.setdefault(tokens, answer["peak_megabytes"])
+        self.process_megabytes.setdefault(tokens, answer["process_megabytes"])
 
     def _ask(self, line: str) -> dict[str, float]:
         assert self.process.stdin and self.process.stdout
@@ -84,12 +88,12 @@ class Process:
 
 def bench_step(
     programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool, threads: int,
-    listener: Callable[[str], None], runner: Path | None = None,
+    listener: Callable[[str], None], runner: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
 
-    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose. ``runner`` is the native one, which
-    then steps beside every program.
+    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose. ``runner`` is `prge-run`, its folder,
+    or "native" to build it; it then steps beside every program.
 
     Raises:
         UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
@@ -108,20 +112,19 @@ def bench_step(
         processes = _limits(Path(scratch))
         processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
         if runner:
-            from prge.runtime_driver.bench.native import NativeProcess
+            from prge.runtime_driver.bench.native import NativeProcess, find_runner
 
+            found = find_runner(runner, Path(scratch) / "runner")
             for path, m in loaded.items():
                 contender = Contender("native", str(path))
-                processes.append(NativeProcess(f"{called[path]}, prge-run", contender, m, runner=runner))
+                processes.append(NativeProcess(f"{called[path]}, prge-run", contender, m, runner=found))
         if peers:
             processes += _peers(loaded, called, lengths, Path(scratch))
         try:
             for process in processes:
+                listener(f"loading {process.name}")
                 process.contender = replace(process.contender, threads=threads)
                 process.start()
-            for process in processes:
-                listener(f"loading {process.name}")
-                process.load()
             for number in range(rounds):
                 for process in processes:
                     for length in lengths if process.manifest else [0]:
@@ -213,7 +216,8 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "gflops": speed,
         "share_of_limit": speed / limit if speed else None,
         "peak_megabytes": process.megabytes[tokens],
-        "load_seconds": process.load_seconds,
+        "process_megabytes": process.process_megabytes[tokens],
+        "start_seconds": process.start_seconds,
         "weight_bytes": weight_bytes(held),
     }
 
@@ -237,6 +241,14 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         lines.append("| " + " | ".join(cells(r, report["rows"])) + " |")
+    drivers = [r for r in report["rows"] if r["kind"] in ("program", "native")]
+    if len({r["kind"] for r in drivers}) == 2:
+        lines += ["", "| driver | T | start-up, s | step, s | process's peak, MB |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            f"| {r['contender']} | {r['tokens']} | {r['start_seconds']:.2f} | {r['seconds']:.3f} "
+            f"| {r['process_megabytes']:,.0f} |"
+            for r in drivers
+        ]
     lines += ["", "| program | bytes | of its weights alone |", "| --- | --- | --- |"]
     lines += [f"| {name} | {s['program_bytes']:,} | {s['ratio']:.3f} |" for name, s in report["sizes"].items()]
     return "\n".join(lines) + "\n"

@@ -84,7 +84,7 @@ struct Options {
   }
 };
 
-prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double loaded) {
+prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double started) {
   double packed = peak_megabytes();
   prge::Batches batches(examples.train, program.manifest().batch, 0);
   auto state = program.initial_state();
@@ -100,7 +100,7 @@ prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t
   double first = seconds[0];
   std::sort(seconds.begin(), seconds.end());
   return {{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
-          {"load_seconds", loaded}, {"loaded_megabytes", packed}, {"first_step", first},
+          {"start_seconds", started}, {"loaded_megabytes", packed}, {"first_step", first},
           {"peak_megabytes", peak_megabytes()}};
 }
 
@@ -140,9 +140,8 @@ prge::Json train(const Options& o, FILE* err) {
   if (o["--lr"] != "auto") s.lr = o.number("--lr", 0, 1e-30);
   s.eps = o.number("--eps", 0, 1e-30);
   prge::Program program(path, static_cast<unsigned>(o.whole("--threads", 0, 1)));
-  double loaded = since(began);
   auto examples = prge::Examples::read(data, program.manifest());
-  if (times) return bench(program, examples, o.whole("--bench", 1, 1), loaded);
+  if (times) return bench(program, examples, o.whole("--bench", 1, 1), since(began));
   if (!s.eps) s.eps = program.manifest().eps;
   if (!resumes && !s.lr) s.lr = prge::propose_lr(program, examples.train, program.initial_state(), s.eps, check_asked);
   prge::Run run = resumes ? prge::Run::resume(folder, program, examples)
