@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,10 @@ from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver import cli
 from prge.runtime_driver.data_files import read_records
+
+# For the workers, which start after this is read, and their processes: as many of them as cores, each with as many
+# OpenMP threads, wait for each other more than they compute. The runtime's own threads are as they are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = "{text} Reply"
 LABELS = (("today", " today"), ("later", " later"))

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from prge.cost import inference_multiply_adds, multiply_adds, peak_bytes, positions, weight_bytes
+from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
 from prge.errors import UserError
 from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
@@ -24,7 +25,6 @@ from prge.runtime_driver.bench.compare import compare
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.convergence import Curve, table
 from prge.runtime_driver.bench.lora import LoraAdamW
-from prge.runtime_driver.bench.references import inference_tokens
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
@@ -84,7 +84,7 @@ def test_multiply_adds_are_those_that_torch_counts(program_folder: Path, tiny_mo
     assert 2 * inference_multiply_adds(m, 7) == counter.get_total_flops()
 
 
-def test_a_plan_has_the_sizes_of_the_program(program_folder: Path, export: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_plan_has_the_sizes_of_the_program(prge: Callable[..., tuple[int, Any]], export: Callable[..., Path]) -> None:
     """From the model's sizes alone; and more memory is never said to hold less."""
     m = StepProgram(export(adapter=AdapterConfig(subspace="fisher"), step=StepConfig(3, 2))).manifest
     foreseen = planned(load_sizes(m.model), StepConfig(3, 2), m.max_tokens, 0)
@@ -92,11 +92,10 @@ def test_a_plan_has_the_sizes_of_the_program(program_folder: Path, export: Calla
     assert weight_bytes(foreseen) == weight_bytes(m) and peak_bytes(foreseen, 20) == peak_bytes(m, 20)
     largest = [plan(m, budget)[0]["largest_batch"] for budget in (1e6, 25e6, 30e6, 100e6)]
     assert largest[0] == 0 < largest[2] and largest == sorted(largest)
-    command = [sys.executable, "-m", "prge", "plan", m.model, "--memory"]
-    said = subprocess.run([*command, "2GB", "--json"], capture_output=True, text=True, check=True).stdout
-    assert [row["quantization"] for row in json.loads(said)["rows"]] == ["f32", "8da8w", "8da4w"]
-    refused = subprocess.run([*command, "much"], capture_output=True, text=True)
-    assert refused.returncode == 1 and "write a number and MB or GB" in refused.stderr
+    code, said = prge("plan", m.model, "--memory", "2GB")
+    assert code == 0 and [row["quantization"] for row in said["rows"]] == ["f32", "8da8w", "8da4w"]
+    code, refused = prge("plan", m.model, "--memory", "much")
+    assert code == 1 and "write a number and MB or GB" in refused["error"]
 
 
 def test_weights_are_the_model_s_matrices_and_the_adapter_s_factors(program_folder: Path) -> None:
@@ -116,12 +115,13 @@ def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, progra
     assert positions(more, 9)[1] - positions(m, 9)[1] == m.batch and positions(more, 9)[0] == positions(m, 9)[0]
 
 
-def test_step_report_and_comparison(program_folder: Path, weights_program: Path, tmp_path: Path) -> None:
+def test_step_report_and_comparison(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, weights_program: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "prge", "bench", "step", str(program_folder), str(weights_program), "--json"]
-    command += ["--tokens", "9", "--tokens", "5", "--rounds", "2", "--threads", "1", "-o", str(out)]
-    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert report["machine"]["threads"] == 1
+    command = ["bench", "step", program_folder, weights_program, "--tokens", 9, "--tokens", 5, "--rounds", 2]
+    code, report = prge(*command, "--threads", 1, "-o", out)
+    assert code == 0 and report["machine"]["threads"] == 1
     kinds = [row["kind"] for row in report["rows"]]
     counts = {"program": 4, "inference": 4, "eager": 2, "lora": 2, "lora-checkpointed": 2, "training": 2}
     assert {kind: kinds.count(kind) for kind in kinds} == counts

@@ -7,6 +7,7 @@ took goes out.
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from prge.cost import inference_tokens
 from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.data import Example, collate
@@ -93,8 +95,6 @@ def _program(program: StepProgram) -> Callable[[int], Step]:
 
 
 def _inference(m: Manifest, method: Callable[[Any], Any]) -> Callable[[int], Step]:
-    from prge.runtime_driver.bench.references import inference_tokens
-
     def step(tokens: int) -> Step:
         rows, targets = collate(synthetic(m, inference_tokens(m, tokens), m.rows), m)
         return lambda: method([rows, *targets])
@@ -159,14 +159,21 @@ def _timed(step: Step) -> float:
     return time.perf_counter() - began
 
 
+# What a kind takes besides the runtime, and all that it imports in turn.
+_PYTORCH = ("peft", "transformers", "prge.models.build", "prge.models.checkpoints")
+_IMPORTS = {
+    "eager": _PYTORCH,
+    "lora": _PYTORCH,
+    "lora-checkpointed": _PYTORCH,
+    "training": ("executorch.extension.training",),
+}
+
+
 def main() -> None:
     """Answer until the input ends."""
-    if sys.argv[1] not in ("program", "products"):  # memory is counted above the imports
-        with quiet():
-            import peft  # noqa: F401
-            import transformers  # noqa: F401
-
-            import prge.runtime_driver.bench.references  # noqa: F401
+    with quiet():
+        for module in _IMPORTS.get(sys.argv[1], ()):  # memory is counted above the imports
+            importlib.import_module(module)
     runtime()
     contender = Contender(**json.loads(sys.stdin.readline()))
     if contender.threads:

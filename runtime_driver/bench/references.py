@@ -11,7 +11,7 @@ from executorch.exir import EdgeCompileConfig, to_edge
 from torch import Tensor, nn
 from torchao.quantization import quantize_
 
-from prge.cost import positions
+from prge.cost import inference_tokens
 from prge.export.lower import example_inputs
 from prge.export.quantize import linear_config, quantize
 from prge.export.write import write_program
@@ -35,11 +35,6 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
     if quantized:
         quantize_(module, linear_config("8da8w"))
     _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
-
-
-def inference_tokens(m: Manifest, tokens: int) -> int:
-    """Length of rows with as many positions as the step's, copied targets included."""
-    return positions(m, tokens)[1] // m.rows
 
 
 def write_inference(path: Path, program: StepProgram) -> None:

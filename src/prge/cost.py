@@ -21,6 +21,11 @@ def positions(m: Manifest, tokens: int) -> tuple[int, int]:
     return m.batch * tokens, m.batch * (tokens + copies)
 
 
+def inference_tokens(m: Manifest, tokens: int) -> int:
+    """Length of rows with as many positions as the step's, copied targets included."""
+    return positions(m, tokens)[1] // m.rows
+
+
 def multiply_adds(m: Manifest, tokens: int) -> int:
     """Of one step with T = ``tokens``; embedding lookups and elementwise operations are left out.
 
