@@ -198,8 +198,8 @@ def test_what_does_not_fit_is_refused(
     newer.write_bytes(resealed(content.replace(b'"packed":"1"', b'"packed":"2"')))
     new = ("--output", tmp_path / "run")
     for arguments, message in (
-        ((program_folder, "--data", text, *new), "no file of prge's"),
-        ((program_folder, "--data", newer, *new), "has version"),
+        ((program_folder, "--data", text, *new), "not a file of `prge pack`"),
+        ((program_folder, "--data", newer, *new), "version 2"),
         ((programs("candidates"), "--data", packed, *new), "another template"),
         ((tmp_path, "--data", packed, *new), "no ExecuTorch program"),
         ((text, "--data", packed, *new), "no ExecuTorch program"),

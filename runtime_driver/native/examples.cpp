@@ -11,18 +11,16 @@ struct Reader {
   const Manifest& m;
   size_t at = 0;
 
-  int32_t next() {
-    if (at == words.size()) throw Error("");
+  int32_t next(int64_t least = INT32_MIN, int64_t below = INT64_MAX) {
+    if (at == words.size() || words[at] < least || words[at] >= below) throw Error("");
     return words[at++];
   }
 
   Example example(bool candidate = false) {
     Example e{next(), next(), {}, {}};
-    int32_t count = next(), choices = next();
-    if (count < 1 || count > m.max_tokens || choices < 0 || (choices > 0) != (m.choices && !candidate)) throw Error("");
-    for (e.tokens.reserve(count); count > 0; count--) e.tokens.push_back(next());
-    for (int32_t token : e.tokens)
-      if (token < 0 || token >= m.vocabulary) throw Error("");
+    int64_t count = next(1, m.max_tokens + 1), choices = next(0);
+    if ((choices > 0) != (m.choices && !candidate)) throw Error("");
+    while (count-- > 0) e.tokens.push_back(next(0, m.vocabulary));
     bool once = m.answer_at != "mask" || std::count(e.tokens.begin(), e.tokens.end(), m.mask_token) == 1;
     int64_t most = std::min<int64_t>(m.max_targets, e.tokens.size() - 1);
     bool fits = m.label_words() ? once && e.targets == 0 && e.label >= 0 && e.label < m.labels
@@ -64,20 +62,20 @@ void sort_by(std::vector<int64_t>& items, Key key) {
 }  // namespace
 
 Examples Examples::read(const std::string& path, const Manifest& m) {
-  Tensors held = Tensors::read(path, "I32");
+  auto held = Tensors<int32_t>::read(path, "a file of `prge pack`");
   Json manifest = parse_json(m.json);
-  if (!held.metadata.contains("packed")) throw Error(path + " is not a file of `prge pack`");
-  if (held.metadata["packed"] != "1")
-    throw Error(path + " has version " + dump(held.metadata["packed"]) + ", not \"1\"; pack the data again");
+  std::string version = held.metadata["packed"];
+  if (version.empty()) throw Error(path + " is not a file of `prge pack`");
+  if (version != "1") throw Error(path + " has version " + version + ", not 1; pack the data again");
   if (held.metadata["tokenizer_sha256"] != manifest.at("tokenizer_sha256"))
     throw Error(path + " was packed with another tokenizer than the program's; pack the data again");
   if (held.metadata["form"] != form(m, manifest))
     throw Error(path + " was packed for a program with another template, other labels or another bound of tokens; "
                 "pack the data again");
   try {
-    auto count = [&](const char* name) { return whole(parse_json(std::string(held.metadata.at(name)))); };
-    auto words = held.get<int32_t>("words");
-    Examples found{path, {}, {}, count("dropped"), crc32(held.vectors["words"])};
+    auto count = [&](const char* name) { return whole(parse_json(held.metadata[name])); };
+    auto& words = held.vectors["words"];
+    Examples found{path, {}, {}, count("dropped"), crc32(bytes_of(words))};
     Reader reader{words, m};
     for (int64_t i = count("train"); i > 0; i--) found.train.push_back(reader.example());
     for (int64_t i = count("dev"); i > 0; i--) found.dev.push_back(reader.example());

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 
 #include "internal.h"
@@ -13,6 +14,8 @@ namespace prge {
 namespace {
 
 constexpr const char* kMark = ",\"crc\":\"";
+template <class Number>
+constexpr const char* kType = std::is_same_v<Number, float> ? "F32" : "I32";
 
 void check(bool done, const std::string& path, const char* what = "written") {
   if (!done) throw Error(path + " cannot be " + what + ": " + std::strerror(errno));
@@ -56,10 +59,6 @@ bool finite(const std::vector<float>& numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
 }
 
-std::string bytes_of(const std::vector<float>& numbers) {
-  return {reinterpret_cast<const char*>(numbers.data()), 4 * numbers.size()};
-}
-
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   file.peek();  // a folder can be opened, but not read
@@ -89,14 +88,15 @@ void File::cut(size_t size) { check(ftruncate(number_, static_cast<off_t>(size))
 
 void File::sync() { check(fsync(number_) == 0, path_); }
 
-std::string Tensors::bytes() const {
+template <class Number>
+std::string Tensors<Number>::bytes() const {
   Json header = {{"__metadata__", metadata}};
   header["__metadata__"]["crc"] = "00000000";
   std::string data;
   for (auto& [name, vector] : vectors) {
-    header[name] = {{"dtype", "F32"}, {"shape", {vector.size() / 4}},
-                    {"data_offsets", {data.size(), data.size() + vector.size()}}};
-    data += vector;
+    size_t from = data.size();
+    data += bytes_of(vector);
+    header[name] = {{"dtype", kType<Number>}, {"shape", {vector.size()}}, {"data_offsets", {from, data.size()}}};
   }
   std::string text = dump(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');
@@ -105,7 +105,8 @@ std::string Tensors::bytes() const {
   return all.replace(all.find("\"crc\":\"00000000\"") + 7, 8, crc32(all));
 }
 
-Tensors Tensors::read(const std::string& path, const char* dtype) {
+template <class Number>
+Tensors<Number> Tensors<Number>::read(const std::string& path, const char* what) {
   std::string all = read_file(path);
   try {
     uint64_t length = UINT64_MAX;
@@ -113,7 +114,7 @@ Tensors Tensors::read(const std::string& path, const char* dtype) {
     if (all.size() < 8 || length > all.size() - 8) throw Error("it ends too early");
     Json header = parse_json(std::string_view(all).substr(8, length));
     Tensors found{header.at("__metadata__"), {}};
-    std::string crc = found.metadata.at("crc");
+    std::string crc = found.metadata["crc"];
     size_t place = all.find("\"crc\":\"" + crc + "\""), end = 8 + length;
     if (place >= end || crc.size() != 8 || crc32(all.replace(place + 7, 8, 8, '0')) != crc)
       throw Error("its checksum is another");
@@ -121,14 +122,19 @@ Tensors Tensors::read(const std::string& path, const char* dtype) {
     for (auto& [name, tensor] : header.items()) {
       int64_t to = whole(tensor.at("data_offsets").at(1), all.size() - end);
       int64_t from = whole(tensor.at("data_offsets").at(0), to);
-      if (tensor.at("dtype") != dtype || (to - from) % 4) throw Error(std::string("its vectors are not of ") + dtype);
-      found.vectors[name] = all.substr(end + from, to - from);
+      if (tensor.at("dtype") != kType<Number> || (to - from) % 4)
+        throw Error(std::string("its vectors are not of ") + kType<Number>);
+      auto& numbers = found.vectors[name] = std::vector<Number>((to - from) / 4);
+      std::copy_n(all.data() + end + from, to - from, reinterpret_cast<char*>(numbers.data()));
     }
     return found;
   } catch (const std::exception& e) {
-    throw Error(path + " is damaged, or no file of prge's: " + e.what());
+    throw Error(path + " is damaged, or not " + what + ": " + e.what());
   }
 }
+
+template struct Tensors<float>;
+template struct Tensors<int32_t>;
 
 void Journal::read(const std::function<void(const Json&)>& each) {
   std::string data = read_file(path_);
@@ -150,14 +156,14 @@ void Journal::read(const std::function<void(const Json&)>& each) {
   }
 }
 
-void Journal::cut(size_t count) {
+void Journal::keep(size_t count) {
   ends_.resize(count);
-  file_.cut(count ? ends_.back() : 0);
+  cut(count ? ends_.back() : 0);
 }
 
 void Journal::append(const Json& row) {
   std::string text = dump(row);
-  file_.write(text.substr(0, text.size() - 1) + kMark + crc32(text) + "\"}\n");
+  write(text.substr(0, text.size() - 1) + kMark + crc32(text) + "\"}\n");
 }
 
 }  // namespace prge

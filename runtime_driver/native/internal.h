@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -23,7 +22,10 @@ int64_t whole(const Json& json, int64_t most = INT32_MAX);
 
 std::string crc32(std::string_view data);  // in hex
 bool finite(const std::vector<float>& numbers);
-std::string bytes_of(const std::vector<float>& numbers);
+template <class Number>
+std::string_view bytes_of(const std::vector<Number>& numbers) {
+  return {reinterpret_cast<const char*>(numbers.data()), sizeof(Number) * numbers.size()};
+}
 
 std::string read_file(const std::string& path);
 void replace_file(const std::string& from, const std::string& to);
@@ -38,38 +40,32 @@ class File {
   void cut(size_t size);
   void sync();
 
+ protected:
+  const std::string path_;
+
  private:
-  std::string path_;
   int number_;
 };
 
-// A safetensors file of vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
+// A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
+template <class Number>
 struct Tensors {
-  Json metadata;
-  std::map<std::string, std::string> vectors;  // their bytes
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::vector<Number>> vectors;
 
-  template <class Number>
-  std::vector<Number> get(const char* name) {
-    std::vector<Number> numbers(vectors[name].size() / sizeof(Number));
-    std::memcpy(numbers.data(), vectors[name].data(), vectors[name].size());
-    return numbers;
-  }
   std::string bytes() const;
-  static Tensors read(const std::string& path, const char* dtype);  // of 4 bytes, as safetensors names it
+  static Tensors read(const std::string& path, const char* what);  // for the message where it is none
 };
 
-// One line of JSON per step, each with its own checksum.
-class Journal {
+// One line of JSON per step, each with its own checksum; on the disk after `sync`.
+class Journal : public File {
  public:
-  explicit Journal(const std::string& path) : path_(path), file_(path, O_RDWR | O_CREAT | O_APPEND) {}
+  explicit Journal(const std::string& path) : File(path, O_RDWR | O_CREAT | O_APPEND) {}
   void read(const std::function<void(const Json&)>& each);  // the whole records
-  void cut(size_t count);                                   // keeps so many of those that were read
-  void append(const Json& row);                             // with the system when it returns, on the disk after sync
-  void sync() { file_.sync(); }
+  void keep(size_t count);                                  // so many of those that were read
+  void append(const Json& row);                             // with the system when it returns
 
  private:
-  std::string path_;
-  File file_;
   std::vector<size_t> ends_;
 };
 

@@ -56,18 +56,17 @@ struct Options : std::map<std::string, std::string> {
     }
   }
 
-  double number(const char* name, double otherwise, double least) {
+  // Leaves `number` as it is where the option is not given.
+  template <class Number>
+  void read(const char* name, Number& number, double least) {
     const std::string& word = (*this)[name];
+    bool whole = std::is_integral_v<Number>;
     char* end = nullptr;
-    double value = word.empty() ? otherwise : std::strtod(word.c_str(), &end);
-    if (!word.empty() && (*end || !(value >= least && value <= 1e30)))
+    double value = std::strtod(word.c_str(), &end);
+    if (word.empty()) return;
+    if (*end || !(value >= least && value <= (whole ? INT32_MAX : 1e30)) || (whole && value != std::floor(value)))
       throw prge::Error(std::string(name) + " " + word + " is no number that it takes");
-    return value;
-  }
-  int64_t whole(const char* name, int64_t otherwise, int64_t least) {
-    double value = number(name, static_cast<double>(otherwise), static_cast<double>(least));
-    if (value == std::floor(value) && value <= INT32_MAX) return static_cast<int64_t>(value);
-    throw prge::Error(std::string(name) + " takes a whole number, up to 2147483647");
+    number = static_cast<Number>(value);
   }
 };
 
@@ -108,7 +107,7 @@ void report(FILE* err, const prge::Run& run, double mean, double speed) {
 prge::Json train(Options o, FILE* err) {
   auto began = Clock::now();
   std::string folder = o["--resume"], path = o["PROGRAM"], data = o["--data"];
-  bool resumes = !folder.empty(), times = !o["--bench"].empty();
+  bool resumes = !folder.empty();
   if (resumes) {
     for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every"})
       if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
@@ -118,22 +117,26 @@ prge::Json train(Options o, FILE* err) {
   } else {
     folder = o["--output"];
   }
-  if (path.empty() || data.empty() || (folder.empty() && !times))
+  if (path.empty() || data.empty() || (folder.empty() && o["--bench"].empty()))
     throw prge::Error("give a program, --data and --output, or --resume and a run folder; see prge-run --help");
-  double minutes = o.number("--max-minutes", 1e30, 0);
+  double minutes = 1e30;
+  unsigned threads = 0, timed = 0;
   prge::Settings s;
-  s.steps = o.whole("--steps", s.steps, 1);
-  s.seed = o.whole("--seed", s.seed, 0);
-  s.eval_every = o.whole("--eval-every", s.eval_every, 0);
-  if (o["--lr"] != "auto") s.lr = o.number("--lr", 0, 1e-30);
-  s.eps = o.number("--eps", 0, 1e-30);
-  prge::Program program(path, static_cast<unsigned>(o.whole("--threads", 0, 1)));
+  o.read("--max-minutes", minutes, 0);
+  o.read("--threads", threads, 1);
+  o.read("--bench", timed, 1);
+  o.read("--steps", s.steps, 1);
+  o.read("--seed", s.seed, 0);
+  o.read("--eval-every", s.eval_every, 0);
+  if (o["--lr"] != "auto") o.read("--lr", s.lr, 1e-30);
+  o.read("--eps", s.eps, 1e-30);
+  prge::Program program(path, threads);
   double loaded = since(began);
   program.before_each = [] {
     if (asked) throw Stopped();
   };
   auto examples = prge::Examples::read(data, program.manifest());
-  if (times) return bench(program, examples, o.whole("--bench", 1, 1), loaded);
+  if (timed) return bench(program, examples, timed, loaded);
   prge::Run run = resumes ? prge::Run(folder, program, examples) : prge::Run(folder, program, examples, s);
   std::string why;
   double mean = 0, made = 0;

@@ -102,8 +102,8 @@ std::vector<float> Program::initial_state() const {
   const Manifest& m = manifest_;
   if (parse_json(m.json).at("adapter").at("subspace") != "peft") return std::vector<float>(m.state_size);
   std::string file = fs::path(path_).replace_filename("initial.safetensors").string();
-  Tensors held = Tensors::read(file, "F32");
-  auto state = held.get<float>("state");
+  auto held = Tensors<float>::read(file, "a state of prge");
+  auto& state = held.vectors["state"];
   if (static_cast<int64_t>(state.size()) != m.state_size || held.metadata["adapter_sha256"] != m.adapter_sha256)
     throw Error(file + " is not the state that the program goes on from; copy it there again");
   return state;

@@ -126,9 +126,9 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
   int64_t newest = -1;
   std::string reasons;
   for (std::string path : {folder + kState, folder + kEarlier}) try {
-    Tensors held = Tensors::read(path, "F32");
-    int64_t steps = whole(parse_json(std::string(held.metadata.at("run_steps"))));
-    auto state = held.get<float>("state"), good = held.get<float>("good");
+    auto held = Tensors<float>::read(path, "a snapshot of a run");
+    int64_t steps = whole(parse_json(held.metadata["run_steps"]));
+    auto &state = held.vectors["state"], &good = held.vectors["good"];
     if (steps > this->steps()) throw Error(path + " has a shorter journal beside it");
     if (static_cast<int64_t>(state.size()) != program.manifest().state_size || (steps && good.size() != state.size()))
       throw Error(path + " is not a snapshot of a run of this program");
@@ -137,15 +137,15 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
     reasons += std::string("; ") + e.what();
   }
   if (newest < 0) throw Error(folder + " cannot be resumed" + reasons);
-  journal_->cut(newest);
+  journal_->keep(newest);
   records_.resize(newest);
   for (auto& r : records_) guard_.note(r.loss, r.backed_off);
 }
 
 // Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.
 void Run::save() {
-  Tensors snapshot{identity(program_.manifest()), {{"state", bytes_of(state_)}}};
-  if (!good_.empty()) snapshot.vectors["good"] = bytes_of(good_);
+  Tensors<float> snapshot{identity(program_.manifest()), {{"state", state_}}};
+  if (!good_.empty()) snapshot.vectors["good"] = good_;
   snapshot.metadata["steps"] = std::to_string(settings_.after + steps());
   snapshot.metadata["run_steps"] = std::to_string(steps());
   std::string path = folder_ + kState, scratch = folder_ + "/state.partial";

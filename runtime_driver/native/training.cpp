@@ -24,45 +24,44 @@ bool Guard::note(double loss, bool backed_off) {
   mean += (loss - mean) / 10;
   losses.push_back(loss);
   if (losses.size() < 10) return fresh;
-  double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10;
+  double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10, before = best;
   losses.clear();
-  return std::exchange(best, std::min(of_ten, best)) > of_ten;
+  best = std::min(of_ten, before);
+  return of_ten < before;
 }
 
 Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples) {
   const Manifest& m = program.manifest();
-  Batch all;
+  struct Given {
+    float loss;
+    int64_t highest;  // of the label words
+  };
+  std::map<const Example*, Given> given;
+  Batch rows;
   for (auto& e : examples) {
-    for (auto& candidate : e.candidates) all.push_back(&candidate);
-    if (e.candidates.empty()) all.push_back(&e);
+    for (auto& candidate : e.candidates) rows.push_back(&candidate);
+    if (e.candidates.empty()) rows.push_back(&e);
   }
   // Rows of like length share an execution; the last one is filled up by repetition.
-  std::vector<size_t> order(all.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return all[a]->tokens.size() < all[b]->tokens.size(); });
-  std::vector<float> losses(all.size());
-  std::vector<int64_t> highest(all.size());
-  size_t rows = m.rows();
-  for (size_t start = 0; start < all.size(); start += rows) {
-    size_t count = std::min(rows, all.size() - start);
+  std::stable_sort(rows.begin(), rows.end(), [](auto* a, auto* b) { return a->tokens.size() < b->tokens.size(); });
+  for (size_t start = 0, count = m.rows(); start < rows.size(); start += count) {
+    count = std::min(count, rows.size() - start);
     Batch part;
-    for (size_t i = 0; i < rows; i++) part.push_back(all[order[start + i % count]]);
+    for (int64_t i = 0; i < m.rows(); i++) part.push_back(rows[start + i % count]);
     auto result = program.execute(part, state, 0, 0, 0);
     for (size_t i = 0; i < count; i++) {
-      losses[order[start + i]] = result.losses[i];
-      auto scores = result.scores.begin() + (m.label_words() ? i * m.labels : 0);
-      if (m.label_words()) highest[order[start + i]] = std::max_element(scores, scores + m.labels) - scores;
+      auto scores = result.scores.begin() + (m.label_words() ? i * m.labels : 0), end = result.scores.end();
+      auto highest = std::max_element(scores, m.label_words() ? scores + m.labels : end) - scores;
+      given[part[i]] = {result.losses[i], highest};
     }
   }
   double sum = 0;
-  int64_t right = 0, at = 0;
+  int64_t right = 0;
   for (auto& e : examples) {
-    int64_t count = e.candidates.size(), predicted = highest[at];
-    if (count) predicted = std::min_element(losses.begin() + at, losses.begin() + at + count) - losses.begin() - at;
-    sum += losses[count ? at + e.label : at];
-    right += predicted == e.label;
-    at += std::max<int64_t>(count, 1);
+    auto& all = e.candidates;
+    auto less = [&](auto& a, auto& b) { return given[&a].loss < given[&b].loss; };
+    sum += given[all.empty() ? &e : &all[e.label]].loss;
+    right += e.label == (all.empty() ? given[&e].highest : std::min_element(all.begin(), all.end(), less) - all.begin());
   }
   auto n = static_cast<double>(examples.size());
   Evaluation found{sum / n, {}};
