@@ -152,6 +152,15 @@ def test_the_drivers_take_turns(runner: Run, prge: Prge, program_folder: Path, p
     assert code == 0 and Path(result["adapter"]).is_dir()
 
 
+def test_both_back_off_alike(runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """Where the loss diverges, to the best state of ten steps."""
+    common = (program_folder, "--data", packed, "--steps", 150, "--eval-every", 0, "--lr", 4.0, "--eps", 0.1)
+    assert runner(*common, "--output", tmp_path / "native")[0] == 0
+    assert prge("train", *common, "--output", tmp_path / "python")[0] == 0
+    same_run(tmp_path / "native", tmp_path / "python")
+    assert any(row["backed_off"] for row in read_journal(tmp_path / "native" / "log.jsonl")[0])
+
+
 def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]

@@ -88,8 +88,8 @@ Examples Examples::read(const std::string& path, const Manifest& m) {
 
 // Shuffled, then sorted by length within windows of about 8 batches, class by class, the classes evenly spread.
 const Batch& Batches::at(int64_t number) {
-  int64_t total = examples_.size(), each = (total + size_ - 1) / size_, windows = std::max<int64_t>(1, total / (8 * size_));
-  int64_t epoch = number / each;
+  int64_t total = examples_.size(), windows = std::max<int64_t>(1, total / (8 * size_));
+  int64_t each = (total + size_ - 1) / size_, epoch = number / each;
   if (std::exchange(epoch_, epoch) == epoch) return groups_[number % each];
   std::map<int32_t, size_t> seen;  // classes, by first occurrence
   std::vector<std::vector<int64_t>> classes;

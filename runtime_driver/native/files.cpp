@@ -84,8 +84,6 @@ void File::write(std::string_view data) {
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 
-void File::cut(size_t size) { check(ftruncate(number_, static_cast<off_t>(size)) == 0, path_); }
-
 void File::sync() { check(fsync(number_) == 0, path_); }
 
 template <class Number>
@@ -158,7 +156,7 @@ void Journal::read(const std::function<void(const Json&)>& each) {
 
 void Journal::keep(size_t count) {
   ends_.resize(count);
-  cut(count ? ends_.back() : 0);
+  check(ftruncate(number_, count ? static_cast<off_t>(ends_.back()) : 0) == 0, path_);
 }
 
 void Journal::append(const Json& row) {

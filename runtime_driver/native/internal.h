@@ -37,14 +37,11 @@ class File {
   ~File();
   File(const File&) = delete;
   void write(std::string_view data);
-  void cut(size_t size);
   void sync();
 
  protected:
   const std::string path_;
-
- private:
-  int number_;
+  const int number_;
 };
 
 // A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/checked.py).

@@ -21,14 +21,8 @@ using executorch::extension::Module;
 using executorch::runtime::EValue;
 using RuntimeError = executorch::runtime::Error;
 
-struct Program::Runtime {
-  Module module;
-
-  std::vector<EValue> call(const std::string& path, const char* method, const std::vector<EValue>& inputs) {
-    auto result = module.execute(method, inputs);
-    if (result.ok()) return std::move(result.get());
-    throw Error(path + ": the ExecuTorch runtime could not run '" + method + "'");
-  }
+struct Program::Runtime : Module {
+  using Module::Module;
 };
 
 namespace {
@@ -82,17 +76,15 @@ Program::Program(const std::string& path, unsigned threads)
   if (!fs::exists(path_)) throw Error(path_ + " does not exist; make it with `prge export`");
   if (threads && !executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads))
     throw Error("the runtime does not take " + std::to_string(threads) + " threads");
-  runtime_.reset(new Runtime{Module(path_, Module::LoadMode::Mmap)});
-  Module& module = runtime_->module;
-  if (module.load(executorch::runtime::Program::Verification::InternalConsistency) != RuntimeError::Ok)
+  runtime_ = std::make_unique<Runtime>(path_, Module::LoadMode::Mmap);
+  if (runtime_->load(executorch::runtime::Program::Verification::InternalConsistency) != RuntimeError::Ok)
     throw Error(path_ + " is no ExecuTorch program, or it is truncated or damaged; copy or export it again");
-  auto names = module.method_names();
-  if (!names.ok() || !names->count("manifest") || !names->count("forward"))
+  auto said = runtime_->execute("manifest");
+  if (!said.ok() || said->empty() || !said->at(0).isString())
     throw Error(path_ + " is an ExecuTorch program, but not one made by prge (it has no manifest)");
-  auto text = runtime_->call(path_, "manifest", {});
-  if (text.empty() || !text[0].isString()) throw Error(path_ + " has no manifest");
-  manifest_ = read_manifest({text[0].toString().data(), text[0].toString().size()}, path_);
-  if (module.load_method("forward") != RuntimeError::Ok)
+  auto text = said->at(0).toString();
+  manifest_ = read_manifest({text.data(), text.size()}, path_);
+  if (runtime_->load_method("forward") != RuntimeError::Ok)
     throw Error(path_ + " is damaged, or made for another version of the ExecuTorch runtime");
 }
 
@@ -146,9 +138,10 @@ Program::Result Program::execute(const Batch& rows, const std::vector<float>& st
   give({1}, std::vector<int64_t>{seed});
   give({1}, std::vector<float>{static_cast<float>(lr)});
   give({1}, std::vector<float>{static_cast<float>(eps)});
-  auto outputs = runtime_->call(path_, "forward", std::vector<EValue>(inputs.begin(), inputs.end()));
-  Result result{floats(outputs.at(0)), floats(outputs.at(1)), {}};
-  if (m.label_words()) result.scores = floats(outputs.at(2));
+  auto outputs = runtime_->execute("forward", std::vector<EValue>(inputs.begin(), inputs.end()));
+  if (!outputs.ok()) throw Error(path_ + ": the ExecuTorch runtime could not run a step");
+  Result result{floats(outputs->at(0)), floats(outputs->at(1)), {}};
+  if (m.label_words()) result.scores = floats(outputs->at(2));
   if (result.state.size() != state.size() || result.losses.size() != rows.size() ||
       result.scores.size() != (m.label_words() ? rows.size() * m.labels : 0))
     throw Error(path_ + ": its outputs are not of the size that its manifest says");

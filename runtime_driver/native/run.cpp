@@ -70,12 +70,13 @@ std::string new_folder(const std::string& folder) {
 
 // A run's settings, if it is one of this program and these examples.
 Settings settings_of(const std::string& folder, const Program& program, const Examples& examples) try {
-  const Json config = read_config(folder), &t = config.at("train"), here = program_settings(program.manifest()).flatten();
+  const Json config = read_config(folder), here = program_settings(program.manifest()).flatten();
   for (auto& [name, value] : here.items())
     if (config.value(Json::json_pointer(name), Json()) != value)
       throw Error("it is of another program than " + program.path() + ": its " + name.substr(1) + " differs");
   if (config.at("data").at("crc") != examples.crc)
     throw Error("it was begun with other examples than those of " + examples.path);
+  const Json& t = config.at("train");
   Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")),
              whole(t.at("after"))};
   if (!s.steps) throw Error("its settings make no run");
@@ -129,10 +130,14 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
     auto held = Tensors<float>::read(path, "a snapshot of a run");
     int64_t steps = whole(parse_json(held.metadata["run_steps"]));
     auto &state = held.vectors["state"], &good = held.vectors["good"];
+    size_t size = program.manifest().state_size;
     if (steps > this->steps()) throw Error(path + " has a shorter journal beside it");
-    if (static_cast<int64_t>(state.size()) != program.manifest().state_size || (steps && good.size() != state.size()))
+    if (state.size() != size || good.size() != (steps ? size : 0))
       throw Error(path + " is not a snapshot of a run of this program");
-    if (std::exchange(newest, std::max(newest, steps)) < steps) state_.swap(state), good_.swap(good);
+    if (steps <= newest) continue;
+    newest = steps;
+    state_ = std::move(state);
+    good_ = std::move(good);
   } catch (const std::exception& e) {
     reasons += std::string("; ") + e.what();
   }
@@ -215,7 +220,8 @@ std::string Run::summary() const {
   for (auto& r : records_) {
     seconds.push_back(r.seconds);
     if (r.before) found["before"] = to_json(*r.before);
-    if (r.dev) found["after"] = to_json(*r.dev), found["after"]["steps"] = seconds.size();
+    if (r.dev) found["after"] = to_json(*r.dev);
+    if (r.dev) found["after"]["steps"] = seconds.size();
     if (r.backed_off) found["backed_off"].push_back(seconds.size());
   }
   std::sort(seconds.begin(), seconds.end());

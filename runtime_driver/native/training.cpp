@@ -61,7 +61,8 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
     auto& all = e.candidates;
     auto less = [&](auto& a, auto& b) { return given[&a].loss < given[&b].loss; };
     sum += given[all.empty() ? &e : &all[e.label]].loss;
-    right += e.label == (all.empty() ? given[&e].highest : std::min_element(all.begin(), all.end(), less) - all.begin());
+    auto least = std::min_element(all.begin(), all.end(), less) - all.begin();
+    right += e.label == (all.empty() ? given[&e].highest : least);
   }
   auto n = static_cast<double>(examples.size());
   Evaluation found{sum / n, {}};
