@@ -74,8 +74,8 @@ def is_packed(path: Path) -> bool:
         return False
 
 
-def read_packed(path: Path) -> tuple[dict[str, str], list[int]]:
-    """A packed file's metadata and words as they are, for whatever program.
+def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
+    """A packed file's metadata, counts (training and dev examples, those left out) and words, for whatever program.
 
     Raises:
         UserError: damaged, of another version, or no packed file.
@@ -86,7 +86,11 @@ def read_packed(path: Path) -> tuple[dict[str, str], list[int]]:
         raise UserError(f"{path} is not a file of `prge pack`")
     if version != VERSION:
         raise UserError(f"{path} has version {version}, not {VERSION}; pack the data again")
-    return metadata, content.flatten().tolist()
+    try:
+        counts = [parse(int, parse_json(metadata[name])) for name in ("train", "dev", "dropped")]
+    except (KeyError, ValueError) as e:
+        raise UserError(f"{path} is damaged: it does not say how many examples it holds") from e
+    return metadata, counts, content.flatten().tolist()
 
 
 def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:
@@ -95,7 +99,7 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
     Raises:
         UserError: as `read_packed`, or packed for a program with another tokenizer or form.
     """
-    metadata, content = read_packed(path)
+    metadata, (train, dev, dropped), content = read_packed(path)
     if metadata.get("tokenizer_sha256") != manifest.tokenizer_sha256:
         raise UserError(f"{path} was packed with another tokenizer than the program's; pack the data again")
     if metadata.get("form") != form(manifest):
@@ -104,14 +108,13 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
             "pack the data again"
         )
     try:
-        train, dev, dropped = (parse(int, parse_json(metadata[name])) for name in ("train", "dev", "dropped"))
         examples, at = [], 0
         for _ in range(train + dev):
             example, at = _example(content, at, manifest)
             examples.append(example)
         if at != len(content) or not 0 < train <= len(examples) or not 0 <= dropped < 2**31:
             raise ValueError
-    except (KeyError, ValueError) as e:
+    except ValueError as e:
         raise UserError(f"{path} is damaged: what it holds are no examples of this program") from e
     return examples[:train], examples[train:], dropped
 

@@ -57,9 +57,8 @@ def verify(path: Path) -> dict[str, Any]:
     if path.name == TOKENIZER_FILE:
         return _tokenizer(path)
     if is_packed(path):
-        metadata, words = read_packed(path)
-        counts = {name: int(metadata[key]) for name, key in (("examples", "train"), ("dev", "dev"))}
-        return {"kind": "packed data", **counts, "words": len(words)}
+        _, (train, dev, _), words = read_packed(path)
+        return {"kind": "packed data", "examples": train, "dev": dev, "words": len(words)}
     found = read_records(path)
     return {"kind": "data", "examples": len(found), "columns": sorted({name for _, row in found for name in row})}
 

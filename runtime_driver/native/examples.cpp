@@ -105,7 +105,8 @@ const Batch& Batches::at(int64_t number) {
     sort_by(members, [&](int64_t i) { return scramble(seed_, epoch, 0, i); });
     for (int64_t rank = 0; rank < n; rank++) window[members[rank]] = rank * windows / n;
     sort_by(members, [&](int64_t i) { return std::pair(window[i], examples_[i].tokens.size()); });
-    for (int64_t rank = 0; rank < n; rank++) share[members[rank]] = (double(rank) + 0.5) / double(n);
+    for (int64_t rank = 0; rank < n; rank++)
+      share[members[rank]] = (static_cast<double>(rank) + 0.5) / static_cast<double>(n);
     merged.insert(merged.end(), members.begin(), members.end());
   }
   sort_by(merged, [&](int64_t i) { return share[i]; });
