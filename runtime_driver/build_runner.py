@@ -47,7 +47,8 @@ def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize:
         settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
         settings.append(f"-DNLOHMANN_JSON={_package('nlohmann_json') / 'include'}")
         if target:
-            settings.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / target}.cmake")
+            settings += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target}"]
+            settings.append(f"-DCMAKE_CXX_COMPILER={compiler}")
         _run(cmake, "-S", str(SOURCES), "-B", build, *settings)
         _run(cmake, "--build", build, "--parallel", str(os.cpu_count() or 1))
         _run(cmake, "--install", build, "--prefix", str(output.resolve()), *([] if sanitize else ["--strip"]))

@@ -5,27 +5,24 @@ A packed file holds those of one program's training and dev set; docs/run-folder
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from prge.bounded import DATA, read_bounded
-from prge.checked import replace
+from prge.checked import load_checked, save_checked
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example
+from prge.typed import parse, parse_json
 
-MAGIC = b"\x89PRGE\r\n\x1a"
-VERSION = 1
+VERSION = "1"
 
-# Behind the magic: version, form, counts of training and dev examples and of those left out, number of words, and
-# the tokenizer's SHA-256; then the words, and the CRC-32 of all before.
-_HEADER = struct.Struct("<8s6I32s")
-_CRC = struct.Struct("<I")
+# The metadata's first name, which tells a packed file from others.
+_MARK = b'{"__metadata__":{"packed":'
 
 
 def words(examples: Iterable[Example]) -> Iterator[int]:
@@ -37,15 +34,20 @@ def words(examples: Iterable[Example]) -> Iterator[int]:
 
 def digest(examples: Iterable[Example]) -> str:
     """CRC-32 of the words, in hex."""
-    return f"{zlib.crc32(np.fromiter(words(examples), '<i4').tobytes()):08x}"
+    return f"{zlib.crc32(_tensor(examples).numpy().tobytes()):08x}"
 
 
-def form(manifest: Manifest) -> int:
-    """CRC-32 of all that decides, beside the tokenizer, which examples a text becomes."""
+def _tensor(examples: Iterable[Example]) -> Tensor:
+    return torch.from_numpy(np.fromiter(words(examples), "<i4"))
+
+
+def form(manifest: Manifest) -> str:
+    """CRC-32, in hex, of all that decides, beside the tokenizer, which examples a text becomes."""
     m = manifest
     texts = [m.objective, m.template, m.target, m.label_column, m.choices, m.chat_template, m.answer_at]
     texts += [str(-1 if m.mask_token is None else m.mask_token), str(m.max_tokens), str(m.max_targets)]
-    return zlib.crc32(b"".join(text.encode() + b"\0" for text in (*texts, *(label.name for label in m.labels))))
+    whole = b"".join(text.encode() + b"\0" for text in (*texts, *(label.name for label in m.labels)))
+    return f"{zlib.crc32(whole):08x}"
 
 
 def pack(path: Path, manifest: Manifest, train: Sequence[Example], dev: Sequence[Example], dropped: int) -> None:
@@ -54,11 +56,11 @@ def pack(path: Path, manifest: Manifest, train: Sequence[Example], dev: Sequence
     Raises:
         UserError: it cannot be written.
     """
-    content = np.fromiter(words([*train, *dev]), "<i4")
-    counts = (VERSION, form(manifest), len(train), len(dev), dropped, len(content))
-    data = _HEADER.pack(MAGIC, *counts, bytes.fromhex(manifest.tokenizer_sha256)) + content.tobytes()
+    counts = {"train": len(train), "dev": len(dev), "dropped": dropped}
+    described = {"packed": VERSION, "tokenizer_sha256": manifest.tokenizer_sha256, "form": form(manifest)}
+    described |= {name: str(count) for name, count in counts.items()}
     try:
-        replace(path, data, _CRC.pack(zlib.crc32(data)))
+        save_checked(path, {"words": _tensor([*train, *dev])}, described)
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
 
@@ -67,39 +69,28 @@ def is_packed(path: Path) -> bool:
     """Whether a file begins as a packed one does."""
     try:
         with path.open("rb") as f:
-            return f.read(len(MAGIC)) == MAGIC
+            return f.read(8 + len(_MARK))[8:] == _MARK
     except OSError:
         return False
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A packed file's header, and its words."""
-
-    form: int
-    train: int
-    dev: int
-    dropped: int
-    tokenizer_sha256: str
-    content: list[int]
-
-
-def read_packed(path: Path) -> Packed:
-    """A packed file as it is, for whatever program.
+def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
+    """A packed file's metadata, counts (training and dev examples, those left out) and words, for whatever program.
 
     Raises:
         UserError: damaged, of another version, or no packed file.
     """
-    data = read_bounded(path, DATA)
-    if len(data) < _HEADER.size + _CRC.size or data[: len(MAGIC)] != MAGIC:
+    tensors, metadata = load_checked(path, "a file of `prge pack`", required=True)
+    version, content = metadata.get("packed"), tensors.get("words")
+    if version is None or content is None or content.dtype != torch.int32:
         raise UserError(f"{path} is not a file of `prge pack`")
-    _, version, of, train, dev, dropped, size, tokenizer = _HEADER.unpack_from(data)
     if version != VERSION:
         raise UserError(f"{path} has version {version}, not {VERSION}; pack the data again")
-    whole = len(data) == _HEADER.size + 4 * size + _CRC.size
-    if not whole or zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
-        raise UserError(f"{path} is damaged: its size or its checksum is another; pack or copy it again")
-    return Packed(of, train, dev, dropped, tokenizer.hex(), np.frombuffer(data, "<i4", size, _HEADER.size).tolist())
+    try:
+        counts = [parse(int, parse_json(metadata[name])) for name in ("train", "dev", "dropped")]
+    except (KeyError, ValueError) as e:
+        raise UserError(f"{path} is damaged: it does not say how many examples it holds") from e
+    return metadata, counts, content.flatten().tolist()
 
 
 def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:
@@ -108,24 +99,24 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
     Raises:
         UserError: as `read_packed`, or packed for a program with another tokenizer or form.
     """
-    packed = read_packed(path)
-    if packed.tokenizer_sha256 != manifest.tokenizer_sha256:
+    metadata, (train, dev, dropped), content = read_packed(path)
+    if metadata.get("tokenizer_sha256") != manifest.tokenizer_sha256:
         raise UserError(f"{path} was packed with another tokenizer than the program's; pack the data again")
-    if packed.form != form(manifest):
+    if metadata.get("form") != form(manifest):
         raise UserError(
             f"{path} was packed for a program with another template, other labels or another bound of tokens; "
             "pack the data again"
         )
     try:
         examples, at = [], 0
-        for _ in range(packed.train + packed.dev):
-            example, at = _example(packed.content, at, manifest)
+        for _ in range(train + dev):
+            example, at = _example(content, at, manifest)
             examples.append(example)
-        if at != len(packed.content) or not packed.train:
+        if at != len(content) or not 0 < train <= len(examples) or not 0 <= dropped < 2**31:
             raise ValueError
     except ValueError as e:
         raise UserError(f"{path} is damaged: what it holds are no examples of this program") from e
-    return examples[: packed.train], examples[packed.train :], packed.dropped
+    return examples[:train], examples[train:], dropped
 
 
 def _example(content: Sequence[int], at: int, m: Manifest, candidate: bool = False) -> tuple[Example, int]:

@@ -107,4 +107,4 @@ def _losses(row: dict[str, Any]) -> Tensor:
 
 def _guarded(guard: Guard, state: Tensor, row: dict[str, Any], new_state: Tensor) -> Tensor:
     loss = float("nan") if row["loss"] is None else row["loss"]
-    return guard.back_off() if guard.diverged(state, loss, new_state) else new_state
+    return guard.watch(state, loss, new_state)[0]

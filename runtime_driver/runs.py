@@ -41,7 +41,7 @@ class RunFolder:
     `resume` needs.
 
     Attributes:
-        stands: the snapshot to go on from.
+        stands: the snapshot to go on from; ``guard``, as it is behind that.
         cut: what was cut off the journal, in words; or empty.
     """
 
@@ -63,6 +63,9 @@ class RunFolder:
         except UserError:
             self.close()
             raise
+        self.guard = Guard(self.stands.good)
+        for row in rows[: self.stands.steps]:
+            self.guard.note(nan if row["loss"] is None else row["loss"], row["backed_off"])
         size = ends[self.stands.steps - 1] if self.stands.steps else 0
         unused = (folder / LOG_FILE).stat().st_size - size
         self.cut = f"{unused:,} bytes behind step {self.stands.steps}" if unused else ""
@@ -89,7 +92,7 @@ class RunFolder:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run = cls(folder, program, config.after, Snapshot(0, state, Guard()))
+            run = cls(folder, program, config.after, Snapshot(0, state))
             run._snapshots.save(run.stands, run._journal.sync)
             replace(folder / CONFIG_FILE, (json.dumps(described, indent=2) + "\n").encode())
         except OSError as e:
@@ -128,7 +131,7 @@ class RunFolder:
             row["before"] = summary(before)
         try:
             self._journal.append(row)
-            self._snapshots.save(Snapshot(record.step + 1, state, guard), self._journal.sync)
+            self._snapshots.save(Snapshot(record.step + 1, state, guard.good), self._journal.sync)
         except OSError as e:
             raise UserError(
                 f"{self.folder} cannot be written ({e.strerror}); when it can, "
@@ -162,9 +165,7 @@ class RunFolder:
 def _exported(m: Manifest) -> dict[str, Any]:
     """Settings of the program that a run's description repeats."""
     settings = {name: getattr(m, name) for name in _EXPORTED}
-    return settings | {
-        "rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace, "parameters": m.parameters,
-    }  # fmt: skip
+    return settings | {"rank": m.adapter.rank, "alpha": m.adapter.alpha, "subspace": m.adapter.subspace}
 
 
 def refuse_begun(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from prge.checked import Buffer, checked, load_checked, scratch_of, sync, write
 from prge.errors import UserError
-from prge.runtime_driver.train import Guard
 from prge.typed import parse, parse_json
 
 STATE_FILE = "state.safetensors"
@@ -27,11 +24,11 @@ _SYNC = 5.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run after ``steps`` steps."""
+    """A run after ``steps`` steps: its state, and the best one so far once there is one (`Guard`)."""
 
     steps: int
     state: Tensor
-    guard: Guard
+    good: Tensor | None = None
 
 
 class Snapshots:
@@ -60,13 +57,10 @@ class Snapshots:
         scratch.replace(path)
 
     def _content(self, snapshot: Snapshot) -> list[Buffer]:
-        """A safetensors file of the state, the guard's best state if it has one, and the numbers beside."""
-        numbers = dict(vars(snapshot.guard))  # not a copy of the tensor too
-        good = numbers.pop("good")
-        known = {name: value for name, value in numbers.items() if value != math.inf}  # which JSON does not have
-        tensors = {"state": snapshot.state} | ({} if good is None else {"good": good})
+        """A safetensors file of the state, and of the best one."""
+        tensors = {"state": snapshot.state} | ({} if snapshot.good is None else {"good": snapshot.good})
         described = {"steps": str(self.after + snapshot.steps), "run_steps": str(snapshot.steps)}
-        return checked(tensors, self.identity | described | {"guard": json.dumps(known, separators=(",", ":"))})
+        return checked(tensors, self.identity | described)
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -78,16 +72,12 @@ def read_snapshot(path: Path) -> Snapshot:
     tensors, metadata = load_checked(path, "a snapshot of a run", required=True)
     try:
         state, good = tensors["state"], tensors.get("good")
-        guard = Guard(**parse_json(metadata["guard"]), good=good)
-        numbers = (guard.scale, guard.first, guard.mean, guard.best, *guard.losses)
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            raise ValueError("its guard is none")
         if state.dim() != 1 or any(t.dtype != torch.float32 or t.shape != state.shape for t in tensors.values()):
             raise ValueError("its tensors are no states")
         steps = parse(int, parse_json(metadata["run_steps"]))
-        if steps < 0:
-            raise ValueError("its steps are below zero")
-        return Snapshot(steps, state, guard)
+        if steps < 0 or (steps and good is None):
+            raise ValueError("its steps are below zero, or it lacks a best state")
+        return Snapshot(steps, state, good)
     except (KeyError, ValueError, TypeError) as e:
         raise UserError(f"{path} is not a snapshot of a run: {e!r}") from e
 

@@ -92,38 +92,42 @@ class Guard:
     best: float = math.inf
     losses: list[float] = field(default_factory=list)
 
-    def diverged(self, state: Tensor, loss: float, new_state: Tensor) -> bool:
-        """After a step: whether its loss or state is not finite, or the loss far above where the run began.
+    def watch(self, state: Tensor, loss: float, new_state: Tensor) -> tuple[Tensor, bool]:
+        """After a step from ``state``: where to go on from, and whether that is the best state, at half the lr.
 
-        Far above: a running mean over 10 steps that is twice the first loss, and more than 1 nat over it.
-        """
-        if not (math.isfinite(loss) and bool(new_state.isfinite().all())):
-            return True
-        if self.good is None:
-            self.good, self.first, self.mean, self.best = state, loss, loss, loss
-        self.mean += (loss - self.mean) / 10
-        if self.mean > self.first + max(self.first, 1.0):
-            return True
-        self.losses.append(loss)
-        if len(self.losses) == 10:
-            # A single low loss may be luck of the batch, in a state that is lost already.
-            if mean_of(self.losses) < self.best:
-                self.best, self.good = mean_of(self.losses), state
-            self.losses.clear()
-        return False
-
-    def back_off(self) -> Tensor:
-        """The state to go on from, at half the lr.
+        So it is if loss or new state are not finite, or the loss is far above where the run began: its running mean
+        over 10 steps is twice the first loss, and more than 1 nat over it.
 
         Raises:
-            UserError: when there is none, because the first loss was not finite.
+            UserError: when there is no best state, because the first loss was not finite.
         """
-        if self.good is None:
+        mean = self.mean + (loss - self.mean) / 10  # not a number at the first loss, which is never far
+        far = not math.isfinite(loss) or mean > self.first + max(self.first, 1.0)
+        diverged = far or not bool(new_state.isfinite().all())
+        if self.note(loss, diverged):
+            self.good = state
+        if diverged and self.good is None:
             raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        self.scale /= 2
-        self.mean = self.best
+        return (self.good, True) if diverged and self.good is not None else (new_state, False)
+
+    def note(self, loss: float, backed_off: bool) -> bool:
+        """The numbers behind a step, from what the journal has of it; whether the state before it is the best."""
+        if backed_off:
+            self.scale, self.mean = self.scale / 2, self.best
+            self.losses.clear()
+            return False
+        fresh = self.first == math.inf
+        if fresh:
+            self.first = self.mean = self.best = loss
+        self.mean += (loss - self.mean) / 10
+        self.losses.append(loss)
+        if len(self.losses) < 10:
+            return fresh
+        # A single low loss may be luck of the batch, in a state that is lost already.
+        of_ten, before = mean_of(self.losses), self.best
         self.losses.clear()
-        return self.good
+        self.best = min(of_ten, before)
+        return of_ten < before
 
 
 def mean_of(losses: Sequence[float]) -> float:
@@ -162,8 +166,7 @@ def train(
         each = losses.tolist()
         loss = mean_of(each)
         seconds = time.perf_counter() - began
-        backed_off = guard.diverged(state, loss, new_state)
-        state = guard.back_off() if backed_off else new_state
+        state, backed_off = guard.watch(state, loss, new_state)
         evaluation = None
         last = step + 1 == config.steps
         if dev_examples and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):

@@ -161,7 +161,7 @@ def _go_on(
     began: float, console: Console | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train from where the run stands to its end, or to where it is stopped."""
-    first, state, guard = run.stands.steps, run.stands.state, run.stands.guard
+    first, state, guard = run.stands.steps, run.stands.state, run.guard
     stopped, before = "", None
     with progress_bar(console) as progress, Stopping(limits) as stopping:
         bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")

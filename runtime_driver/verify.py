@@ -57,8 +57,8 @@ def verify(path: Path) -> dict[str, Any]:
     if path.name == TOKENIZER_FILE:
         return _tokenizer(path)
     if is_packed(path):
-        packed = read_packed(path)
-        return {"kind": "packed data", "examples": packed.train, "dev": packed.dev, "words": len(packed.content)}
+        _, (train, dev, _), words = read_packed(path)
+        return {"kind": "packed data", "examples": train, "dev": dev, "words": len(words)}
     found = read_records(path)
     return {"kind": "data", "examples": len(found), "columns": sorted({name for _, row in found for name in row})}
 

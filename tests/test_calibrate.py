@@ -66,15 +66,16 @@ def test_a_program_s_calibration(program_folder: Path, demo_data: Path) -> None:
 def test_the_guard_knows_divergence() -> None:
     guard, states = Guard(), [torch.full((2,), float(i)) for i in range(40)]
     for i in range(10):
-        assert not guard.diverged(states[i], 0.7 - 0.01 * i, states[i + 1])
+        assert guard.watch(states[i], 0.7 - 0.01 * i, states[i + 1]) == (states[i + 1], False)
     assert guard.good is states[9]
-    assert not guard.diverged(states[10], 3.0, states[11])  # one bad batch is none
-    assert any(guard.diverged(states[i], 3.0, states[i + 1]) for i in range(11, 30))
-    assert guard.back_off() is states[9] and guard.scale == 0.5
+    assert not guard.watch(states[10], 3.0, states[11])[1]  # one bad batch is none
+    gone = next(at for at in range(11, 30) if guard.watch(states[at], 3.0, states[at + 1])[1])
+    assert gone > 11 and guard.good is states[9] and guard.scale == 0.5
     with pytest.raises(UserError, match="first loss is not finite"):
-        Guard().back_off()
-    assert guard.diverged(states[9], math.nan, states[9])
-    assert guard.diverged(states[9], 0.6, states[9] / 0)
+        Guard().watch(states[0], math.nan, states[1])
+    for loss, state in ((math.nan, states[9]), (0.6, states[9] / 0)):
+        assert guard.watch(states[9], loss, state) == (states[9], True)
+    assert guard.scale == 0.125
 
 
 def test_a_diverging_run_comes_back(program_folder: Path, demo_data: Path) -> None:

@@ -212,7 +212,7 @@ RUNS = st.sampled_from([
     dtype=st.sampled_from([torch.float32, torch.float32, torch.float64, torch.int8]),
     good=st.none() | st.integers(0, 70), fill=st.sampled_from([0.0, 1e38, float("nan"), float("inf")]),
     metadata=st.dictionaries(
-        st.sampled_from(["base_sha256", "adapter_sha256", "steps", "run_steps", "guard"]), st.text(max_size=9) |
+        st.sampled_from(["base_sha256", "adapter_sha256", "steps", "run_steps"]), st.text(max_size=9) |
         st.sampled_from(["-1", "9" * 30, "{}", '{"scale": 1}', "null", "[" * 9999]), max_size=3
     ),
     command=RUNS,

@@ -323,8 +323,8 @@ def test_a_long_run_grows_nowhere(program_folder: Path, demo_data: Path, tmp_pat
     config, data = TrainConfig(5000, 0.01, 0.02), {"crc": ""}
     run = RunFolder.begin(tmp_path / "run", program, config, data, program.initial_state())
     memory, handles, sizes = [], [], []
-    for state, record in train(program, run.stands.state, texts, [], config, guard=run.stands.guard):
-        run.log(record, state, run.stands.guard, None)
+    for state, record in train(program, run.stands.state, texts, [], config, guard=run.guard):
+        run.log(record, state, run.guard, None)
         memory.append(process.memory_info().rss)
         handles.append(process.num_fds())
         sizes.append((tmp_path / "run" / LOG_FILE).stat().st_size)

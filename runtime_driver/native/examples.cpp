@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cstring>
-#include <map>
 #include <numeric>
 
 #include "internal.h"
@@ -8,31 +6,21 @@
 namespace prge {
 namespace {
 
-constexpr std::string_view kMagic("\x89PRGE\r\n\x1a", 8);
-constexpr size_t kHeader = 64;
-
 struct Reader {
-  std::string_view words;  // 32 bits each
+  const std::vector<int32_t>& words;
   const Manifest& m;
   size_t at = 0;
 
-  int32_t next() {
-    int32_t word;
-    if (at + 4 > words.size()) throw Error("");
-    std::memcpy(&word, words.data() + at, 4);
-    at += 4;
-    return word;
+  int32_t next(int64_t least = INT32_MIN, int64_t below = INT64_MAX) {
+    if (at == words.size() || words[at] < least || words[at] >= below) throw Error("");
+    return words[at++];
   }
 
   Example example(bool candidate = false) {
     Example e{next(), next(), {}, {}};
-    int32_t count = next(), choices = next();
-    if (count < 1 || count > m.max_tokens || choices < 0 ||
-        (choices > 0) != (m.choices && !candidate))
-      throw Error("");
-    for (e.tokens.reserve(count); count > 0; count--) e.tokens.push_back(next());
-    for (int32_t token : e.tokens)
-      if (token < 0 || token >= m.vocabulary) throw Error("");
+    int64_t count = next(1, m.max_tokens + 1), choices = next(0);
+    if ((choices > 0) != (m.choices && !candidate)) throw Error("");
+    while (count-- > 0) e.tokens.push_back(next(0, m.vocabulary));
     bool once = m.answer_at != "mask" || std::count(e.tokens.begin(), e.tokens.end(), m.mask_token) == 1;
     int64_t most = std::min<int64_t>(m.max_targets, e.tokens.size() - 1);
     bool fits = m.label_words() ? once && e.targets == 0 && e.label >= 0 && e.label < m.labels
@@ -43,6 +31,16 @@ struct Reader {
     return e;
   }
 };
+
+// CRC-32 of what decides, beside the tokenizer, which examples a text becomes.
+std::string form(const Manifest& m, const Json& manifest) {
+  std::string text;
+  for (auto* name : {"objective", "template", "target", "label_column", "choices", "chat_template", "answer_at"})
+    text += std::string(manifest.at(name)) + '\0';
+  for (int64_t number : {m.mask_token, m.max_tokens, m.max_targets}) text += std::to_string(number) + '\0';
+  for (auto& label : manifest.at("labels")) text += std::string(label.at("name")) + '\0';
+  return crc32(text);
+}
 
 // 64 bits that look random: the finalizer of SplitMix64 over one number at a time.
 uint64_t scramble(int64_t seed, int64_t epoch, int64_t what, int64_t place) {
@@ -63,73 +61,64 @@ void sort_by(std::vector<int64_t>& items, Key key) {
 
 }  // namespace
 
-Examples Examples::read(const std::string& path, const Manifest& manifest) {
-  std::string data = read_file(path);
-  if (data.size() < kHeader + 4 || data.compare(0, 8, kMagic) != 0) throw Error(path + " is not a file of `prge pack`");
-  uint32_t numbers[6], crc;  // version, form, training and dev examples, those left out, words
-  std::memcpy(numbers, data.data() + 8, sizeof numbers);
-  std::memcpy(&crc, &data[data.size() - 4], 4);
-  auto [version, form, train, dev, dropped, size] = numbers;
-  std::string_view all = data, words = all.substr(kHeader, data.size() - kHeader - 4);
-  if (version != 1) throw Error(path + " has version " + std::to_string(version) + ", not 1; pack the data again");
-  if (words.size() != 4 * uint64_t{size} || crc32(all.substr(0, data.size() - 4)) != crc)
-    throw Error(path + " is damaged: its size or its checksum is another; pack or copy it again");
-  std::string tokenizer;
-  for (int i = 32; i < 64; i++) tokenizer += hex(static_cast<unsigned char>(data[i])).substr(6);
-  if (tokenizer != manifest.tokenizer_sha256)
+Examples Examples::read(const std::string& path, const Manifest& m) {
+  auto held = Tensors<int32_t>::read(path, "a file of `prge pack`");
+  Json manifest = parse_json(m.json);
+  std::string version = held.metadata["packed"];
+  if (version.empty()) throw Error(path + " is not a file of `prge pack`");
+  if (version != "1") throw Error(path + " has version " + version + ", not 1; pack the data again");
+  if (held.metadata["tokenizer_sha256"] != manifest.at("tokenizer_sha256"))
     throw Error(path + " was packed with another tokenizer than the program's; pack the data again");
-  if (form != manifest.form)
+  if (held.metadata["form"] != form(m, manifest))
     throw Error(path + " was packed for a program with another template, other labels or another bound of tokens; "
                 "pack the data again");
   try {
-    Examples found{path, {}, {}, dropped, crc32(words)};
-    Reader reader{words, manifest};
-    for (uint32_t i = 0; i < train; i++) found.train.push_back(reader.example());
-    for (uint32_t i = 0; i < dev; i++) found.dev.push_back(reader.example());
-    if (reader.at != words.size() || !train) throw Error("");
+    auto count = [&](const char* name) { return whole(parse_json(held.metadata[name])); };
+    auto& words = held.vectors["words"];
+    Examples found{path, {}, {}, count("dropped"), crc32(bytes_of(words))};
+    Reader reader{words, m};
+    for (int64_t i = count("train"); i > 0; i--) found.train.push_back(reader.example());
+    for (int64_t i = count("dev"); i > 0; i--) found.dev.push_back(reader.example());
+    if (reader.at != words.size() || found.train.empty()) throw Error("");
     return found;
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     throw Error(path + " is damaged: what it holds are no examples of this program");
   }
 }
 
-Batches::Batches(const std::vector<Example>& examples, int64_t size, int64_t seed)
-    : examples_(examples), size_(size), seed_(seed) {}
-
-const std::vector<int64_t>& Batches::at(int64_t number) {
-  int64_t each = (examples_.size() + size_ - 1) / size_;
-  if (number / each != epoch_) shuffle(number / each);
-  return groups_[number % each];
-}
-
 // Shuffled, then sorted by length within windows of about 8 batches, class by class, the classes evenly spread.
-void Batches::shuffle(int64_t epoch) {
-  epoch_ = epoch;
+const Batch& Batches::at(int64_t number) {
   int64_t total = examples_.size(), windows = std::max<int64_t>(1, total / (8 * size_));
-  std::vector<std::pair<int32_t, std::vector<int64_t>>> classes;  // by first occurrence
-  std::map<int32_t, size_t> places;
+  int64_t each = (total + size_ - 1) / size_, epoch = number / each;
+  if (std::exchange(epoch_, epoch) == epoch) return groups_[number % each];
+  std::map<int32_t, size_t> seen;  // classes, by first occurrence
+  std::vector<std::vector<int64_t>> classes;
   for (int64_t i = 0; i < total; i++) {
-    auto [place, fresh] = places.emplace(examples_[i].label, classes.size());
-    if (fresh) classes.push_back({examples_[i].label, {}});
-    classes[place->second].second.push_back(i);
+    size_t place = seen.emplace(examples_[i].label, seen.size()).first->second;
+    classes.resize(seen.size());
+    classes[place].push_back(i);
   }
-  std::vector<double> rank(total), share(total);
-  std::vector<int64_t> merged;
-  for (auto& [label, members] : classes) {
+  std::vector<int64_t> window(total), merged, order(each);
+  std::vector<double> share(total);
+  for (auto& members : classes) {
     int64_t n = members.size();
     sort_by(members, [&](int64_t i) { return scramble(seed_, epoch, 0, i); });
-    for (int64_t at = 0; at < n; at++) rank[members[at]] = static_cast<double>(at * windows / n);
-    sort_by(members, [&](int64_t i) { return std::pair(rank[i], examples_[i].tokens.size()); });
-    for (int64_t at = 0; at < n; at++) share[members[at]] = (static_cast<double>(at) + 0.5) / static_cast<double>(n);
+    for (int64_t rank = 0; rank < n; rank++) window[members[rank]] = rank * windows / n;
+    sort_by(members, [&](int64_t i) { return std::pair(window[i], examples_[i].tokens.size()); });
+    for (int64_t rank = 0; rank < n; rank++)
+      share[members[rank]] = (static_cast<double>(rank) + 0.5) / static_cast<double>(n);
     merged.insert(merged.end(), members.begin(), members.end());
   }
   sort_by(merged, [&](int64_t i) { return share[i]; });
   while (merged.size() % size_) merged.push_back(merged[merged.size() % total]);
-  std::vector<int64_t> order(merged.size() / size_);
   std::iota(order.begin(), order.end(), 0);
   sort_by(order, [&](int64_t i) { return scramble(seed_, epoch, 1, i); });
   groups_.clear();
-  for (int64_t i : order) groups_.emplace_back(merged.begin() + i * size_, merged.begin() + (i + 1) * size_);
+  for (int64_t group : order) {
+    groups_.emplace_back();
+    for (int64_t i = 0; i < size_; i++) groups_.back().push_back(&examples_[merged[group * size_ + i]]);
+  }
+  return groups_[number % each];
 }
 
 }  // namespace prge

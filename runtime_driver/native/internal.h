@@ -1,6 +1,8 @@
 // Files that are whole or not there: what the library's parts share.
 #pragma once
 
+#include <fcntl.h>
+
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -18,39 +20,49 @@ std::string dump(const Json& json);  // with a mark where a text, as a path may 
 // A whole number from 0 on; the library itself would take 1.5 for 1.
 int64_t whole(const Json& json, int64_t most = INT32_MAX);
 
-uint32_t crc32(std::string_view data, uint32_t before = 0);
-std::string hex(uint32_t number);
+std::string crc32(std::string_view data);  // in hex
 bool finite(const std::vector<float>& numbers);
+template <class Number>
+std::string_view bytes_of(const std::vector<Number>& numbers) {
+  return {reinterpret_cast<const char*>(numbers.data()), sizeof(Number) * numbers.size()};
+}
 
-std::string read_file(const fs::path& path);
-void write_file(const fs::path& path, std::string_view data);
-void replace_file(const fs::path& from, const fs::path& to);
-void sync_path(const fs::path& path);
+std::string read_file(const std::string& path);
+void replace_file(const std::string& from, const std::string& to);
 
-// A safetensors file of f32 vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
-struct Tensors {
-  std::map<std::string, std::vector<float>> vectors;
-  Json metadata;
+// An open file, for this process alone where it is for appending.
+class File {
+ public:
+  File(const std::string& path, int flags);
+  ~File();
+  File(const File&) = delete;
+  void write(std::string_view data);
+  void sync();
 
-  std::string bytes() const;
-  static Tensors read(const std::string& path);
+ protected:
+  const std::string path_;
+  const int number_;
 };
 
-// One line of JSON per step, each with its own checksum; of this process alone.
-class Journal {
+// A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
+template <class Number>
+struct Tensors {
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::vector<Number>> vectors;
+
+  std::string bytes() const;
+  static Tensors read(const std::string& path, const char* what);  // for the message where it is none
+};
+
+// One line of JSON per step, each with its own checksum; on the disk after `sync`.
+class Journal : public File {
  public:
-  explicit Journal(const std::string& path);  // opens or makes it
-  ~Journal();
-  Journal(const Journal&) = delete;
+  explicit Journal(const std::string& path) : File(path, O_RDWR | O_CREAT | O_APPEND) {}
   void read(const std::function<void(const Json&)>& each);  // the whole records
-  void cut(size_t count);                                   // keeps so many of those that were read
-  void append(const Json& row);                             // with the system when it returns, on the disk after sync
-  void sync() const;
+  void keep(size_t count);                                  // so many of those that were read
+  void append(const Json& row);                             // with the system when it returns
 
  private:
-  [[noreturn]] void unwritable() const;
-  std::string path_;
-  int file_;
   std::vector<size_t> ends_;
 };
 

@@ -4,6 +4,7 @@
 // prge::Error with a sentence for the user. Nothing here is safe to call from two threads at once.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace prge {
@@ -22,22 +24,20 @@ struct Error : std::runtime_error {
 
 // What a program says about itself; the fields are explained in prge/manifest.py.
 struct Manifest {
-  std::string model, model_sha256, adapter_sha256, quantization, noise, perturb, optimizer, objective, subspace;
-  std::string tokenizer_sha256, answer_at;
-  int64_t queries, batch, min_tokens, max_tokens, state_size, max_targets, pad_token, mask_token, vocabulary;
-  int64_t rank, parameters, labels;
-  double alpha, beta_mean, beta_square, eps, lr;
+  std::string json;  // all of it
+  std::string model, model_sha256, adapter_sha256, perturb, optimizer, objective, answer_at;
+  int64_t queries, batch, min_tokens, max_tokens, max_targets, state_size, pad_token, mask_token, vocabulary;
+  int64_t parameters, labels;
+  double beta_mean, beta_square, eps, lr;
   bool outer, inner, choices;
-  uint32_t form;  // CRC-32 of what decides, beside the tokenizer, which examples a text becomes
 
-  static Manifest parse(const std::string& json, const std::string& where);
   bool label_words() const { return objective == "label-words"; }
   int64_t copies() const { return perturb == "activations" ? 1 : (outer ? queries : 1) * (inner ? 2 : 1); }
   int64_t rows() const { return copies() * batch; }
 };
 
-// One encoded example: its tokens, the index of the right class or candidate (or -1), how many tokens at the end are
-// targets, and the rows of all answers to choose from, where there are some.
+// One encoded example: the index of the right class or candidate (or -1), how many tokens at the end are targets, its
+// tokens, and the rows of all answers to choose from, where there are some.
 struct Example {
   int32_t label, targets;
   std::vector<int32_t> tokens;
@@ -48,7 +48,8 @@ struct Example {
 struct Examples {
   std::string path;
   std::vector<Example> train, dev;
-  uint32_t dropped = 0, crc = 0;
+  int64_t dropped;
+  std::string crc;
 
   static Examples read(const std::string& path, const Manifest& manifest);
 };
@@ -58,14 +59,14 @@ using Batch = std::vector<const Example*>;
 // The batches of a run, by number: of like length, each with the classes in the data's own proportion.
 class Batches {
  public:
-  Batches(const std::vector<Example>& examples, int64_t size, int64_t seed);
-  const std::vector<int64_t>& at(int64_t number);  // places among the examples
+  Batches(const std::vector<Example>& examples, int64_t size, int64_t seed)
+      : examples_(examples), size_(size), seed_(seed) {}
+  const Batch& at(int64_t number);
 
  private:
-  void shuffle(int64_t epoch);
   const std::vector<Example>& examples_;
   int64_t size_, seed_, epoch_ = -1;
-  std::vector<std::vector<int64_t>> groups_;
+  std::vector<Batch> groups_;
 };
 
 // A .pte on the ExecuTorch runtime.
@@ -88,6 +89,9 @@ class Program {
   // One fine-tuning step on B examples: the new state, and losses of each example or of each copy. No scores.
   Result step(const Batch& batch, const std::vector<float>& state, int64_t seed, double lr, double eps);
 
+  // Called before every execution; may throw to stop.
+  std::function<void()> before_each = [] {};
+
  private:
   struct Runtime;
   std::string path_;
@@ -100,71 +104,70 @@ struct Evaluation {
   std::optional<double> accuracy;  // share of right answers, where there is a choice
 };
 
-// Hears between executions how many rows are done; may throw to stop.
-using Progress = std::function<void(size_t)>;
-
-Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples,
-                    const Progress& progress = nullptr);
+Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples);
 // The lr of the first step, measured on a few batches.
-double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& state, double eps,
-                  const Progress& progress = nullptr);
+double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& state, double eps);
 
 struct Settings {
   int64_t steps = 300;
-  double lr = 0, eps = 0;
+  double lr = 0, eps = 0;  // 0: as measured; the program's
   int64_t seed = 0, eval_every = 50, after = 0;
-
-  double lr_at(int64_t step, const Manifest& manifest) const;
-  int64_t seed_at(int64_t step, const Manifest& m) const { return (seed << 32) + (after + step) * m.queries; }
 };
 
-// Remembers the best state so far, and tells when a run has left it for good; see prge/runtime_driver/train.py.
+// Remembers a run's best state, and tells when it has left that for good; see prge/runtime_driver/train.py.
 struct Guard {
   static constexpr double kNone = std::numeric_limits<double>::infinity();
-  std::vector<float> good;
   double scale = 1, first = kNone, mean = kNone, best = kNone;
   std::vector<double> losses;
 
-  bool diverged(const std::vector<float>& state, double loss, const std::vector<float>& new_state);
-  const std::vector<float>& back_off();
+  bool diverged(double loss) const;
+  // A step's loss, and whether the step was thrown away; returns whether the state before it is the best so far.
+  bool note(double loss, bool backed_off);
 };
 
 // What a step gave: the mean loss of the state before it, whether the run had diverged and is back at its best state,
-// and an evaluation of the state behind it, where one was due. The journal has more.
+// and evaluations of the states before and behind it, where they were due. The journal has more.
 struct Record {
-  int64_t step;
-  double loss;
+  double loss, seconds;
   bool backed_off;
-  std::optional<Evaluation> dev;
+  std::optional<Evaluation> before, dev;
 };
 
 // A run and its folder. Every step is in the journal, and the state behind it on disk, when `step` returns; a process
-// may end at any moment, and `resume` goes on. The program and the examples must outlive it.
+// may end at any moment, and another go on. The program and the examples must outlive it.
 class Run {
  public:
-  // A new run in a new folder.
-  static Run begin(const std::string& folder, Program& program, const Examples& examples, const Settings& settings);
-  // A run of this driver or the Python one, behind its last whole step.
-  static Run resume(const std::string& folder, Program& program, const Examples& examples);
-  Run(Run&&) noexcept;
+  // Begins one in a new folder.
+  Run(const std::string& folder, Program& program, const Examples& examples, const Settings& settings);
+  // Goes on with one of this driver or the Python one, behind its last whole step.
+  Run(const std::string& folder, Program& program, const Examples& examples);
   ~Run();
 
-  bool done() const;
-  // One step, and the evaluations that are due beside it. After a throw, on with a new object by `resume`.
-  Record step(const Progress& evaluating = nullptr);
+  // One step, and the evaluations that are due beside it. After a throw, on with a new object.
+  const Record& step();
   void sync();  // all through to the disk
-  const Settings& settings() const;
-  const std::vector<float>& state() const;
-  int64_t steps() const;          // that are made
-  std::string summary() const;    // of all steps so far, a JSON object
+  bool done() const { return steps() >= settings_.steps; }
+  int64_t steps() const { return static_cast<int64_t>(records_.size()); }  // that are made
+  const std::vector<Record>& records() const { return records_; }
+  const Settings& settings() const { return settings_; }
+  const std::vector<float>& state() const { return state_; }
+  std::string summary() const;  // of all steps so far, a JSON object
 
   // What a folder says of its run: where its program and its examples are.
   static std::pair<std::string, std::string> sources(const std::string& folder);
 
  private:
-  struct Parts;
-  explicit Run(std::unique_ptr<Parts> parts);
-  std::unique_ptr<Parts> parts_;
+  void save();
+  std::string folder_;
+  Program& program_;
+  const Examples& examples_;
+  Settings settings_;
+  Batches batches_;
+  std::unique_ptr<class Journal> journal_;
+  std::vector<float> state_, good_;
+  Guard guard_;
+  std::vector<Record> records_;
+  std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace prge

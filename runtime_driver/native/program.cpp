@@ -2,6 +2,7 @@
 #include <executorch/extension/tensor/tensor_ptr.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "internal.h"
 
@@ -18,15 +19,10 @@ namespace prge {
 
 using executorch::extension::Module;
 using executorch::runtime::EValue;
+using RuntimeError = executorch::runtime::Error;
 
-struct Program::Runtime {
-  Module module;
-
-  std::vector<EValue> call(const std::string& path, const char* method, const std::vector<EValue>& inputs) {
-    auto result = module.execute(method, inputs);
-    if (result.ok()) return std::move(result.get());
-    throw Error(path + ": the ExecuTorch runtime could not run '" + method + "'");
-  }
+struct Program::Runtime : Module {
+  using Module::Module;
 };
 
 namespace {
@@ -37,81 +33,83 @@ std::vector<float> floats(const EValue& value) {
   return {tensor.const_data_ptr<float>(), tensor.const_data_ptr<float>() + tensor.numel()};
 }
 
-}  // namespace
-
-Manifest Manifest::parse(const std::string& json, const std::string& where) {
-  try {
-    Json j = parse_json(json), adapter = j.at("adapter"), subspace = adapter.at("subspace"), mask = j.at("mask_token");
-    if (j.at("format") != "prge" || j.at("version") != 1) throw Error("another version");
-    if (j.at("kind") != "step") throw Error("it continues text, and does not train");
-    auto size = [&](const char* name) { return whole(j.at(name), 1 << 20); };
-    Manifest m{j.at("model"), j.at("model_sha256"), adapter.at("sha256"), j.at("quantization"), j.at("noise"),
-               j.at("perturb"), j.at("optimizer"), j.at("objective"), subspace.is_null() ? "" : std::string(subspace),
-               j.at("tokenizer_sha256"), j.at("answer_at"), size("queries"), size("batch"), size("min_tokens"),
-               size("max_tokens"), whole(j.at("state_size")), size("max_targets"), whole(j.at("pad_token")),
-               mask.is_null() ? -1 : whole(mask), whole(j.at("architecture").at("vocabulary")),
-               whole(adapter.at("rank")), 0, static_cast<int64_t>(j.at("labels").size()), adapter.at("alpha"),
-               j.at("betas").at(0), j.at("betas").at(1), j.at("eps"), j.at("lr"), j.at("outer"), j.at("inner"),
-               j.at("choices") != "", 0};
-    for (auto& module : adapter.at("modules"))
-      m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
-    if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
-      throw Error("its sizes make no step");
-    std::string form;
-    for (auto* name : {"objective", "template", "target", "label_column", "choices", "chat_template", "answer_at"})
-      form += std::string(j.at(name)) + '\0';
-    for (int64_t number : {m.mask_token, m.max_tokens, m.max_targets}) form += std::to_string(number) + '\0';
-    for (auto& label : j.at("labels")) form += std::string(label.at("name")) + '\0';
-    m.form = crc32(form);
-    return m;
-  } catch (const std::exception& e) {
-    throw Error(where + " is not a program made by prge, or by another version of it (" + e.what() + ")");
-  }
+Manifest read_manifest(const std::string& text, const std::string& where) try {
+  Json j = parse_json(text), adapter = j.at("adapter"), mask = j.at("mask_token");
+  if (j.at("format") != "prge" || j.at("version") != 1) throw Error("another version");
+  if (j.at("kind") != "step") throw Error("it continues text, and does not train");
+  Manifest m{};
+  m.json = text;
+  m.adapter_sha256 = adapter.at("sha256");
+  const std::pair<const char*, std::string Manifest::*> texts[] = {
+      {"model", &Manifest::model}, {"model_sha256", &Manifest::model_sha256}, {"perturb", &Manifest::perturb},
+      {"optimizer", &Manifest::optimizer}, {"objective", &Manifest::objective}, {"answer_at", &Manifest::answer_at}};
+  for (auto [name, field] : texts) m.*field = j.at(name);
+  const std::pair<const char*, int64_t Manifest::*> sizes[] = {
+      {"queries", &Manifest::queries}, {"batch", &Manifest::batch}, {"min_tokens", &Manifest::min_tokens},
+      {"max_tokens", &Manifest::max_tokens}, {"max_targets", &Manifest::max_targets}};
+  for (auto [name, field] : sizes) m.*field = whole(j.at(name), 1 << 20);
+  m.state_size = whole(j.at("state_size"));
+  m.pad_token = whole(j.at("pad_token"));
+  m.mask_token = mask.is_null() ? -1 : whole(mask);
+  m.vocabulary = whole(j.at("architecture").at("vocabulary"));
+  m.labels = static_cast<int64_t>(j.at("labels").size());
+  for (auto& module : adapter.at("modules"))
+    m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
+  if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
+    throw Error("its sizes make no step");
+  m.beta_mean = j.at("betas").at(0);
+  m.beta_square = j.at("betas").at(1);
+  m.eps = j.at("eps");
+  m.lr = j.at("lr");
+  m.outer = j.at("outer");
+  m.inner = j.at("inner");
+  m.choices = j.at("choices") != "";
+  return m;
+} catch (const std::exception& e) {
+  throw Error(where + " is not a program made by prge, or by another version of it (" + e.what() + ")");
 }
+
+}  // namespace
 
 Program::Program(const std::string& path, unsigned threads)
     : path_(fs::exists(path + "/program.pte") ? path + "/program.pte" : path) {
-  using executorch::runtime::Error;
-  using Verification = executorch::runtime::Program::Verification;
-  if (!fs::exists(path_)) throw prge::Error(path_ + " does not exist; make it with `prge export`");
+  if (!fs::exists(path_)) throw Error(path_ + " does not exist; make it with `prge export`");
   if (threads && !executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads))
-    throw prge::Error("the runtime does not take " + std::to_string(threads) + " threads");
-  runtime_.reset(new Runtime{Module(path_, Module::LoadMode::Mmap)});
-  Module& module = runtime_->module;
-  if (module.load(Verification::InternalConsistency) != Error::Ok)
-    throw prge::Error(path_ + " is no ExecuTorch program, or it is truncated or damaged; copy or export it again");
-  auto names = module.method_names();
-  if (!names.ok() || !names->count("manifest") || !names->count("forward"))
-    throw prge::Error(path_ + " is an ExecuTorch program, but not one made by prge (it has no manifest)");
-  auto text = runtime_->call(path_, "manifest", {});
-  if (text.empty() || !text[0].isString()) throw prge::Error(path_ + " has no manifest");
-  manifest_ = Manifest::parse(std::string(text[0].toString().data(), text[0].toString().size()), path_);
-  if (module.load_method("forward") != Error::Ok)
-    throw prge::Error(path_ + " is damaged, or made for another version of the ExecuTorch runtime");
+    throw Error("the runtime does not take " + std::to_string(threads) + " threads");
+  runtime_ = std::make_unique<Runtime>(path_, Module::LoadMode::Mmap);
+  if (runtime_->load(executorch::runtime::Program::Verification::InternalConsistency) != RuntimeError::Ok)
+    throw Error(path_ + " is no ExecuTorch program, or it is truncated or damaged; copy or export it again");
+  auto said = runtime_->execute("manifest");
+  if (!said.ok() || said->empty() || !said->at(0).isString())
+    throw Error(path_ + " is an ExecuTorch program, but not one made by prge (it has no manifest)");
+  auto text = said->at(0).toString();
+  manifest_ = read_manifest({text.data(), text.size()}, path_);
+  if (runtime_->load_method("forward") != RuntimeError::Ok)
+    throw Error(path_ + " is damaged, or made for another version of the ExecuTorch runtime");
 }
 
 Program::~Program() = default;
 
 std::vector<float> Program::initial_state() const {
-  if (manifest_.subspace != "peft") return std::vector<float>(manifest_.state_size, 0.0f);
+  const Manifest& m = manifest_;
+  if (parse_json(m.json).at("adapter").at("subspace") != "peft") return std::vector<float>(m.state_size);
   std::string file = fs::path(path_).replace_filename("initial.safetensors").string();
-  Tensors held = Tensors::read(file);
-  auto state = held.vectors["state"];
-  if (static_cast<int64_t>(state.size()) != manifest_.state_size ||
-      held.metadata["adapter_sha256"] != manifest_.adapter_sha256)
+  auto held = Tensors<float>::read(file, "a state of prge");
+  auto& state = held.vectors["state"];
+  if (static_cast<int64_t>(state.size()) != m.state_size || held.metadata["adapter_sha256"] != m.adapter_sha256)
     throw Error(file + " is not the state that the program goes on from; copy it there again");
   return state;
 }
 
 Program::Result Program::execute(const Batch& rows, const std::vector<float>& state, int64_t seed, double lr,
                                  double eps) {
-  using executorch::extension::make_tensor_ptr;
+  before_each();
   const Manifest& m = manifest_;
   int64_t length = m.min_tokens, width = m.label_words() ? 1 : m.max_targets;
   for (auto* e : rows) length = std::max<int64_t>(length, e->tokens.size());
   // Right-padded rows; positions whose next token is a target; the targets' or the label's index; their weights.
   std::vector<int64_t> tokens(rows.size() * length, m.pad_token), position(rows.size() * width), target = position;
-  std::vector<float> weight(position.size()), from = state;
+  std::vector<float> weight(position.size());
   for (size_t row = 0; row < rows.size(); row++) {
     const Example& e = *rows[row];
     std::copy(e.tokens.begin(), e.tokens.end(), tokens.begin() + row * length);
@@ -127,19 +125,23 @@ Program::Result Program::execute(const Batch& rows, const std::vector<float>& st
       weight[at + i] = static_cast<float>(1.0 / e.targets);
     }
   }
-  auto n = static_cast<int32_t>(rows.size()), wide = static_cast<int32_t>(width);
-  std::vector<executorch::extension::TensorPtr> inputs = {
-      make_tensor_ptr({static_cast<int32_t>(m.state_size)}, std::move(from)),
-      make_tensor_ptr({n, static_cast<int32_t>(length)}, std::move(tokens)),
-      make_tensor_ptr({n, wide}, std::move(position)),
-      m.label_words() ? make_tensor_ptr({n}, std::move(target)) : make_tensor_ptr({n, wide}, std::move(target))};
-  if (!m.label_words()) inputs.push_back(make_tensor_ptr({n, wide}, std::move(weight)));
-  inputs.push_back(make_tensor_ptr({1}, std::vector<int64_t>{seed}));
-  inputs.push_back(make_tensor_ptr({1}, std::vector<float>{static_cast<float>(lr)}));
-  inputs.push_back(make_tensor_ptr({1}, std::vector<float>{static_cast<float>(eps)}));
-  auto outputs = runtime_->call(path_, "forward", std::vector<EValue>(inputs.begin(), inputs.end()));
-  Result result{floats(outputs.at(0)), floats(outputs.at(1)), {}};
-  if (m.label_words()) result.scores = floats(outputs.at(2));
+  std::vector<executorch::extension::TensorPtr> inputs;
+  auto give = [&](std::vector<int64_t> sizes, auto numbers) {
+    inputs.push_back(executorch::extension::make_tensor_ptr({sizes.begin(), sizes.end()}, std::move(numbers)));
+  };
+  int64_t n = rows.size();
+  give({m.state_size}, state);
+  give({n, length}, std::move(tokens));
+  give({n, width}, std::move(position));
+  give(m.label_words() ? std::vector{n} : std::vector{n, width}, std::move(target));
+  if (!m.label_words()) give({n, width}, std::move(weight));
+  give({1}, std::vector<int64_t>{seed});
+  give({1}, std::vector<float>{static_cast<float>(lr)});
+  give({1}, std::vector<float>{static_cast<float>(eps)});
+  auto outputs = runtime_->execute("forward", std::vector<EValue>(inputs.begin(), inputs.end()));
+  if (!outputs.ok()) throw Error(path_ + ": the ExecuTorch runtime could not run a step");
+  Result result{floats(outputs->at(0)), floats(outputs->at(1)), {}};
+  if (m.label_words()) result.scores = floats(outputs->at(2));
   if (result.state.size() != state.size() || result.losses.size() != rows.size() ||
       result.scores.size() != (m.label_words() ? rows.size() * m.labels : 0))
     throw Error(path_ + ": its outputs are not of the size that its manifest says");
@@ -151,27 +153,25 @@ Program::Result Program::step(const Batch& batch, const std::vector<float>& stat
   const Manifest& m = manifest_;
   Batch rows;
   for (int64_t copy = 0; copy < m.copies(); copy++) rows.insert(rows.end(), batch.begin(), batch.end());
-  int64_t seeds = m.outer ? 1 : m.queries, signs = m.inner ? 1 : 2;
-  std::vector<float> total(state.size()), plus, minus;
-  for (int64_t query = 0; query < seeds; query++) {
-    for (int64_t sign = 0; sign < signs; sign++) {
-      Result one = execute(rows, state, seed + query, lr / static_cast<double>(seeds), sign ? -eps : eps);
-      one.scores.clear();
-      if (m.perturb == "activations") return one;
-      // One execution holds its copies at +eps before those at -eps, or one sign alone.
-      for (int64_t copy = 0; copy < m.copies(); copy++) {
-        double sum = 0;
-        for (int64_t i = 0; i < m.batch; i++) sum += one.losses[copy * m.batch + i];
-        bool second = signs == 2 ? sign : 2 * copy >= m.copies();
-        (second ? minus : plus).push_back(static_cast<float>(sum / static_cast<double>(m.batch)));
-      }
-      if (seeds * signs == 1) total = one.state;
-      for (size_t i = 0; i < total.size() && seeds * signs > 1; i++) total[i] += one.state[i] - state[i];
+  int64_t seeds = m.outer ? 1 : m.queries, executions = seeds * (m.inner ? 1 : 2);
+  std::vector<float> total(state.size()), losses[2];  // at +eps, at -eps
+  for (int64_t i = 0; i < executions; i++) {
+    bool negative = !m.inner && i % 2;
+    int64_t query = m.inner ? i : i / 2;
+    Result one = execute(rows, state, seed + query, lr / static_cast<double>(seeds), negative ? -eps : eps);
+    one.scores.clear();
+    if (m.perturb == "activations") return one;
+    for (int64_t copy = 0; copy < m.copies(); copy++) {
+      auto from = one.losses.begin() + copy * m.batch;
+      double mean = std::accumulate(from, from + m.batch, 0.0) / static_cast<double>(m.batch);
+      losses[m.inner ? 2 * copy >= m.copies() : negative].push_back(static_cast<float>(mean));
     }
+    for (size_t k = 0; k < total.size(); k++) total[k] += one.state[k] - state[k];
+    if (executions == 1) total = std::move(one.state);
   }
-  plus.insert(plus.end(), minus.begin(), minus.end());
-  for (size_t i = 0; i < total.size() && seeds * signs > 1; i++) total[i] = state[i] + total[i];
-  return {std::move(total), std::move(plus), {}};
+  losses[0].insert(losses[0].end(), losses[1].begin(), losses[1].end());
+  for (size_t k = 0; k < total.size() && executions > 1; k++) total[k] += state[k];
+  return {std::move(total), std::move(losses[0]), {}};
 }
 
 }  // namespace prge

@@ -6,78 +6,63 @@
 
 namespace prge {
 
-double Settings::lr_at(int64_t step, const Manifest& m) const {
-  double now = lr * (1.0 - static_cast<double>(step) / static_cast<double>(steps));
-  auto behind = static_cast<double>(after + step + 1);
-  double mean = 1.0 - std::pow(m.beta_mean, behind), square = 1.0 - std::pow(m.beta_square, behind);
-  if (m.optimizer == "sgd") return now;
-  return m.optimizer == "momentum" ? now / mean : now * std::sqrt(square) / mean;
+// Far above where the run began: a mean over 10 steps of twice the first loss, and more than 1 nat over it.
+bool Guard::diverged(double loss) const {
+  double next = mean + (loss - mean) / 10;  // not a number at the first loss, which is never far
+  return !std::isfinite(loss) || next > first + std::max(first, 1.0);
 }
 
-bool Guard::diverged(const std::vector<float>& state, double loss, const std::vector<float>& new_state) {
-  if (!std::isfinite(loss) || !finite(new_state)) return true;
-  if (good.empty()) {
-    good = state;
-    first = mean = best = loss;
-  }
-  mean += (loss - mean) / 10;
-  if (mean > first + std::max(first, 1.0)) return true;
-  losses.push_back(loss);
-  if (losses.size() == 10) {
-    double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
-    if (sum / 10 < best) {
-      best = sum / 10;
-      good = state;
-    }
+bool Guard::note(double loss, bool backed_off) {
+  if (backed_off) {
+    scale /= 2;
+    mean = best;
     losses.clear();
+    return false;
   }
-  return false;
-}
-
-const std::vector<float>& Guard::back_off() {
-  if (good.empty()) throw Error("the first loss is not finite; is --eps far from what `prge calibrate` proposes?");
-  scale /= 2;
-  mean = best;
+  bool fresh = first == kNone;
+  if (fresh) first = mean = best = loss;
+  mean += (loss - mean) / 10;
+  losses.push_back(loss);
+  if (losses.size() < 10) return fresh;
+  double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10, before = best;
   losses.clear();
-  return good;
+  best = std::min(of_ten, before);
+  return of_ten < before;
 }
 
-Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples,
-                    const Progress& progress) {
+Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples) {
   const Manifest& m = program.manifest();
-  Batch all;
+  struct Given {
+    float loss;
+    int64_t highest;  // of the label words
+  };
+  std::map<const Example*, Given> given;
+  Batch rows;
   for (auto& e : examples) {
-    for (auto& candidate : e.candidates) all.push_back(&candidate);
-    if (e.candidates.empty()) all.push_back(&e);
+    for (auto& candidate : e.candidates) rows.push_back(&candidate);
+    if (e.candidates.empty()) rows.push_back(&e);
   }
   // Rows of like length share an execution; the last one is filled up by repetition.
-  std::vector<size_t> order(all.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return all[a]->tokens.size() < all[b]->tokens.size(); });
-  std::vector<float> losses(all.size());
-  std::vector<int64_t> highest(all.size());
-  size_t rows = m.rows();
-  for (size_t start = 0; start < all.size(); start += rows) {
-    if (progress) progress(start);
-    size_t count = std::min(rows, all.size() - start);
+  std::stable_sort(rows.begin(), rows.end(), [](auto* a, auto* b) { return a->tokens.size() < b->tokens.size(); });
+  for (size_t start = 0, count = m.rows(); start < rows.size(); start += count) {
+    count = std::min(count, rows.size() - start);
     Batch part;
-    for (size_t i = 0; i < rows; i++) part.push_back(all[order[start + i % count]]);
+    for (int64_t i = 0; i < m.rows(); i++) part.push_back(rows[start + i % count]);
     auto result = program.execute(part, state, 0, 0, 0);
     for (size_t i = 0; i < count; i++) {
-      losses[order[start + i]] = result.losses[i];
-      auto scores = result.scores.begin() + (m.label_words() ? i * m.labels : 0);
-      if (m.label_words()) highest[order[start + i]] = std::max_element(scores, scores + m.labels) - scores;
+      auto scores = result.scores.begin() + (m.label_words() ? i * m.labels : 0), end = result.scores.end();
+      auto highest = std::max_element(scores, m.label_words() ? scores + m.labels : end) - scores;
+      given[part[i]] = {result.losses[i], highest};
     }
   }
   double sum = 0;
-  int64_t right = 0, at = 0;
+  int64_t right = 0;
   for (auto& e : examples) {
-    int64_t count = e.candidates.size(), predicted = highest[at];
-    if (count) predicted = std::min_element(losses.begin() + at, losses.begin() + at + count) - losses.begin() - at;
-    sum += losses[count ? at + e.label : at];
-    right += predicted == e.label;
-    at += std::max<int64_t>(count, 1);
+    auto& all = e.candidates;
+    auto less = [&](auto& a, auto& b) { return given[&a].loss < given[&b].loss; };
+    sum += given[all.empty() ? &e : &all[e.label]].loss;
+    auto least = std::min_element(all.begin(), all.end(), less) - all.begin();
+    right += e.label == (all.empty() ? given[&e].highest : least);
   }
   auto n = static_cast<double>(examples.size());
   Evaluation found{sum / n, {}};
@@ -87,8 +72,7 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
 
 // As prge/runtime_driver/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
 // Half of the batches give the direction, the other half the losses.
-double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps,
-                  const Progress& progress) {
+double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
   const Manifest& m = program.manifest();
   constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
   size_t size = m.parameters;
@@ -97,10 +81,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   Batches batches(examples, m.batch, kSeed);
   std::vector<double> direction(size), square(size);
   for (int64_t i = 0; i < kHalf; i++) {
-    Batch batch;
-    for (int64_t place : batches.at(i)) batch.push_back(&examples[place]);
-    if (progress) progress(0);
-    auto stepped = program.step(batch, state, kDirections + i * m.queries, 1.0, eps).state;
+    auto stepped = program.step(batches.at(i), state, kDirections + i * m.queries, 1.0, eps).state;
     if (!finite(stepped)) throw Error("the estimate is not finite at eps " + dump(eps));
     for (size_t k = 0; k < size; k++) {
       // The first mean of an optimizer that has one is its share of the gradient; else the step itself.
@@ -112,14 +93,14 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   for (size_t k = 0; k < size && m.optimizer == "adam"; k++) direction[k] /= std::sqrt(square[k]) + 1e-12;
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
-    for (int64_t place : batches.at(i)) held.push_back(examples[place]);
-  double before = evaluate(program, state, held, progress).loss, way = m.lr / 4, least = before;
+    for (auto* e : batches.at(i)) held.push_back(*e);
+  double before = evaluate(program, state, held).loss, way = m.lr / 4, least = before;
   std::vector<std::pair<double, double>> along;
   for (int tries = 0; tries < 16; tries++, way *= 2) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
-    along.emplace_back(way, evaluate(program, moved, held, progress).loss);
-    double loss = along.back().second;
+    double loss = evaluate(program, moved, held).loss;
+    along.emplace_back(way, loss);
     least = std::min(least, loss);
     if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + 1e-2) break;
   }

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -23,10 +24,12 @@ Buffer = bytes | memoryview
 # The checksum's place in the metadata, which is the CRC-32 of the file with zeros in that place.
 _PLACE = re.compile(rb'"crc":"([0-9a-f]{8})"')
 _ZEROS = b'"crc":"00000000"'
+# Of 4 bytes each.
+_DTYPES = {torch.float32: "F32", torch.int32: "I32"}
 
 
 def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write float32 tensors; an interrupted write leaves the file that was there.
+    """Write tensors of float32 or int32; an interrupted write leaves the file that was there.
 
     Raises:
         OSError: when it cannot be written.
@@ -66,7 +69,7 @@ def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts.append(tensor.contiguous().numpy().data.cast("B"))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
