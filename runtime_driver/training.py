@@ -105,7 +105,7 @@ def begin(
             progress.update(bar, description="calibrating", note="learning rate")
             lr = propose_lr(Estimates(loaded, examples, state), eps)[0]
     config = TrainConfig(steps, lr, eps, seed, eval_every, behind)
-    described = {**asdict(source), "from": str(start) if start else None, "device": device}
+    described = {**asdict(source), "from": str(start.resolve()) if start else None, "device": device}
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev_examples])}
     run = RunFolder.begin(output, loaded, config, described, state)
     result = _go_on(run, examples, dev_examples, config, limits, began, console)

@@ -158,6 +158,23 @@ def test_both_back_off_alike(runner: Run, prge: Prge, program_folder: Path, pack
     assert any(row["backed_off"] for row in read_journal(tmp_path / "native" / "log.jsonl")[0])
 
 
+def test_a_run_goes_on_from_another_s_state(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """With its optimizer's memory: the lr is corrected for the steps behind it; batches go on."""
+    first = ("--steps", 4, "--lr", 0.01, "--output", tmp_path / "first")
+    assert runner(program_folder, "--data", packed, *first)[0] == 0
+    second = (program_folder, "--data", packed, "--from", tmp_path / "first", "--steps", 12)
+    assert runner(*second, "--output", tmp_path / "native")[0] == 0
+    assert prge("train", *second, "--output", tmp_path / "python")[0] == 0
+    same_run(tmp_path / "native", tmp_path / "python")
+    described = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
+    assert described[0]["data"]["from"] == described[1]["data"]["from"] == str(tmp_path / "first")
+    assert described[0]["train"] == described[1]["train"] and described[0]["train"]["after"] == 4
+    code, replayed = prge("replay", tmp_path / "native", "--output", tmp_path / "replayed")
+    assert code == 0, replayed
+
+
 def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]
@@ -213,6 +230,8 @@ def test_what_does_not_fit_is_refused(
         ((program_folder, "--data", packed, *new, "--step", 2), "unknown option"),
         ((program_folder, "--data", packed, "--output", packed.parent), "not empty"),
         (("--resume", tmp_path), "no run folder"),
+        ((program_folder, "--data", packed, *new, "--from", tmp_path), "cannot be read"),
+        ((program_folder, "--data", packed, *new, "--from", packed), "damaged, or not a state"),
     ):
         code, result = runner(*arguments)
         assert code == 1 and message in result["error"]

@@ -18,7 +18,8 @@ constexpr const char* kUsage =
     "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
     "prge-run PROGRAM --data FILE --bench N      time N steps; writes nothing\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
-    "  --eval-every N (50; 0: at the end only)  --threads N  --max-minutes X  --json ";
+    "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
+    "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
 volatile std::sig_atomic_t asked = 0;
@@ -109,7 +110,7 @@ prge::Json train(Options o, FILE* err) {
   std::string folder = o["--resume"], path = o["PROGRAM"], data = o["--data"];
   bool resumes = !folder.empty();
   if (resumes) {
-    for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every"})
+    for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from"})
       if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
     if (path.empty()) path = its_program;
@@ -130,6 +131,7 @@ prge::Json train(Options o, FILE* err) {
   o.read("--eval-every", s.eval_every, 0);
   if (o["--lr"] != "auto") o.read("--lr", s.lr, 1e-30);
   o.read("--eps", s.eps, 1e-30);
+  s.from = o["--from"];
   prge::Program program(path, threads);
   program.before_each = [] {
     if (asked) throw Stopped();

@@ -111,7 +111,9 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
 struct Settings {
   int64_t steps = 300;
   double lr = 0, eps = 0;  // 0: as measured; the program's
-  int64_t seed = 0, eval_every = 50, after = 0;
+  int64_t seed = 0, eval_every = 50;
+  std::string from;   // a run's folder or snapshot to go on from, instead of the program's own state
+  int64_t after = 0;  // steps that made it
 };
 
 // Remembers a run's best state, and tells when it has left that for good; see prge/runtime_driver/train.py.
@@ -158,13 +160,13 @@ class Run {
 
  private:
   void save();
-  std::string folder_;
   Program& program_;
   const Examples& examples_;
   Settings settings_;
+  std::vector<float> state_, good_;
+  std::string folder_;  // which is made when all that is given has been read
   Batches batches_;
   std::unique_ptr<class Journal> journal_;
-  std::vector<float> state_, good_;
   Guard guard_;
   std::vector<Record> records_;
   std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();

@@ -77,12 +77,34 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
   if (config.at("data").at("crc") != examples.crc)
     throw Error("it was begun with other examples than those of " + examples.path);
   const Json& t = config.at("train");
-  Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")),
+  Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "",
              whole(t.at("after"))};
   if (!s.steps) throw Error("its settings make no run");
   return s;
 } catch (const std::exception& e) {
   throw Error(folder + " cannot be resumed: " + e.what());
+}
+
+// The state that a run begins with; one of another optimizer begins with no steps behind it, and nothing remembered.
+std::vector<float> first_state(const Program& program, Settings& s) {
+  if (s.from.empty()) return program.initial_state();
+  const Manifest& m = program.manifest();
+  s.from = fs::weakly_canonical(s.from).string();
+  std::string path = fs::is_directory(s.from) ? s.from + kState : s.from;
+  auto held = Tensors<float>::read(path, "a state of prge");
+  auto& state = held.vectors["state"];
+  size_t parameters = m.parameters, size = m.state_size;
+  if (held.metadata["base_sha256"] != m.model_sha256 || held.metadata["adapter_sha256"] != m.adapter_sha256)
+    throw Error(path + " was trained with another base, or between other frozen factors, than the program's");
+  if (state.empty() || state.size() % parameters || state.size() > 3 * parameters || !finite(state))
+    throw Error(path + " is not a state of this program: its size is another, or a number is not finite");
+  if (state.size() == size) {
+    s.after = whole(parse_json(held.metadata["steps"]));
+  } else {
+    state.resize(parameters);
+    state.resize(size);
+  }
+  return state;
 }
 
 // The lr of a step: with the decay, and the correction that the optimizer's young means need.
@@ -99,9 +121,9 @@ double lr_at(const Settings& s, int64_t step, const Manifest& m) {
 Run::~Run() = default;
 
 Run::Run(const std::string& folder, Program& program, const Examples& examples, const Settings& settings)
-    : folder_(new_folder(folder)), program_(program), examples_(examples), settings_(settings),
-      batches_(examples.train, program.manifest().batch, settings.seed),
-      journal_(std::make_unique<Journal>(folder + kJournal)), state_(program.initial_state()) {
+    : program_(program), examples_(examples), settings_(settings), state_(first_state(program, settings_)),
+      folder_(new_folder(folder)), batches_(examples.train, program.manifest().batch, settings.seed),
+      journal_(std::make_unique<Journal>(folder + kJournal)) {
   Settings& s = settings_;
   if (!s.eps) s.eps = program.manifest().eps;
   if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
@@ -112,7 +134,8 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
   config["train"] = {{"steps", s.steps}, {"lr", s.lr}, {"eps", s.eps}, {"seed", s.seed}, {"eval_every", s.eval_every},
                      {"after", s.after}};
   config["data"] = {{"train", fs::canonical(examples.path).string()}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}},
-                    {"seed", s.seed}, {"truncate", false}, {"tokenizer", {}}, {"from", {}}, {"device", "cpu"},
+                    {"seed", s.seed}, {"truncate", false}, {"tokenizer", {}},
+                    {"from", s.from.empty() ? Json() : Json(s.from)}, {"device", "cpu"},
                     {"examples", examples.train.size()}, {"dropped", examples.dropped}, {"crc", examples.crc}};
   std::string scratch = folder + "/config.partial";
   File(scratch, O_WRONLY | O_CREAT | O_TRUNC).write(dump(config) + "\n");
@@ -120,7 +143,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
 }
 
 Run::Run(const std::string& folder, Program& program, const Examples& examples)
-    : folder_(folder), program_(program), examples_(examples), settings_(settings_of(folder, program, examples)),
+    : program_(program), examples_(examples), settings_(settings_of(folder, program, examples)), folder_(folder),
       batches_(examples.train, program.manifest().batch, settings_.seed),
       journal_(std::make_unique<Journal>(folder + kJournal)) {
   journal_->read([&](const Json& row) { records_.push_back(record(row)); });
