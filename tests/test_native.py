@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_refused(
         ((program_folder, "--data", packed, *new, "--step", 2), "unknown option"),
         ((program_folder, "--data", packed, "--output", packed.parent), "not empty"),
         (("--resume", tmp_path), "no run folder"),
-        ((program_folder, "--data", packed, *new, "--from", tmp_path), "cannot be read"),
+        ((program_folder, "--data", packed, *new, "--from", tmp_path), "state.safetensors cannot be read"),
         ((program_folder, "--data", packed, *new, "--from", packed), "damaged, or not a state"),
     ):
         code, result = runner(*arguments)

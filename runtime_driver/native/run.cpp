@@ -85,19 +85,16 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
   throw Error(folder + " cannot be resumed: " + e.what());
 }
 
-// The state that a run begins with; one of another optimizer begins with no steps behind it, and nothing remembered.
-std::vector<float> first_state(const Program& program, Settings& s) {
-  if (s.from.empty()) return program.initial_state();
-  const Manifest& m = program.manifest();
-  s.from = fs::weakly_canonical(s.from).string();
-  std::string path = fs::is_directory(s.from) ? s.from + kState : s.from;
-  auto held = Tensors<float>::read(path, "a state of prge");
+// The state that a run goes on from; one of another optimizer has no steps behind it, and nothing remembered.
+std::vector<float> state_from(const Manifest& m, Settings& s) try {
+  s.from = fs::canonical(s.from).string();
+  auto held = Tensors<float>::read(fs::is_directory(s.from) ? s.from + kState : s.from, "a state of prge");
   auto& state = held.vectors["state"];
   size_t parameters = m.parameters, size = m.state_size;
   if (held.metadata["base_sha256"] != m.model_sha256 || held.metadata["adapter_sha256"] != m.adapter_sha256)
-    throw Error(path + " was trained with another base, or between other frozen factors, than the program's");
+    throw Error("it was trained with another base, or between other frozen factors, than the program's");
   if (state.empty() || state.size() % parameters || state.size() > 3 * parameters || !finite(state))
-    throw Error(path + " is not a state of this program: its size is another, or a number is not finite");
+    throw Error("its state is of another size than the program's, or a number in it is not finite");
   if (state.size() == size) {
     s.after = whole(parse_json(held.metadata["steps"]));
   } else {
@@ -105,6 +102,8 @@ std::vector<float> first_state(const Program& program, Settings& s) {
     state.resize(size);
   }
   return state;
+} catch (const std::exception& e) {
+  throw Error("--from " + s.from + ": " + e.what());
 }
 
 // The lr of a step: with the decay, and the correction that the optimizer's young means need.
@@ -121,7 +120,8 @@ double lr_at(const Settings& s, int64_t step, const Manifest& m) {
 Run::~Run() = default;
 
 Run::Run(const std::string& folder, Program& program, const Examples& examples, const Settings& settings)
-    : program_(program), examples_(examples), settings_(settings), state_(first_state(program, settings_)),
+    : program_(program), examples_(examples), settings_(settings),
+      state_(settings.from.empty() ? program.initial_state() : state_from(program.manifest(), settings_)),
       folder_(new_folder(folder)), batches_(examples.train, program.manifest().batch, settings.seed),
       journal_(std::make_unique<Journal>(folder + kJournal)) {
   Settings& s = settings_;
@@ -138,7 +138,9 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
                     {"from", s.from.empty() ? Json() : Json(s.from)}, {"device", "cpu"},
                     {"examples", examples.train.size()}, {"dropped", examples.dropped}, {"crc", examples.crc}};
   std::string scratch = folder + "/config.partial";
-  File(scratch, O_WRONLY | O_CREAT | O_TRUNC).write(dump(config) + "\n");
+  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
+  file.write(dump(config) + "\n");
+  file.sync();
   replace_file(scratch, folder + kConfig);
 }
 
