@@ -11,6 +11,8 @@ import pytest
 from conftest import tiny_config
 from test_families import config
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from prge.runtime_driver import cli
 
@@ -88,3 +90,13 @@ def test_a_page_s_commands_run(
             else:
                 assert words[:2] in ([], ["pip", "install"]), f"{page}: {line} is run by no test"
     assert ran
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_for_other_machines_have_the_options_that_there_are(page: str) -> None:
+    """What stands behind a prompt, as `laptop$`, is run by no test, but read as the command line reads it."""
+    for line in re.findall(r"^\S*\$ (?:\S+/)?prge (.+)$", (ROOT / page).read_text(), re.MULTILINE):
+        words, command = shlex.split(line), get_command(cli.app)
+        while isinstance(command, TyperGroup):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words).close()
