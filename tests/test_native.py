@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEMPLATE
+from edits import resealed
 from test_families import config
 from transformers import AutoModelForMaskedLM
 
@@ -300,12 +300,6 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     else:
         del data[at:]
     return bytes(data)
-
-
-def resealed(content: bytes) -> bytes:
-    """With its checksum made anew, if it still has the place of one."""
-    zeroed = re.sub(rb'"crc":"[0-9a-f]{8}"', b'"crc":"00000000"', content, count=1)
-    return zeroed.replace(b'"crc":"00000000"', b'"crc":"%08x"' % zlib.crc32(zeroed), 1)
 
 
 def test_damaged_packed_files_are_refused_by_both(
