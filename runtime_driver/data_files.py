@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prge.bounded import DATA, TEXT, check_size, read_bounded
 from prge.errors import UserError
+from prge.files.bounded import DATA, TEXT, check_size, read_bounded
 from prge.typed import parse_json
 
 # A row: text by column; JSON's lists and objects as they are.

@@ -12,8 +12,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prge.bounded import JOURNAL, read_bounded
 from prge.errors import UserError
+from prge.files.bounded import JOURNAL, read_bounded
 from prge.typed import parse, parse_json
 
 _MARK = ',"crc":"'

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prge.bounded import TEXT
 from prge.errors import UserError
+from prge.files.bounded import TEXT
 from prge.manifest import Manifest, template_columns
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.data_files import Part, Record, part_file, place, read_records

@@ -11,8 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from prge.bounded import TOKENIZER, check_size
 from prge.errors import UserError
+from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE

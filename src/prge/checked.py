@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from prge.bounded import TENSORS, read_bounded
 from prge.errors import UserError
+from prge.files.bounded import TENSORS, read_bounded
 from prge.typed import parse_json
 
 Buffer = bytes | memoryview

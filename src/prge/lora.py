@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prge.bounded import SETTINGS, TENSORS, check_size, read_bounded
 from prge.errors import UserError
+from prge.files.bounded import SETTINGS, TENSORS, check_size, read_bounded
 from prge.typed import parse, parse_json
 
 CONFIG_FILE = "adapter_config.json"

@@ -1,0 +1,1 @@
+"""How bytes are read and written safely: bounds, checksums, whole folders, seals, typed JSON."""
