@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prge.checked import save_checked
+from prge.files.checked import save_checked
 from prge.lora import Lora, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected

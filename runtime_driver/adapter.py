@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prge.checked import load_checked, replace, save_checked
 from prge.errors import UserError
+from prge.files.checked import load_checked, replace, save_checked
 from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
 

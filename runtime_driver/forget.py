@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prge.checked import scratch_of
 from prge.errors import UserError
+from prge.files.checked import scratch_of
 from prge.folders import PROGRAM_FOLDER
 from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG

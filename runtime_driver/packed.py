@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prge.checked import load_checked, save_checked
 from prge.errors import UserError
+from prge.files.checked import load_checked, save_checked
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example
 from prge.typed import parse, parse_json

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from prge.checked import replace, scratch_of, sync
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
+from prge.files.checked import replace, scratch_of, sync
 from prge.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prge.checked import Buffer, checked, load_checked, scratch_of, sync, write
 from prge.errors import UserError
+from prge.files.checked import Buffer, checked, load_checked, scratch_of, sync, write
 from prge.typed import parse, parse_json
 
 STATE_FILE = "state.safetensors"

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from prge.checked import load_checked
 from prge.errors import UserError
+from prge.files.checked import load_checked
 from prge.manifest import Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig

@@ -24,8 +24,8 @@ import torch
 from survivor import STEPS, begin, go_on, resume
 from test_training import examples
 
-from prge.checked import load_checked
 from prge.errors import UserError
+from prge.files.checked import load_checked
 from prge.runtime_driver import training
 from prge.runtime_driver.journal import Journal, read_journal
 from prge.runtime_driver.program import StepProgram

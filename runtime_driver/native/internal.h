@@ -44,7 +44,7 @@ class File {
   const int number_;
 };
 
-// A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/checked.py).
+// A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/files/checked.py).
 template <class Number>
 struct Tensors {
   std::map<std::string, std::string> metadata;
