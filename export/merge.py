@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from prge.errors import UserError
-from prge.folders import new_folder, refuse_used
+from prge.files.folders import new_folder, refuse_used
 from prge.lora import CONFIG_FILE, WEIGHTS_FILE, check_base, read_config, read_lora
 from prge.models.checkpoints import load_checkpoint
 from prge.quiet import quiet

@@ -23,7 +23,7 @@ from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import ExportReport
 from prge.export.write import write_program
-from prge.folders import new_folder
+from prge.files.folders import new_folder
 from prge.lora import Lora, check_base
 from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256, template_columns
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Subspace

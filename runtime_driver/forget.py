@@ -7,7 +7,7 @@ from typing import Any
 
 from prge.errors import UserError
 from prge.files.checked import scratch_of
-from prge.folders import PROGRAM_FOLDER
+from prge.files.folders import PROGRAM_FOLDER
 from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.folders import new_folder
+from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.adapter import save_peft, save_state

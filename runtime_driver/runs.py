@@ -14,7 +14,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace, scratch_of, sync
-from prge.folders import PROGRAM_FOLDER, refuse_used
+from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.adapter import save_peft

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prge.errors import UserError
-from prge.folders import PROGRAM_FOLDER, refuse_used
+from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver import exporting, training
 from prge.runtime_driver import replay as replaying
 from prge.runtime_driver.console import (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prge.errors import UserError
-from prge.folders import new_folder
+from prge.files.folders import new_folder
 from prge.runtime_driver.bench.machine import names
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.picture import picture

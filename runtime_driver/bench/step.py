@@ -15,7 +15,7 @@ from typing import Any
 
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
-from prge.folders import new_folder
+from prge.files.folders import new_folder
 from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.bench.contenders import Contender
