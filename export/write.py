@@ -10,7 +10,7 @@ from torch import nn
 
 from prge.export.lower import Backend, emit, lower, trace
 from prge.export.report import Written, multiply_adds, outside_ops
-from prge.seal import seal
+from prge.files.seal import seal
 
 
 def write_program(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import LABELS, TEMPLATE
 
+from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE
-from prge.seal import SIZE, seal
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:

@@ -24,12 +24,12 @@ from safetensors.torch import save
 
 from prge.errors import UserError
 from prge.files.checked import load_checked
+from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.program import StepProgram
-from prge.seal import SIZE, seal
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 
