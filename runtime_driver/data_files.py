@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from prge.errors import UserError
 from prge.files.bounded import DATA, TEXT, check_size, read_bounded
-from prge.typed import parse_json
+from prge.files.typed import parse_json
 
 # A row: text by column; JSON's lists and objects as they are.
 Record = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from prge.errors import UserError
 from prge.files.bounded import JOURNAL, read_bounded
-from prge.typed import parse, parse_json
+from prge.files.typed import parse, parse_json
 
 _MARK = ',"crc":"'
 

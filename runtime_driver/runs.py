@@ -15,6 +15,7 @@ from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace, scratch_of, sync
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
+from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.adapter import save_peft
@@ -24,7 +25,6 @@ from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 from prge.runtime_driver.train import Guard, StepRecord, TrainConfig
-from prge.typed import parse, parse_json
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.checked import Buffer, checked, load_checked, scratch_of, sync, write
-from prge.typed import parse, parse_json
+from prge.files.typed import parse, parse_json
 
 STATE_FILE = "state.safetensors"
 # The one before the last that was written through to the disk, should a power cut damage the newer one.

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.files.typed import parse
 from prge.runtime_driver.adapter import steps_behind
 from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.commands import open_program, read_state, state_file
@@ -28,7 +29,6 @@ from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
 from prge.runtime_driver.stopping import Limits, Stopping
 from prge.runtime_driver.train import TrainConfig, train
-from prge.typed import parse
 
 
 @dataclass(frozen=True)

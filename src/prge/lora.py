@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, TENSORS, check_size, read_bounded
-from prge.typed import parse, parse_json
+from prge.files.typed import parse, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Literal
 
 from prge.errors import UserError
-from prge.typed import parse, parse_json
+from prge.files.typed import parse, parse_json
 
 # Where a label's word is predicted: at the last token, the mask, or the first token.
 AnswerAt = Literal["last", "mask", "first"]

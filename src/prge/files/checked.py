@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.bounded import TENSORS, read_bounded
-from prge.typed import parse_json
+from prge.files.typed import parse_json
 
 Buffer = bytes | memoryview
 
