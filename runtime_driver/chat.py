@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prge.errors import UserError
-from prge.runtime_driver.data_files import Record
+from prge.examples.read import Record
 
 # What a template may take for a conversation; they take milliseconds and kilobytes.
 _SECONDS, _BYTES = 5.0, 1 << 29

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prge.errors import UserError
+from prge.examples.read import Record, part_file, read_records
 from prge.manifest import template_columns
 from prge.runtime_driver.chat import Chat
-from prge.runtime_driver.data_files import Record, part_file, read_records
 from prge.runtime_driver.records import Form
 
 # Names that columns mostly have, best first.

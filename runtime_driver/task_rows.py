@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prge.errors import UserError
-from prge.runtime_driver.data_files import Part
+from prge.examples.read import Part
 
 Row = dict[str, Any]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prge.errors import UserError
+from prge.examples.read import Record, as_text
 from prge.runtime_driver import task_rows
-from prge.runtime_driver.data_files import Record, as_text
 from prge.runtime_driver.task_rows import Row
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.examples.read import has_part
 from prge.files.typed import parse
 from prge.runtime_driver.adapter import steps_behind
 from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.commands import open_program, read_state, state_file
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Encoder, Example, check_classes, without
-from prge.runtime_driver.data_files import has_part
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.packed import digest, is_packed, unpack

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
+from prge.examples.read import read_records
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
@@ -19,7 +20,6 @@ from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import open_state
 from prge.runtime_driver.data import Encoder, Example, collate
-from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.generate import GenerateProgram
 from prge.runtime_driver.journal import check_rows, read_journal
 from prge.runtime_driver.packed import is_packed, read_packed

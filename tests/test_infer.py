@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from prge.errors import UserError
+from prge.examples.read import Record
 from prge.runtime_driver.chat import Chat
-from prge.runtime_driver.data_files import Record
 from prge.runtime_driver.fit import fitted, label_words
 from prge.runtime_driver.infer import Asked, form_of, infer
 from prge.runtime_driver.program import StepProgram

@@ -22,11 +22,11 @@ from test_families import config
 from transformers import AutoModelForMaskedLM
 
 from prge.errors import UserError
+from prge.examples.read import read_records
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data import Encoder
-from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.packed import digest, pack, unpack
 from prge.runtime_driver.program import StepProgram

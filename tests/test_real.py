@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 
 from prge.errors import UserError
+from prge.examples.read import read_records
 from prge.export.program import REPORT_FILE, ExportConfig, export_program
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import Checkpoint, load_checkpoint
@@ -20,7 +21,6 @@ from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Encoder, collate
-from prge.runtime_driver.data_files import read_records
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 

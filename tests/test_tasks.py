@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prge.errors import UserError
+from prge.examples.read import part_file
 from prge.runtime_driver.data import Encoder
-from prge.runtime_driver.data_files import part_file
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.records import Form

@@ -1,0 +1,1 @@
+"""What an example is: files in, records, forms, tasks and token rows out."""
