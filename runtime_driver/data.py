@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.form import Form, Numbered, fill
 from prge.examples.read import Part, Record, place
 from prge.files.bounded import TOKENIZER, check_size
 from prge.manifest import TOKENIZER_FILE, Manifest, answer_position, cut_left, file_sha256, template_columns
-from prge.runtime_driver.records import Form, Numbered, fill
 
 _BITS = 2**64 - 1
 

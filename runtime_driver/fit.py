@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from prge.errors import UserError
-from prge.runtime_driver.records import Form, Numbered, fill
+from prge.examples.form import Form, Numbered, fill
 
 # Bounds of what is measured: a row, an answer's targets, and plain text's windows and their targets.
 _ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 512, 64, 128, 32

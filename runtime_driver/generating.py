@@ -11,13 +11,13 @@ import typer
 from tokenizers.decoders import DecodeStream
 
 from prge.errors import UserError
+from prge.examples.form import fill
 from prge.manifest import TOKENIZER_FILE
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import Json, State, Tokenizer, err
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.generate import GenerateProgram
-from prge.runtime_driver.records import fill
 
 
 def generate(

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.examples.form import split
 from prge.examples.read import has_part
 from prge.files.typed import parse
 from prge.runtime_driver.adapter import steps_behind
@@ -25,7 +26,6 @@ from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.memory import return_freed
 from prge.runtime_driver.packed import digest, is_packed, unpack
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.records import split
 from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
 from prge.runtime_driver.stopping import Limits, Stopping
 from prge.runtime_driver.train import TrainConfig, train

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prge.errors import UserError
+from prge.examples.form import split
 from prge.examples.read import Record, read_records
 from prge.manifest import template_columns
 from prge.runtime_driver.data import Encoder, Example, batches, check_classes, collate, without
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.records import split
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from prge.errors import UserError
+from prge.examples.form import Form, chosen
 from prge.examples.read import Record
 from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.fit import fitted, label_words
 from prge.runtime_driver.infer import Asked, form_of, infer
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.records import Form, chosen
 
 NEWS = [{"headline": f"A headline of some length, number {i}", "kind": ("sports", "politics")[i % 2]} for i in range(8)]
 
