@@ -41,7 +41,7 @@ Device = Annotated[str, typer.Option(help="Of --runtime torch: cpu, cuda, cuda:1
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Also read pickled weights (pytorch_model.bin).")]
 Truncate = Annotated[bool, typer.Option(help="Cut long texts from the left instead of refusing them.")]
 
-# What an example is; see `prge.runtime_driver.infer.Asked`.
+# What an example is; see `prge.examples.detect.Asked`.
 TaskName = Annotated[str | None, typer.Option("--task", help="One of `prge tasks`.")]
 TextOf = Annotated[str | None, typer.Option("--text", help="The data's column of text.")]
 Label = Annotated[

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from prge.errors import UserError
+from prge.examples.detect import Asked, form_of
 from prge.examples.form import Form
 from prge.quiet import quiet
 from prge.runtime_driver import exporting
@@ -30,7 +31,6 @@ from prge.runtime_driver.console import (
     out,
     show,
 )  # fmt: skip
-from prge.runtime_driver.infer import Asked, form_of
 
 
 def export(

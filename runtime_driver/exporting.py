@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.errors import UserError
+from prge.examples.detect import Asked, described, form_of
 from prge.examples.form import Form, split
 from prge.examples.read import has_part, read_records
 from prge.lora import adapter_folder, read_lora
@@ -27,7 +28,6 @@ from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.commands import predict
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.fit import fitted
-from prge.runtime_driver.infer import Asked, described, form_of
 from prge.runtime_driver.runs import CONFIG_FILE
 from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source, begin, resume

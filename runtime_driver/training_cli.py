@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prge.errors import UserError
+from prge.examples.detect import Asked
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver import exporting, training
 from prge.runtime_driver import replay as replaying
@@ -32,7 +33,6 @@ from prge.runtime_driver.console import (
     err,
     show,
 )  # fmt: skip
-from prge.runtime_driver.infer import Asked
 from prge.runtime_driver.program import is_program
 from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source
