@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from prge.errors import UserError
-from prge.runtime_driver.chat import Chat
+from prge.examples.chat import Chat
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.program import StepProgram
 

@@ -19,12 +19,12 @@ from test_cli import rewritten
 from typer.testing import CliRunner
 
 from prge.errors import UserError
+from prge.examples.chat import Chat
 from prge.examples.read import read_records
 from prge.files.seal import SIZE, seal, sealed
 from prge.files.typed import parse
 from prge.manifest import AdaptedModule, Adapter, template_columns
 from prge.runtime_driver.adapter import load_state
-from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.cli import app
 from prge.runtime_driver.journal import Journal
 from prge.runtime_driver.program import StepProgram

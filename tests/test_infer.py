@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from prge.errors import UserError
+from prge.examples.chat import Chat
 from prge.examples.detect import Asked, form_of, infer
 from prge.examples.form import Form, chosen
 from prge.examples.read import Record
-from prge.runtime_driver.chat import Chat
 from prge.runtime_driver.fit import fitted, label_words
 from prge.runtime_driver.program import StepProgram
 

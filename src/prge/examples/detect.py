@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prge.errors import UserError
+from prge.examples.chat import Chat
 from prge.examples.form import Form
 from prge.examples.read import Record, part_file, read_records
 from prge.manifest import template_columns
-from prge.runtime_driver.chat import Chat
 
 # Names that columns mostly have, best first.
 TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
