@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from prge.examples.tasks import find_task
 from prge.runtime_driver.data import Example, collate
 from prge.runtime_driver.metrics import METRICS
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.tasks import find_task
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prge.errors import UserError
 from prge.examples.form import Form
 from prge.examples.read import part_file
+from prge.examples.tasks import TASKS
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.tasks import TASKS
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 

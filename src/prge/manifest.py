@@ -127,7 +127,7 @@ class Manifest:
         target: the template of the target text (language modelling only).
         choices: the data's column of candidates for ``{choice}``, among which evaluation chooses; else empty.
         chat_template, special_tokens: the tokenizer's, for chat messages and generation; else empty.
-        task: its name in `prge.runtime_driver.tasks`, or empty.
+        task: its name in `prge.examples.tasks`, or empty.
         max_targets: M, the most target tokens of an example (language modelling only).
         tokenizer_sha256: of the tokenizer file's bytes.
         pad_token: fills rows on the right.
