@@ -10,10 +10,10 @@ from pathlib import Path
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.read import Part, Record, part_file, place, read_records
+from prge.examples.task_rows import hub_rows
 from prge.examples.tasks import find_task
 from prge.files.bounded import TEXT
 from prge.manifest import Manifest, template_columns
-from prge.runtime_driver.task_rows import hub_rows
 
 Numbered = tuple[int, Record]
 

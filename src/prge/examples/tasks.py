@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prge.errors import UserError
+from prge.examples import task_rows
 from prge.examples.read import Record, as_text
-from prge.runtime_driver import task_rows
-from prge.runtime_driver.task_rows import Row
+from prge.examples.task_rows import Row
 
 
 @dataclass(frozen=True)
