@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from prge.examples.metrics import METRICS
 from prge.examples.tasks import find_task
 from prge.runtime_driver.data import Example, collate
-from prge.runtime_driver.metrics import METRICS
 from prge.runtime_driver.program import StepProgram
 
 

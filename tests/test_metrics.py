@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prge.runtime_driver.metrics import METRICS, answer_scores, exact_match, normalized, token_f1
+from prge.examples.metrics import METRICS, answer_scores, exact_match, normalized, token_f1
 
 
 @pytest.mark.parametrize(

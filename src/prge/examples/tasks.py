@@ -27,7 +27,7 @@ class Task:
         hub: (data set, configuration) on the Hugging Face hub.
         labels: (name, label word) of every class; empty where the answer is text.
         target: template of the text that follows the prompt; ``{choice}`` is one of the column ``choices``.
-        metrics: of `prge.runtime_driver.metrics`.
+        metrics: of `prge.examples.metrics`.
         columns: of a TSV without header.
         renamed: names that files give to the columns.
         unfold: a row of a file -> the rows in it.
