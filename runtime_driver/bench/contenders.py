@@ -21,9 +21,9 @@ import torch
 
 from prge.cost import inference_tokens
 from prge.manifest import Manifest
+from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data import Example, collate
-from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.program import StepProgram, load_plain, runtime, set_threads
 
 

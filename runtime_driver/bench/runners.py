@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from prge.manifest import TOKENIZER_FILE, Manifest
+from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.bench.lora import LoraAdamW
 from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.data import Encoder, Example, batches, without
 from prge.runtime_driver.evaluate import evaluate, warm_up
-from prge.runtime_driver.memory import peak_megabytes
 from prge.runtime_driver.program import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 
