@@ -32,7 +32,7 @@ def open_program(
 ) -> tuple[StepProgram, Encoder]:
     """Load a program and the encoder that fits it."""
     if runtime == "torch":
-        from prge.runtime_driver.torch_runtime import TorchProgram
+        from prge.eager import TorchProgram
 
         loaded: StepProgram = TorchProgram(program, device)
     elif device != "cpu":

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from prge.eager import TorchProgram
 from prge.errors import UserError
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
@@ -22,7 +23,6 @@ from prge.runtime_driver.adapter import load_state, save_peft, save_state, steps
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.torch_runtime import TorchProgram
 from prge.runtime_driver.train import TrainConfig, train
 
 Prge = Callable[..., tuple[int, Any]]

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
+from prge.eager import build_again
 from prge.errors import UserError
 from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
@@ -29,7 +30,6 @@ from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.torch_runtime import build_again
 
 
 def settings(program: Path, data: Path, seed: int = 0) -> Run:

@@ -13,6 +13,7 @@ from conftest import tiny_config
 from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM
 
+from prge.eager import build_again
 from prge.export.lower import lower, trace
 from prge.export.quantize import linear_config
 from prge.export.report import outside_ops
@@ -23,7 +24,6 @@ from prge.models.subspace import top_singular
 from prge.runtime_driver.data import Encoder, Example, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.torch_runtime import build_again
 
 SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05
 

@@ -13,13 +13,13 @@ from conftest import tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from prge.eager import TorchProgram, build_again
 from prge.errors import UserError
 from prge.export.lower import example_inputs
 from prge.export.quantize import quantize
 from prge.models.step import StepConfig
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.torch_runtime import TorchProgram, build_again
 from prge.runtime_driver.train import TrainConfig, train
 
 WEIGHTS = StepConfig(2, 2, "weights", "sgd")

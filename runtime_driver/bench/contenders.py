@@ -103,7 +103,7 @@ def _inference(m: Manifest, method: Callable[[Any], Any]) -> Callable[[int], Ste
 
 
 def _eager(program: StepProgram) -> Callable[[int], Step]:
-    from prge.runtime_driver.torch_runtime import build_again
+    from prge.eager import build_again
 
     m = program.manifest
     module = build_again(program, m.max_tokens).step.eval()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchao.quantization import quantize_
 
 from prge.cost import inference_tokens
+from prge.eager import build_again
 from prge.export.lower import example_inputs
 from prge.export.quantize import linear_config, quantize
 from prge.export.write import write_program
@@ -22,7 +23,6 @@ from prge.quiet import quiet
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.data import collate
 from prge.runtime_driver.program import StepProgram
-from prge.runtime_driver.torch_runtime import build_again
 
 
 def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool) -> None:
