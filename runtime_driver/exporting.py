@@ -22,12 +22,12 @@ from prge.examples.chat import Chat
 from prge.examples.detect import Asked, described, form_of
 from prge.examples.form import Form, split
 from prge.examples.read import has_part, read_records
+from prge.export.fit_form import fitted
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.commands import predict
 from prge.runtime_driver.console import progress_bar, show
-from prge.runtime_driver.fit import fitted
 from prge.runtime_driver.runs import CONFIG_FILE
 from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source, begin, resume
