@@ -19,7 +19,7 @@ from prge.memory import peak_megabytes
 from prge.runtime_driver.data import Example, batches, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 # Octaves around the program's eps; beyond them float32 or curvature has the word.
 _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from prge.examples.metrics import METRICS
 from prge.examples.tasks import find_task
 from prge.runtime_driver.data import Example, collate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data import Example, batches, collate
 from prge.runtime_driver.evaluate import Evaluation, evaluate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 
 @dataclass(frozen=True)

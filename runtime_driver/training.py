@@ -25,7 +25,7 @@ from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Encoder, Example, check_classes, without
 from prge.runtime_driver.evaluate import evaluate, warm_up
 from prge.runtime_driver.packed import digest, is_packed, unpack
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
 from prge.runtime_driver.stopping import Limits, Stopping
 from prge.runtime_driver.train import TrainConfig, train

@@ -33,7 +33,7 @@ from prge.runtime_driver.console import (
     err,
     show,
 )  # fmt: skip
-from prge.runtime_driver.program import is_program
+from prge.runtime_driver.program.step import is_program
 from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source
 

@@ -29,7 +29,7 @@ from prge.runtime_driver.bench.lora import LoraAdamW
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 
 def settings(program: Path, data: Path, seed: int = 0) -> Run:

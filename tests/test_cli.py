@@ -13,7 +13,7 @@ from conftest import LABELS, TEMPLATE
 
 from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE
 
 

@@ -32,7 +32,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 TABLE = Path(__file__).parents[1] / "docs" / "families.md"
 

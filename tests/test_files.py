@@ -27,7 +27,7 @@ from prge.manifest import AdaptedModule, Adapter, template_columns
 from prge.runtime_driver.adapter import load_state
 from prge.runtime_driver.cli import app
 from prge.runtime_driver.journal import Journal
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 Prge = Callable[..., tuple[int, Any]]
 

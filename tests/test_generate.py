@@ -29,7 +29,7 @@ from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.commands import predict
 from prge.runtime_driver.data import Encoder
 from prge.runtime_driver.generate import Cache, GenerateProgram, choose
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 CONTEXT = 150
 SIZES = {"min_tokens": 8, "max_tokens": 8, "context": CONTEXT}  # of the step's rows, which are not of interest here

@@ -29,7 +29,7 @@ from prge.manifest import Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.journal import read_journal
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 

@@ -16,7 +16,7 @@ from prge.examples.detect import Asked, form_of, infer
 from prge.examples.form import Form, chosen
 from prge.examples.read import Record
 from prge.export.fit_form import fitted, label_words
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 NEWS = [{"headline": f"A headline of some length, number {i}", "kind": ("sports", "politics")[i % 2]} for i in range(8)]
 

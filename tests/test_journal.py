@@ -14,7 +14,7 @@ from test_training import examples
 
 from prge.errors import UserError
 from prge.runtime_driver.journal import Journal, read_journal
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.replay import replay
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
 from prge.runtime_driver.train import TrainConfig, train

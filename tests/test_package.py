@@ -16,7 +16,7 @@ def test_the_driver_imports_no_server_side(program_folder: Path) -> None:
 import sys
 from pathlib import Path
 import prge.runtime_driver.cli
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 StepProgram(Path({str(program_folder)!r}))
 names = ("transformers", "torchao", "peft", "executorch.exir.", "prge.models", "prge.export")
 heavy = [m for m in sys.modules if m.startswith(names) and m != "executorch.exir._warnings"]

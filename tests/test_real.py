@@ -22,7 +22,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
 SENTENCES = [

@@ -22,7 +22,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.adapter import load_state, save_peft, save_state
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 
 CONFIG = TrainConfig(steps=12, lr=0.02, eps=0.02, seed=5)
@@ -47,7 +47,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[5])
 from test_training import CONFIG, examples
 from prge.runtime_driver.adapter import load_state, save_state
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.train import train
 folder, data, state_file, first = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 program = StepProgram(folder)

@@ -17,7 +17,7 @@ from prge.files.folders import new_folder
 from prge.runtime_driver.bench.machine import names
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 LORA = "lora-adamw"
 

@@ -22,7 +22,7 @@ from prge.models.objective import take_rows
 from prge.quiet import quiet
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.data import collate
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 
 def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool) -> None:

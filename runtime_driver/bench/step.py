@@ -21,7 +21,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.bench.contenders import Contender
 from prge.runtime_driver.bench.machine import describe, names
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 # (rows, size, depth, whether int8) of the chains of products that tell the machine's limits: of the sizes tried,
 # 576 to 4,096, the fastest. One row of a matrix larger than the caches reads memory and does little else.

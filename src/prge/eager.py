@@ -12,7 +12,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.quiet import quiet
 from prge.runtime_driver.adapter import frozen_factors
-from prge.runtime_driver.program import StepProgram
+from prge.runtime_driver.program.step import StepProgram
 
 
 class TorchProgram(StepProgram):

@@ -1,0 +1,1 @@
+"""A loaded program: the step, the generator, and the state that they share."""
