@@ -21,7 +21,7 @@ from prge.runtime_driver.calibrate import plot_calibration
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
-from prge.runtime_driver.generate import GenerateProgram
+from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.step import Program, StepProgram
 from prge.runtime_driver.runs import summary
 from prge.runtime_driver.snapshots import STATE_FILE

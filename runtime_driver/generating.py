@@ -17,7 +17,7 @@ from prge.manifest import TOKENIZER_FILE
 from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import Json, State, Tokenizer, err
 from prge.runtime_driver.data import Encoder
-from prge.runtime_driver.generate import GenerateProgram
+from prge.runtime_driver.program.generate import GenerateProgram
 
 
 def generate(

@@ -28,7 +28,7 @@ from prge.runtime_driver import cli
 from prge.runtime_driver.adapter import save_peft, save_state
 from prge.runtime_driver.commands import predict
 from prge.runtime_driver.data import Encoder
-from prge.runtime_driver.generate import Cache, GenerateProgram, choose
+from prge.runtime_driver.program.generate import Cache, GenerateProgram, choose
 from prge.runtime_driver.program.step import StepProgram
 
 CONTEXT = 150
