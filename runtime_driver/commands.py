@@ -14,7 +14,6 @@ from prge.errors import UserError
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.memory import return_freed
-from prge.runtime_driver.adapter import fit_lora, load_state
 from prge.runtime_driver.answers import score_answers
 from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.calibrate import plot_calibration
@@ -22,6 +21,7 @@ from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
+from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import Program, StepProgram
 from prge.runtime_driver.runs import summary
 from prge.runtime_driver.snapshots import STATE_FILE

@@ -29,9 +29,9 @@ from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 
 TABLE = Path(__file__).parents[1] / "docs" / "families.md"

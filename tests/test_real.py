@@ -19,9 +19,9 @@ from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import Checkpoint, load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import save_peft
 from prge.runtime_driver.data import Encoder, collate
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import load_state, save_peft, save_state
 from prge.runtime_driver.data import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 
@@ -46,7 +46,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[5])
 from test_training import CONFIG, examples
-from prge.runtime_driver.adapter import load_state, save_state
+from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.train import train
 folder, data, state_file, first = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

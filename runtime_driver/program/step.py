@@ -16,7 +16,7 @@ from prge.errors import UserError
 from prge.files.seal import sealed
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, Manifest
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import load_state
+from prge.runtime_driver.program.state import load_state
 
 # A kind of program: its file, and the command that writes it.
 _KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.quiet import quiet
-from prge.runtime_driver.adapter import frozen_factors
+from prge.runtime_driver.program.state import frozen_factors
 from prge.runtime_driver.program.step import StepProgram
 
 
