@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prge.examples.form import Numbered, fill
 from prge.examples.metrics import answer_scores
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.generate import GenerateProgram
 
 

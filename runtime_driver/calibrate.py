@@ -16,7 +16,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
-from prge.runtime_driver.data import Example, batches, collate
+from prge.runtime_driver.data.encoder import Example, batches, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.step import StepProgram

@@ -16,7 +16,7 @@ from prge.examples.form import fill
 from prge.manifest import TOKENIZER_FILE
 from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import Json, State, Tokenizer, err
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.generate import GenerateProgram
 
 

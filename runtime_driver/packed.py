@@ -17,7 +17,7 @@ from prge.errors import UserError
 from prge.files.checked import load_checked, save_checked
 from prge.files.typed import parse, parse_json
 from prge.manifest import Manifest
-from prge.runtime_driver.data import Example
+from prge.runtime_driver.data.encoder import Example
 
 VERSION = "1"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.manifest import Manifest
-from prge.runtime_driver.data import Example, batches, collate
+from prge.runtime_driver.data.encoder import Example, batches, collate
 from prge.runtime_driver.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.step import StepProgram
 
 MESSAGES = [

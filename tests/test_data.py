@@ -14,7 +14,7 @@ from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import Record, read_records
 from prge.manifest import template_columns
-from prge.runtime_driver.data import Encoder, Example, batches, check_classes, collate, without
+from prge.runtime_driver.data.encoder import Encoder, Example, batches, check_classes, collate, without
 from prge.runtime_driver.program.step import StepProgram
 
 

@@ -26,7 +26,7 @@ from prge.models.generation import Generator
 from prge.models.step import StepConfig
 from prge.runtime_driver import cli
 from prge.runtime_driver.commands import predict
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.generate import Cache, GenerateProgram, choose
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram

@@ -21,7 +21,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
-from prge.runtime_driver.data import Encoder, Example, collate
+from prge.runtime_driver.data.encoder import Encoder, Example, collate
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

@@ -18,7 +18,7 @@ from prge.errors import UserError
 from prge.examples.form import Form
 from prge.examples.read import part_file
 from prge.examples.tasks import TASKS
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

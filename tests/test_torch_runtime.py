@@ -18,7 +18,7 @@ from prge.errors import UserError
 from prge.export.lower import example_inputs
 from prge.export.quantize import quantize
 from prge.models.step import StepConfig
-from prge.runtime_driver.data import Encoder
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.train import TrainConfig, train
 

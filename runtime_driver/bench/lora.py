@@ -10,7 +10,7 @@ import torch
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.quiet import quiet
-from prge.runtime_driver.data import Example, collate
+from prge.runtime_driver.data.encoder import Example, collate
 
 
 class LoraAdamW:

@@ -1,0 +1,1 @@
+"""Examples as token rows: encoded, packed, in batches."""
