@@ -27,8 +27,8 @@ from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.journal import read_journal
-from prge.runtime_driver.packed import digest, pack, unpack
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.snapshots import read_snapshot
 

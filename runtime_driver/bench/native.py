@@ -12,7 +12,7 @@ from prge.errors import UserError
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.step import Process
 from prge.runtime_driver.build_runner import RUNNER, build_runner
-from prge.runtime_driver.packed import pack
+from prge.runtime_driver.data.packed import pack
 
 # Steps of a round, of which the median counts.
 _STEPS = 3
