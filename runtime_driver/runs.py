@@ -20,11 +20,11 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.journal import Journal, check_rows, read_journal
+from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
-from prge.runtime_driver.train import Guard, StepRecord, TrainConfig
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"

@@ -10,7 +10,7 @@ import torch
 
 from prge.manifest import Manifest
 from prge.models.optimizer import BETAS, SLOTS, Optimizer, update
-from prge.runtime_driver.train import TrainConfig
+from prge.runtime_driver.loop.train import TrainConfig
 
 
 def manifest(optimizer: str) -> Manifest:

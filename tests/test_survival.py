@@ -28,11 +28,11 @@ from prge.errors import UserError
 from prge.files.checked import load_checked
 from prge.runtime_driver import training
 from prge.runtime_driver.journal import Journal, read_journal
+from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, RunFolder
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 from prge.runtime_driver.stopping import Limits
-from prge.runtime_driver.train import TrainConfig, train
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: minutes")

@@ -19,8 +19,8 @@ from prge.export.lower import example_inputs
 from prge.export.quantize import quantize
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.train import TrainConfig, train
 
 WEIGHTS = StepConfig(2, 2, "weights", "sgd")
 LOOPS = StepConfig(2, 2, "weights", "sgd", outer=False, inner=False)

@@ -21,9 +21,9 @@ from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.train import TrainConfig, train
 
 CONFIG = TrainConfig(steps=12, lr=0.02, eps=0.02, seed=5)
 
@@ -48,7 +48,7 @@ sys.path.insert(0, sys.argv[5])
 from test_training import CONFIG, examples
 from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.train import train
+from prge.runtime_driver.loop.train import train
 folder, data, state_file, first = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 program = StepProgram(folder)
 state = load_state(state_file, program.manifest)

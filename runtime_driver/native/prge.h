@@ -116,7 +116,7 @@ struct Settings {
   int64_t after = 0;  // steps that made it
 };
 
-// Remembers a run's best state, and tells when it has left that for good; see prge/runtime_driver/train.py.
+// Remembers a run's best state, and tells when it has left that for good; see prge/runtime_driver/loop/train.py.
 struct Guard {
   static constexpr double kNone = std::numeric_limits<double>::infinity();
   double scale = 1, first = kNone, mean = kNone, best = kNone;

@@ -1,0 +1,1 @@
+"""The training loop: steps, evaluation, calibration, and what ends it."""
