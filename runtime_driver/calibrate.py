@@ -17,7 +17,7 @@ from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.runtime_driver.data.encoder import Example, batches, collate
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.step import StepProgram
 

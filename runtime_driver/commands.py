@@ -19,7 +19,7 @@ from prge.runtime_driver.calibrate import calibrate as measure
 from prge.runtime_driver.calibrate import plot_calibration
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import Program, StepProgram

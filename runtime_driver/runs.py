@@ -18,8 +18,8 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
-from prge.runtime_driver.evaluate import Evaluation
 from prge.runtime_driver.journal import Journal, check_rows, read_journal
+from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.state import save_peft

@@ -23,7 +23,7 @@ from prge.runtime_driver.commands import open_program, read_state, state_file
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
 from prge.runtime_driver.data.packed import digest, is_packed, unpack
-from prge.runtime_driver.evaluate import evaluate, warm_up
+from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram

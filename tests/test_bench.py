@@ -28,7 +28,7 @@ from prge.runtime_driver.bench.convergence import Curve, table
 from prge.runtime_driver.bench.lora import LoraAdamW
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.data.encoder import Encoder, collate
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 

@@ -20,7 +20,7 @@ from prge.models.checkpoints import Checkpoint, load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder, collate
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 

@@ -22,7 +22,7 @@ from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
 from prge.runtime_driver.data.encoder import Encoder, Example, collate
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05

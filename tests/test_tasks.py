@@ -19,7 +19,7 @@ from prge.examples.form import Form
 from prge.examples.read import part_file
 from prge.examples.tasks import TASKS
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"

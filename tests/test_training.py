@@ -20,7 +20,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder, Example
-from prge.runtime_driver.evaluate import evaluate
+from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram

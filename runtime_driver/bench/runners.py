@@ -20,7 +20,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.bench.lora import LoraAdamW
 from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.data.encoder import Encoder, Example, batches, without
-from prge.runtime_driver.evaluate import evaluate, warm_up
+from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data.encoder import Example, batches, collate
-from prge.runtime_driver.evaluate import Evaluation, evaluate
+from prge.runtime_driver.loop.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 
