@@ -15,10 +15,10 @@ from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.memory import return_freed
 from prge.runtime_driver.answers import score_answers
-from prge.runtime_driver.calibrate import calibrate as measure
-from prge.runtime_driver.calibrate import plot_calibration
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.loop.calibrate import calibrate as measure
+from prge.runtime_driver.loop.calibrate import plot_calibration
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import fit_lora, load_state

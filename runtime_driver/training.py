@@ -18,11 +18,11 @@ from prge.examples.form import split
 from prge.examples.read import has_part
 from prge.files.typed import parse
 from prge.memory import return_freed
-from prge.runtime_driver.calibrate import Estimates, propose_lr
 from prge.runtime_driver.commands import open_program, read_state, state_file
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
 from prge.runtime_driver.data.packed import digest, is_packed, unpack
+from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import steps_behind

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prge.errors import UserError
-from prge.runtime_driver.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.loop.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import Guard, TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram

@@ -70,7 +70,7 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
   return found;
 }
 
-// As prge/runtime_driver/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
+// As prge/runtime_driver/loop/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
 // Half of the batches give the direction, the other half the losses.
 double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
   const Manifest& m = program.manifest();
