@@ -24,11 +24,11 @@ from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, wi
 from prge.runtime_driver.data.packed import digest, is_packed, unpack
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
+from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
-from prge.runtime_driver.stopping import Limits, Stopping
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from prge.runtime_driver.console import (
     err,
     show,
 )  # fmt: skip
+from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.program.step import is_program
-from prge.runtime_driver.stopping import Limits
 from prge.runtime_driver.training import Source
 
 # What a run that is resumed may be told anew: where its files are, and when to stop.

@@ -28,11 +28,11 @@ from prge.errors import UserError
 from prge.files.checked import load_checked
 from prge.runtime_driver import training
 from prge.runtime_driver.journal import Journal, read_journal
+from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, RunFolder
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
-from prge.runtime_driver.stopping import Limits
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: minutes")
@@ -245,16 +245,16 @@ def test_limits_and_signals_stop_between_steps(
 def test_a_hot_or_starved_machine(
     program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prge.runtime_driver.stopping._LOOK", 0.0)
+    monkeypatch.setattr("prge.runtime_driver.loop.stopping._LOOK", 0.0)
     heat = iter([90.0, 90.0, 88.0, 84.0, *[60.0] * 10_000])
-    monkeypatch.setattr("prge.runtime_driver.stopping.temperature", lambda: next(heat))
+    monkeypatch.setattr("prge.runtime_driver.loop.stopping.temperature", lambda: next(heat))
     assert begin(program_folder, demo_data, tmp_path / "hot", 5, limits=Limits(temperature=85.0))["completed"]
     assert next(heat) == 60.0
     charge = iter([50.0, 30.0, 19.0])
-    monkeypatch.setattr("prge.runtime_driver.stopping.battery", lambda: next(charge))
+    monkeypatch.setattr("prge.runtime_driver.loop.stopping.battery", lambda: next(charge))
     stopped = begin(program_folder, demo_data, tmp_path / "low", 5, limits=Limits(battery=20.0))
     assert "the battery is at 19 %" in stopped["stopped"] and stopped["steps"] == 2
-    monkeypatch.setattr("prge.runtime_driver.stopping.battery", lambda: None)
+    monkeypatch.setattr("prge.runtime_driver.loop.stopping.battery", lambda: None)
     with pytest.raises(UserError, match="shows no battery"):
         Limits(battery=20.0)
     memory = type("memory", (), {"available": 1e6, "total": 1e9})
