@@ -23,7 +23,7 @@ from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import Program, StepProgram
-from prge.runtime_driver.runs import summary
+from prge.runtime_driver.run.folder import summary
 from prge.runtime_driver.snapshots import STATE_FILE
 
 

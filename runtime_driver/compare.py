@@ -11,7 +11,7 @@ from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
 from prge.runtime_driver.picture import picture
-from prge.runtime_driver.runs import LOG_FILE, read_config, read_log, running_mean
+from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log, running_mean
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:

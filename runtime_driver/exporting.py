@@ -29,7 +29,7 @@ from prge.quiet import quiet
 from prge.runtime_driver.commands import predict
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.loop.stopping import Limits
-from prge.runtime_driver.runs import CONFIG_FILE
+from prge.runtime_driver.run.folder import CONFIG_FILE
 from prge.runtime_driver.training import Source, begin, resume
 
 if TYPE_CHECKING:

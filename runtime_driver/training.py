@@ -28,7 +28,7 @@ from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.runs import RunFolder, read_config, read_log, refuse_begun, summary
+from prge.runtime_driver.run.folder import RunFolder, read_config, read_log, refuse_begun, summary
 
 
 @dataclass(frozen=True)

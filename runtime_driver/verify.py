@@ -24,7 +24,7 @@ from prge.runtime_driver.journal import check_rows, read_journal
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram, check_file
-from prge.runtime_driver.runs import LOG_FILE, read_config
+from prge.runtime_driver.run.folder import LOG_FILE, read_config
 from prge.runtime_driver.snapshots import newest
 
 # Seconds for a program to load and run once.

@@ -8,7 +8,7 @@ from typing import Any
 
 from prge.runtime_driver import training
 from prge.runtime_driver.loop.stopping import Limits
-from prge.runtime_driver.runs import CONFIG_FILE
+from prge.runtime_driver.run.folder import CONFIG_FILE
 from prge.runtime_driver.training import Source
 
 STEPS = 400

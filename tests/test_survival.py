@@ -31,7 +31,7 @@ from prge.runtime_driver.journal import Journal, read_journal
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.runs import CONFIG_FILE, LOG_FILE, RunFolder
+from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))

@@ -1,0 +1,1 @@
+"""A run's folder: its journal and its snapshots."""
