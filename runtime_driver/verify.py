@@ -20,11 +20,11 @@ from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder, Example, collate
 from prge.runtime_driver.data.packed import is_packed, read_packed
-from prge.runtime_driver.journal import check_rows, read_journal
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram, check_file
 from prge.runtime_driver.run.folder import LOG_FILE, read_config
+from prge.runtime_driver.run.journal import check_rows, read_journal
 from prge.runtime_driver.snapshots import newest
 
 # Seconds for a program to load and run once.

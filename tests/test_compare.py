@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prge.runtime_driver.journal import Journal
+from prge.runtime_driver.run.journal import Journal
 
 
 def hand_made_run(folder: Path, losses: Sequence[float], dev: dict[str, float], pair: Any, **settings: Any) -> Path:

@@ -25,9 +25,9 @@ from prge.files.seal import SIZE, seal, sealed
 from prge.files.typed import parse
 from prge.manifest import AdaptedModule, Adapter, template_columns
 from prge.runtime_driver.cli import app
-from prge.runtime_driver.journal import Journal
 from prge.runtime_driver.program.state import load_state
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import Journal
 
 Prge = Callable[..., tuple[int, Any]]
 

@@ -28,8 +28,8 @@ from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
-from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import read_journal
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 

@@ -28,8 +28,8 @@ from prge.models.step import StepConfig
 from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import digest, pack, unpack
-from prge.runtime_driver.journal import read_journal
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import read_journal
 from prge.runtime_driver.snapshots import read_snapshot
 
 # Mutations of a file, and a build that stops at what sanitizers find: many and slow when asked for.

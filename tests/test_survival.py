@@ -27,11 +27,11 @@ from test_training import examples
 from prge.errors import UserError
 from prge.files.checked import load_checked
 from prge.runtime_driver import training
-from prge.runtime_driver.journal import Journal, read_journal
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
+from prge.runtime_driver.run.journal import Journal, read_journal
 from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))

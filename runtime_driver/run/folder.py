@@ -18,12 +18,12 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
-from prge.runtime_driver.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
 from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 
 CONFIG_FILE = "config.json"
