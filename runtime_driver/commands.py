@@ -24,7 +24,7 @@ from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import Program, StepProgram
 from prge.runtime_driver.run.folder import summary
-from prge.runtime_driver.snapshots import STATE_FILE
+from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
 def open_program(

@@ -13,7 +13,7 @@ from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
 from prge.runtime_driver.run.journal import take
-from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE
+from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 
 # What runs write, by folder; the description of the run goes last, so that a removal that was cut off can be repeated.
 _WRITTEN = {

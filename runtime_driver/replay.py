@@ -22,7 +22,7 @@ from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
-from prge.runtime_driver.snapshots import STATE_FILE
+from prge.runtime_driver.run.snapshots import STATE_FILE
 from prge.runtime_driver.training import reopen
 
 

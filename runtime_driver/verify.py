@@ -25,7 +25,7 @@ from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram, check_file
 from prge.runtime_driver.run.folder import LOG_FILE, read_config
 from prge.runtime_driver.run.journal import check_rows, read_journal
-from prge.runtime_driver.snapshots import newest
+from prge.runtime_driver.run.snapshots import newest
 
 # Seconds for a program to load and run once.
 _PATIENCE = 600

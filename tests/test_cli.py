@@ -14,7 +14,7 @@ from conftest import LABELS, TEMPLATE
 from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.snapshots import STATE_FILE
+from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:

@@ -17,7 +17,7 @@ from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.replay import replay
 from prge.runtime_driver.run.journal import Journal, read_journal
-from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
+from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
 
 ROWS = [{"step": i, "loss": 0.1 * i, "text": 'a "quoted","crc":"word'} for i in range(4)]
 FEW = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

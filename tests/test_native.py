@@ -30,7 +30,7 @@ from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import read_journal
-from prge.runtime_driver.snapshots import read_snapshot
+from prge.runtime_driver.run.snapshots import read_snapshot
 
 # Mutations of a file, and a build that stops at what sanitizers find: many and slow when asked for.
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))

@@ -32,7 +32,7 @@ from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
 from prge.runtime_driver.run.journal import Journal, read_journal
-from prge.runtime_driver.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
+from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: minutes")
@@ -197,7 +197,7 @@ def test_a_full_or_broken_disk_stops_a_run_and_loses_nothing(
     number: int, program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on."""
-    monkeypatch.setattr("prge.runtime_driver.snapshots._SYNC", 0.0)  # every step is written through
+    monkeypatch.setattr("prge.runtime_driver.run.snapshots._SYNC", 0.0)  # every step is written through
     settings = {"steps": 3, "eval_every": 0}
     begin(program_folder, demo_data, tmp_path / "clean", **settings)
     expected = outcome(tmp_path / "clean")

@@ -24,7 +24,7 @@ from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, read_journal
-from prge.runtime_driver.snapshots import STATE_FILE, Snapshot, Snapshots, newest
+from prge.runtime_driver.run.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
