@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from prge.commands.open import predict
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.detect import Asked, described, form_of
@@ -26,7 +27,6 @@ from prge.export.fit_form import fitted
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
-from prge.runtime_driver.commands import predict
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE

@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from prge.commands.open import read_state
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
-from prge.runtime_driver.commands import read_state
 from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Example, collate
 from prge.runtime_driver.loop.train import Guard

@@ -1,0 +1,1 @@
+"""What each command does; no command line here."""
