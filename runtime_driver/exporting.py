@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.commands.open import predict
+from prge.commands.train import Source, begin, resume
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.detect import Asked, described, form_of
@@ -30,7 +31,6 @@ from prge.quiet import quiet
 from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE
-from prge.runtime_driver.training import Source, begin, resume
 
 if TYPE_CHECKING:
     from prge.export.program import ExportConfig

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from prge.commands.open import read_state
+from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
@@ -23,7 +24,6 @@ from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
 from prge.runtime_driver.run.snapshots import STATE_FILE
-from prge.runtime_driver.training import reopen
 
 
 def replay_run(

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from prge.commands import train as training
+from prge.commands.train import Source
 from prge.errors import UserError
 from prge.examples.detect import Asked
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
-from prge.runtime_driver import exporting, training
+from prge.runtime_driver import exporting
 from prge.runtime_driver import replay as replaying
 from prge.runtime_driver.console import (
     Choices,
@@ -35,7 +37,6 @@ from prge.runtime_driver.console import (
 )  # fmt: skip
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.program.step import is_program
-from prge.runtime_driver.training import Source
 
 # What a run that is resumed may be told anew: where its files are, and when to stop.
 _ANEW = {"resume", "program", "data", "dev", "max_minutes", "max_temperature", "min_battery", "as_json"}

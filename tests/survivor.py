@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prge.runtime_driver import training
+from prge.commands import train as training
+from prge.commands.train import Source
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE
-from prge.runtime_driver.training import Source
 
 STEPS = 400
 

@@ -24,9 +24,9 @@ import torch
 from survivor import STEPS, begin, go_on, resume
 from test_training import examples
 
+from prge.commands import train as training
 from prge.errors import UserError
 from prge.files.checked import load_checked
-from prge.runtime_driver import training
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
