@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from prge.commands import export as exporting
 from prge.commands import open as commands
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
-from prge.runtime_driver import exporting
 from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.console import (

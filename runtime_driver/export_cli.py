@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
+from prge.commands import export as exporting
 from prge.errors import UserError
 from prge.examples.detect import Asked, form_of
 from prge.examples.form import Form
 from prge.quiet import quiet
-from prge.runtime_driver import exporting
 from prge.runtime_driver.console import (
     AllowPickle,
     Choices,
