@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from prge.commands import export as exporting
+from prge.commands import replay as replaying
 from prge.commands import train as training
 from prge.commands.train import Source
 from prge.errors import UserError
 from prge.examples.detect import Asked
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
-from prge.runtime_driver import replay as replaying
 from prge.runtime_driver.console import (
     Choices,
     Data,

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_training import examples
 
+from prge.commands.replay import replay
 from prge.errors import UserError
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.replay import replay
 from prge.runtime_driver.run.journal import Journal, read_journal
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
 
