@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from prge.commands.compare import compare_runs, plot_runs, table_rows
 from prge.lora import adapter_folder
 from prge.quiet import quiet
-from prge.runtime_driver.compare import compare_runs, plot_runs, table_rows
 from prge.runtime_driver.console import AllowPickle, Json, out, plain, show
 
 
