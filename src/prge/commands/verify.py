@@ -75,7 +75,7 @@ def _program(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     check_file(path)
-    command = [sys.executable, "-m", "prge.runtime_driver.verify", str(path)]
+    command = [sys.executable, "-m", "prge.commands.verify", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE)
     except subprocess.TimeoutExpired as e:
