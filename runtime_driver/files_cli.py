@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from prge.commands.forget import forget as remove
+from prge.commands.forget import written
 from prge.commands.verify import verify as look
 from prge.errors import UserError
 from prge.runtime_driver.console import Json, err, show
-from prge.runtime_driver.forget import forget as remove
-from prge.runtime_driver.forget import written
 
 
 def verify(
