@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from prge.commands import build_runner as builder
 from prge.commands.open import open_program
 from prge.commands.train import Source
-from prge.runtime_driver import build_runner as builder
 from prge.runtime_driver.console import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate, show
 from prge.runtime_driver.data.packed import pack as write_packed
 

@@ -21,11 +21,11 @@ from edits import resealed
 from test_families import config
 from transformers import AutoModelForMaskedLM
 
+from prge.commands.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.errors import UserError
 from prge.examples.read import read_records
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
-from prge.runtime_driver.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.program.step import StepProgram
