@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.runtime_driver.data.encoder import Example, batches, collate
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.step import StepProgram
 
 # Octaves around the program's eps; beyond them float32 or curvature has the word.

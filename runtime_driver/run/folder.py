@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace, scratch_of, sync
@@ -20,7 +21,6 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
-from prge.runtime_driver.picture import picture
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, read_journal

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
-from prge.runtime_driver.picture import picture
 from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log, running_mean
 
 
