@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from prge.commands.compare import compare_runs, plot_runs, table_rows
+from prge.commands.screen import AllowPickle, Json, out, plain, show
 from prge.lora import adapter_folder
 from prge.quiet import quiet
-from prge.runtime_driver.console import AllowPickle, Json, out, plain, show
 
 
 def merge(

@@ -13,11 +13,7 @@ from rich.text import Text
 
 from prge.commands import export as exporting
 from prge.commands import open as commands
-from prge.errors import UserError
-from prge.examples.tasks import TASKS
-from prge.runtime_driver.adapters_cli import compare, merge
-from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.console import (
+from prge.commands.screen import (
     Data,
     Device,
     Examples,
@@ -31,6 +27,10 @@ from prge.runtime_driver.console import (
     out,
     show,
 )
+from prge.errors import UserError
+from prge.examples.tasks import TASKS
+from prge.runtime_driver.adapters_cli import compare, merge
+from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.export_cli import export, plan
 from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.generating import generate as generate_command

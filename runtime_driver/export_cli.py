@@ -12,11 +12,7 @@ import typer
 from rich.table import Table
 
 from prge.commands import export as exporting
-from prge.errors import UserError
-from prge.examples.detect import Asked, form_of
-from prge.examples.form import Form
-from prge.quiet import quiet
-from prge.runtime_driver.console import (
+from prge.commands.screen import (
     AllowPickle,
     Choices,
     Json,
@@ -31,6 +27,10 @@ from prge.runtime_driver.console import (
     out,
     show,
 )  # fmt: skip
+from prge.errors import UserError
+from prge.examples.detect import Asked, form_of
+from prge.examples.form import Form
+from prge.quiet import quiet
 
 
 def export(

@@ -9,9 +9,9 @@ import typer
 
 from prge.commands.forget import forget as remove
 from prge.commands.forget import written
+from prge.commands.screen import Json, err, show
 from prge.commands.verify import verify as look
 from prge.errors import UserError
-from prge.runtime_driver.console import Json, err, show
 
 
 def verify(

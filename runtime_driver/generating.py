@@ -11,11 +11,11 @@ import typer
 from tokenizers.decoders import DecodeStream
 
 from prge.commands.open import read_state
+from prge.commands.screen import Json, State, Tokenizer, err
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.form import fill
 from prge.manifest import TOKENIZER_FILE
-from prge.runtime_driver.console import Json, State, Tokenizer, err
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.generate import GenerateProgram
 

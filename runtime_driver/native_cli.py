@@ -9,8 +9,8 @@ import typer
 
 from prge.commands import build_runner as builder
 from prge.commands.open import open_program
+from prge.commands.screen import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate, show
 from prge.commands.train import Source
-from prge.runtime_driver.console import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate, show
 from prge.runtime_driver.data.packed import pack as write_packed
 
 

@@ -10,11 +10,7 @@ import typer
 from prge.commands import export as exporting
 from prge.commands import replay as replaying
 from prge.commands import train as training
-from prge.commands.train import Source
-from prge.errors import UserError
-from prge.examples.detect import Asked
-from prge.files.folders import PROGRAM_FOLDER, refuse_used
-from prge.runtime_driver.console import (
+from prge.commands.screen import (
     Choices,
     Data,
     Dev,
@@ -35,6 +31,10 @@ from prge.runtime_driver.console import (
     err,
     show,
 )  # fmt: skip
+from prge.commands.train import Source
+from prge.errors import UserError
+from prge.examples.detect import Asked
+from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.program.step import is_program
 

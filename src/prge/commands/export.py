@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prge.commands.open import predict
+from prge.commands.screen import progress_bar, show
 from prge.commands.train import Source, begin, resume
 from prge.errors import UserError
 from prge.examples.chat import Chat
@@ -28,7 +29,6 @@ from prge.export.fit_form import fitted
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
-from prge.runtime_driver.console import progress_bar, show
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE
 

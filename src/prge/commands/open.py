@@ -11,11 +11,11 @@ from rich.console import Console
 from torch import Tensor
 
 from prge.commands.answers import score_answers
+from prge.commands.screen import progress_bar
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE, template_columns
 from prge.memory import return_freed
-from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.loop.calibrate import calibrate as measure
 from prge.runtime_driver.loop.calibrate import plot_calibration

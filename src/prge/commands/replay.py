@@ -12,12 +12,12 @@ from rich.console import Console
 from torch import Tensor
 
 from prge.commands.open import read_state
+from prge.commands.screen import progress_bar
 from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
-from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Example, collate
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from prge.commands.open import open_program, read_state, state_file
+from prge.commands.screen import progress_bar
 from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import has_part
 from prge.files.typed import parse
 from prge.memory import return_freed
-from prge.runtime_driver.console import progress_bar
 from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
 from prge.runtime_driver.data.packed import digest, is_packed, unpack
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
