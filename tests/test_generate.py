@@ -303,7 +303,7 @@ def test_a_message_is_written_by_the_chat_template(
             prompts.append(prompt)
             return iter([])
 
-    monkeypatch.setattr("prge.runtime_driver.generating.GenerateProgram", Speaker)
+    monkeypatch.setattr("prge.cli.generate.GenerateProgram", Speaker)
     assert prge("generate", folder, "call me", "--chat")[0] == 0
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     messages = [{"role": "user", "content": "call me"}]

@@ -1,0 +1,1 @@
+"""The `prge` command line: options and how they reach the commands."""
