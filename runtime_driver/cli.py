@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.cli.generate import generate as generate_command
+from prge.cli.train import replay, train
 from prge.commands import export as exporting
 from prge.commands import open as commands
 from prge.commands.screen import (
@@ -35,7 +36,6 @@ from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.export_cli import export, plan
 from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.native_cli import build_runner, pack
-from prge.runtime_driver.training_cli import replay, train
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
