@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from prge.cli.adapters import compare, merge
 from prge.cli.export import export, plan
 from prge.cli.generate import generate as generate_command
 from prge.cli.train import replay, train
@@ -32,7 +33,6 @@ from prge.commands.screen import (
 )
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
-from prge.runtime_driver.adapters_cli import compare, merge
 from prge.runtime_driver.bench.cli import bench
 from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.native_cli import build_runner, pack
