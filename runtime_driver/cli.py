@@ -13,6 +13,7 @@ from rich.text import Text
 
 from prge.cli.adapters import compare, merge
 from prge.cli.export import export, plan
+from prge.cli.files import forget, verify
 from prge.cli.generate import generate as generate_command
 from prge.cli.train import replay, train
 from prge.commands import export as exporting
@@ -34,7 +35,6 @@ from prge.commands.screen import (
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.files_cli import forget, verify
 from prge.runtime_driver.native_cli import build_runner, pack
 
 app = typer.Typer(
