@@ -15,6 +15,7 @@ from prge.cli.adapters import compare, merge
 from prge.cli.export import export, plan
 from prge.cli.files import forget, verify
 from prge.cli.generate import generate as generate_command
+from prge.cli.native import build_runner, pack
 from prge.cli.train import replay, train
 from prge.commands import export as exporting
 from prge.commands import open as commands
@@ -35,7 +36,6 @@ from prge.commands.screen import (
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
 from prge.runtime_driver.bench.cli import bench
-from prge.runtime_driver.native_cli import build_runner, pack
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
