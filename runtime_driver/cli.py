@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.cli.adapters import compare, merge
+from prge.cli.bench import bench
 from prge.cli.export import export, plan
 from prge.cli.files import forget, verify
 from prge.cli.generate import generate as generate_command
@@ -35,7 +36,6 @@ from prge.commands.screen import (
 )
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
-from prge.runtime_driver.bench.cli import bench
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
