@@ -14,13 +14,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
+from prge.cli import app as cli
 from prge.examples.read import read_records
 from prge.export.program import ExportConfig, export_program
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver import cli
 
 # For the workers, which start after this is read, and their processes: as many of them as cores, each with as many
 # OpenMP threads, wait for each other more than they compute. The runtime's own threads are as they are.

@@ -72,8 +72,8 @@ class Forks:
 
 def _command(arguments: list[str], cwd: str) -> None:
     """The child's part; does not return."""
+    from prge.cli import app as cli
     from prge.commands import screen as console
-    from prge.runtime_driver import cli
 
     code = 70
     try:

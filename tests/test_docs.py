@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from prge.runtime_driver import cli
+from prge.cli import app as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *(f"docs/{p}.md" for p in ("phone", "python", "raspberry-pi", "tasks", "families", "native")))

@@ -16,6 +16,7 @@ from peft import PeftModel
 from test_families import ENCODERS, config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prge.cli import app as cli
 from prge.commands.open import predict
 from prge.errors import UserError
 from prge.export.generate import reach
@@ -25,7 +26,6 @@ from prge.models.build import LabelWordsObjective, build_step
 from prge.models.families import FAMILIES
 from prge.models.generation import Generator
 from prge.models.step import StepConfig
-from prge.runtime_driver import cli
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.generate import Cache, GenerateProgram, choose
 from prge.runtime_driver.program.state import save_peft, save_state

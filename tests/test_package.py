@@ -15,7 +15,7 @@ def test_the_driver_imports_no_server_side(program_folder: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-import prge.runtime_driver.cli
+import prge.cli.app
 from prge.runtime_driver.program.step import StepProgram
 StepProgram(Path({str(program_folder)!r}))
 names = ("transformers", "torchao", "peft", "executorch.exir.", "prge.models", "prge.export")
@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_same_package(tmp_path: Path) -> None:
         expected = {f"prge/{folder}/{f.name}" for f in (ROOT / folder).glob("*.py")}
         assert expected <= names, expected - names
     assert {f"prge/runtime_driver/demo/{name}" for name in ("train.tsv", "test.tsv", "chat.jsonl")} <= names
-    code = "import prge, prge.runtime_driver.cli, prge.models.build, prge.export.program; print(prge.__file__)"
+    code = "import prge, prge.cli.app, prge.models.build, prge.export.program; print(prge.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}, capture_output=True,
         text=True, check=True, cwd=tmp_path,

@@ -30,8 +30,7 @@ sys.addaudithook(guard)
 COMMANDS = """
 import json, os, pickle, _pickle, socket, _socket, sys
 import matplotlib.pyplot, torch
-from prge.runtime_driver import cli
-
+from prge.cli import app as cli
 class Refused:
     def __init__(self, *arguments, **named):
         os.write(2, b"GUARD " + repr(arguments).encode())

@@ -126,7 +126,7 @@ def test_untied_head_with_biases(export: Callable[..., Path], make_model: Callab
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_there_is(number: int, program_folder: Path, demo_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "from prge.runtime_driver.cli import main; main()", "train", str(program_folder)]
+    command = [sys.executable, "-c", "from prge.cli.app import main; main()", "train", str(program_folder)]
     command += ["--data", str(demo_data / "train.tsv"), "--output", str(out), "--steps", "1000000", "--truncate"]
     # A shell that starts the tests in the background has SIGINT ignored; the command is to hear it.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)

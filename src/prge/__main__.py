@@ -1,5 +1,5 @@
 """`python -m prge`."""
 
-from prge.runtime_driver.cli import main
+from prge.cli.app import main
 
 main()
