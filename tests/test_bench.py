@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from prge.bench.compare import compare
 from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
 from prge.eager import build_again
 from prge.errors import UserError
@@ -22,7 +23,6 @@ from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_sizes
 from prge.models.step import StepConfig
-from prge.runtime_driver.bench.compare import compare
 from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.convergence import Curve, table
 from prge.runtime_driver.bench.lora import LoraAdamW

@@ -87,7 +87,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Reports of several machines side by side, as times of the first one's seconds."""
-    from prge.runtime_driver.bench.compare import compare as side_by_side
+    from prge.bench.compare import compare as side_by_side
 
     result = side_by_side(reports)
     if as_json:
