@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prge.bench.machine import names
 from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.folders import new_folder
-from prge.runtime_driver.bench.machine import names
 from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.program.step import StepProgram
 
