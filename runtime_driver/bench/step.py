@@ -112,7 +112,7 @@ def bench_step(
         processes = _limits(Path(scratch))
         processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
         if runner:
-            from prge.runtime_driver.bench.native import NativeProcess, find_runner
+            from prge.bench.native import NativeProcess, find_runner
 
             found = find_runner(runner, Path(scratch) / "runner")
             for path, m in loaded.items():
