@@ -142,7 +142,7 @@ def _training(m: Manifest, file: str) -> Callable[[int], Step]:
 
 
 def _lora(m: Manifest, checkpointed: bool) -> Callable[[int], Step]:
-    from prge.runtime_driver.bench.lora import LoraAdamW
+    from prge.bench.lora import LoraAdamW
 
     trainer = LoraAdamW(m, rank=8, seed=0, lr=1e-4, checkpointed=checkpointed)
 

@@ -90,7 +90,7 @@ def write_training(path: Path, m: Manifest, tokens: int) -> None:
     """A program for ExecuTorch's own training module: LoRA, forward and backward in one graph, on portable kernels."""
     from torch.export.experimental import _export_forward_backward
 
-    from prge.runtime_driver.bench.lora import LoraAdamW
+    from prge.bench.lora import LoraAdamW
 
     trainer = LoraAdamW(m, rank=8, seed=0, lr=0.0)
     trainer.decoder.config._attn_implementation = "eager"  # fused attention has no backward kernel there
