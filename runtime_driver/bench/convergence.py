@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from prge.bench.machine import names
+from prge.bench.runners import Run
 from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.folders import new_folder
-from prge.runtime_driver.bench.runners import Run
 from prge.runtime_driver.program.step import StepProgram
 
 LORA = "lora-adamw"
@@ -46,7 +46,7 @@ def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
     Raises:
         UserError: when it fails, with the last line that it said.
     """
-    command = [sys.executable, "-m", "prge.runtime_driver.bench.runners"]
+    command = [sys.executable, "-m", "prge.bench.runners"]
     # Stderr to a file: a full pipe that nobody reads would stop the run.
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)

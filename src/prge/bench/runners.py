@@ -1,6 +1,6 @@
 """One training run of one method in a process of its own: a JSON line per evaluation, then one with its cost.
 
-Run as ``python -m prge.runtime_driver.bench.runners`` with the run's settings as JSON on stdin.
+Run as ``python -m prge.bench.runners`` with the run's settings as JSON on stdin.
 """
 
 from __future__ import annotations
