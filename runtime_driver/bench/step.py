@@ -145,7 +145,7 @@ def bench_step(
 
 def _limits(scratch: Path) -> list[Process]:
     with quiet():
-        from prge.runtime_driver.bench.references import write_products
+        from prge.bench.references import write_products
 
         for name, chain in _CHAINS.items():
             write_products(scratch / f"{name}.pte", *chain)
@@ -164,7 +164,7 @@ def _limit(process: Process) -> float:
 def _peers(
     loaded: dict[Path, Manifest], called: dict[Path, str], lengths: Sequence[int], scratch: Path
 ) -> list[Process]:
-    from prge.runtime_driver.bench.references import write_inference, write_training
+    from prge.bench.references import write_inference, write_training
 
     found: list[Process] = []
     for path, m in loaded.items():
