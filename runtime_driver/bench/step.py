@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
 from prge.commands.plots import picture
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
@@ -20,7 +21,6 @@ from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.manifest import Manifest
 from prge.quiet import quiet
-from prge.runtime_driver.bench.contenders import Contender
 from prge.runtime_driver.program.step import StepProgram
 
 # (rows, size, depth, whether int8) of the chains of products that tell the machine's limits: of the sizes tried,
@@ -50,7 +50,7 @@ class Process:
         """Begin its process, which loads model or program."""
         began = time.perf_counter()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
-        command = [sys.executable, "-m", "prge.runtime_driver.bench.contenders", self.contender.kind]
+        command = [sys.executable, "-m", "prge.bench.contenders", self.contender.kind]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
         )

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from prge.bench.contenders import synthetic
 from prge.commands.build_runner import RUNNER, build_runner
 from prge.errors import UserError
-from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.bench.step import Process
 from prge.runtime_driver.data.packed import pack
 

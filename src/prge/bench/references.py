@@ -11,6 +11,7 @@ from executorch.exir import EdgeCompileConfig, to_edge
 from torch import Tensor, nn
 from torchao.quantization import quantize_
 
+from prge.bench.contenders import synthetic
 from prge.cost import inference_tokens
 from prge.eager import build_again
 from prge.export.lower import example_inputs
@@ -20,7 +21,6 @@ from prge.manifest import Manifest
 from prge.models.attention import places
 from prge.models.objective import take_rows
 from prge.quiet import quiet
-from prge.runtime_driver.bench.contenders import synthetic
 from prge.runtime_driver.data.encoder import collate
 from prge.runtime_driver.program.step import StepProgram
 

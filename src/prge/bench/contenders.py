@@ -1,6 +1,6 @@
 """One contender of `prge bench step` in a process of its own.
 
-Run as ``python -m prge.runtime_driver.bench.contenders KIND``: after its imports a JSON line with its
+Run as ``python -m prge.bench.contenders KIND``: after its imports a JSON line with its
 settings comes in, a line with what loading took goes out; from then on T comes in, and what one step
 took goes out.
 """
