@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from prge.bench.compare import compare
 from prge.bench.contenders import synthetic
+from prge.bench.convergence import Curve, table
 from prge.bench.lora import LoraAdamW
 from prge.bench.runners import Run
 from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
@@ -26,7 +27,6 @@ from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_sizes
 from prge.models.step import StepConfig
-from prge.runtime_driver.bench.convergence import Curve, table
 from prge.runtime_driver.data.encoder import Encoder, collate
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram

@@ -30,7 +30,7 @@ def convergence(
     as_json: Json = False,
 ) -> None:
     """Accuracy over wall-clock: programs against PyTorch + PEFT LoRA with AdamW on this machine."""
-    from prge.runtime_driver.bench.convergence import convergence as run
+    from prge.bench.convergence import convergence as run
 
     result = run(
         programs, output, data, dev, examples=examples, seeds=seeds, steps=steps, lora_steps=lora_steps,
