@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prge.bench.contenders import synthetic
+from prge.bench.step import Process
 from prge.commands.build_runner import RUNNER, build_runner
 from prge.errors import UserError
-from prge.runtime_driver.bench.step import Process
 from prge.runtime_driver.data.packed import pack
 
 # Steps of a round, of which the median counts.

@@ -65,7 +65,7 @@ def step(
     as_json: Json = False,
 ) -> None:
     """Seconds and memory of a step, against this machine's limits and what you would use instead."""
-    from prge.runtime_driver.bench.step import bench_step, cells
+    from prge.bench.step import bench_step, cells
 
     listener = (lambda text: None) if as_json else (lambda text: err.print(text, highlight=False))
     report = bench_step(programs, output, tokens or [], rounds, peers, threads, listener, runner)
