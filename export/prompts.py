@@ -11,7 +11,7 @@ from prge.models.checkpoints import Checkpoint
 from prge.models.subspace import Row
 
 if TYPE_CHECKING:
-    from prge.export.program import ExportConfig
+    from prge.export.config import ExportConfig
 
 # How many texts the fisher subspace is taken from.
 _TEXTS = 64

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from prge.cli import app as cli
 from prge.examples.read import read_records
-from prge.export.program import ExportConfig, export_program
+from prge.export.config import ExportConfig
+from prge.export.program import export_program
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
@@ -33,7 +34,7 @@ VOCABULARY = 600
 
 @pytest.fixture(scope="session")
 def demo_data() -> Path:
-    with resources.as_file(resources.files("prge.runtime_driver") / "demo") as folder:
+    with resources.as_file(resources.files("prge.demo")) as folder:
         return folder
 
 

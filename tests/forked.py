@@ -99,10 +99,11 @@ def _serve() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch
 
-    from prge.runtime_driver import cli, program  # noqa: F401
+    from prge.cli import app  # noqa: F401
+    from prge.runtime_driver.program import step
 
     torch.set_num_threads(1)
-    program.runtime()
+    step.runtime()
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()

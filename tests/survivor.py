@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prge.commands import train as training
-from prge.commands.train import Source
+from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE
 

@@ -27,7 +27,8 @@ from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_sizes
 from prge.models.step import StepConfig
-from prge.runtime_driver.data.encoder import Encoder, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

@@ -14,7 +14,8 @@ from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import Record, read_records
 from prge.manifest import template_columns
-from prge.runtime_driver.data.encoder import Encoder, Example, batches, check_classes, collate, without
+from prge.runtime_driver.data.batches import batches, collate
+from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
 from prge.runtime_driver.program.step import StepProgram
 
 

@@ -17,7 +17,7 @@ from test_families import ENCODERS, config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prge.cli import app as cli
-from prge.commands.open import predict
+from prge.commands.evaluate import predict
 from prge.errors import UserError
 from prge.export.generate import reach
 from prge.export.program import REPORT_FILE

@@ -14,12 +14,14 @@ from peft import PeftModel
 
 from prge.errors import UserError
 from prge.examples.read import read_records
-from prge.export.program import REPORT_FILE, ExportConfig, export_program
+from prge.export.config import ExportConfig
+from prge.export.program import REPORT_FILE, export_program
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import Checkpoint, load_checkpoint
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram

@@ -21,7 +21,8 @@ from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
-from prge.runtime_driver.data.encoder import Encoder, Example, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
-from prge.runtime_driver.data.encoder import Example, batches, collate
+from prge.runtime_driver.data.batches import batches, collate
+from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
@@ -231,16 +230,3 @@ def propose_shape(manifest: Manifest, directions: float, examples: float, length
     q = math.sqrt(per_direction / max(examples, 1e-6) * (length + 1))
     queries = max(1, min(64, 2 ** round(math.log2(max(q, 1.0)))))
     return queries, max(1, round(m.batch * (length + 1 + m.queries) / (length + 1 + queries)))
-
-
-def plot_calibration(path: Path, found: Calibration) -> None:
-    """A PNG of the estimate's correlation with the exact one over eps, and of the line search for lr."""
-    with picture(path) as axis:
-        axis.semilogx(*zip(*found.by_eps, strict=True), "o-", color="tab:blue")
-        axis.axvline(found.eps, color="tab:blue", linestyle=":")
-        axis.set(xlabel="eps (blue), way along the first direction (orange)", ylim=(0, 1.02))
-        axis.set_ylabel("correlation with the exact estimate", color="tab:blue")
-        right = axis.twinx()
-        right.plot(*zip(*found.along[1:], strict=True), "s-", color="tab:orange")
-        right.axhline(found.along[0][1], color="tab:orange", linestyle=":")
-        right.set_ylabel("loss", color="tab:orange")

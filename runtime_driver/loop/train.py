@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.manifest import Manifest
-from prge.runtime_driver.data.encoder import Example, batches, collate
+from prge.runtime_driver.data.batches import batches, collate
+from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram
 

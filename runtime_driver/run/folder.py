@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from math import nan
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace, scratch_of, sync
@@ -142,19 +140,14 @@ class RunFolder:
         """Let go of the folder."""
         self._journal.close()
 
-    def finish(self, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-        """Write adapter and the picture of the journal's ``rows``, and let go of the folder; returns paths by name."""
-        paths = {
-            "state": self.folder / STATE_FILE,
-            "adapter": self.folder / ADAPTER_FOLDER,
-            "picture": self.folder / PICTURE_FILE,
-        }
+    def finish(self, state: Tensor) -> dict[str, str]:
+        """Write the adapter, and let go of the folder; returns paths by name."""
+        paths = {"state": self.folder / STATE_FILE, "adapter": self.folder / ADAPTER_FOLDER}
         try:
             self._journal.sync()
             for path in (paths["state"], self.folder):
                 sync(path)
             save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
-            plot_curves(paths["picture"], rows)
         except OSError as e:
             raise UserError(f"{self.folder} cannot be written ({e.strerror}); log and state are there") from e
         finally:
@@ -209,34 +202,3 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
     if evaluation.accuracy is not None:
         numbers["accuracy"] = evaluation.accuracy
     return numbers
-
-
-def running_mean(values: Sequence[float | None]) -> list[float]:
-    """A bias-corrected exponential mean over about 20 values; None, for one that was not finite, leaves it as it is."""
-    means: list[float] = []
-    for i, value in enumerate(values):
-        mean = means[-1] if means else nan if value is None else value
-        means.append(mean if value is None else mean + (value - mean) / min(i + 1, 20))
-    return means
-
-
-def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
-    with picture(path) as axis:
-        steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
-        axis.plot(
-            steps, [nan if loss is None else loss for loss in losses], color="tab:blue", alpha=0.25, linewidth=0.8
-        )
-        axis.plot(steps, running_mean(losses), color="tab:blue", label="training loss")
-        axis.set(xlabel="step", ylabel="loss")
-        points = [(0, row["before"]) for row in rows if "before" in row]
-        points += [(row["step"] + 1, row["dev"]) for row in rows if "dev" in row]
-        if points:
-            axis.plot([s for s, _ in points], [e["loss"] for _, e in points], "o--", color="tab:cyan", label="dev loss")
-        accuracies = [(s, e["accuracy"]) for s, e in points if "accuracy" in e]
-        if accuracies:
-            right = axis.twinx()
-            right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
-            right.set_ylabel("dev accuracy", color="tab:orange")
-            right.set_ylim(0, 1)
-        axis.legend(loc="center right")

@@ -101,7 +101,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 @dataclass(frozen=True)
 class _Step:
-    """What readers of a run's rows rely on, as `prge.runtime_driver.loop.train.StepRecord` has it; None for not finite."""
+    """What readers of a run's rows rely on, as `StepRecord` has it; None for not finite."""
 
     step: int
     loss: float | None

@@ -10,7 +10,8 @@ import torch
 from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Example, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Example
 
 
 class LoraAdamW:

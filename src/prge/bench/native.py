@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prge.bench.contenders import synthetic
-from prge.bench.step import Process
+from prge.bench.process import Process
 from prge.commands.build_runner import RUNNER, build_runner
 from prge.errors import UserError
 from prge.runtime_driver.data.packed import pack

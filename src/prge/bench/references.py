@@ -21,7 +21,7 @@ from prge.manifest import Manifest
 from prge.models.attention import places
 from prge.models.objective import take_rows
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import collate
+from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.program.step import StepProgram
 
 

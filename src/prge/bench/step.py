@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
+from prge.bench.process import Process
 from prge.commands.plots import picture
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
@@ -26,64 +24,6 @@ from prge.runtime_driver.program.step import StepProgram
 # (rows, size, depth, whether int8) of the chains of products that tell the machine's limits: of the sizes tried,
 # 576 to 4,096, the fastest. One row of a matrix larger than the caches reads memory and does little else.
 _CHAINS = {"f32": (256, 1024, 16, False), "int8": (256, 1024, 16, True), "bandwidth": (1, 4096, 4, False)}
-
-
-@dataclass
-class Process:
-    """A contender that runs, and what it has said.
-
-    Attributes:
-        start_seconds: from the beginning of its process until it could step: imports, loading, packing.
-        seconds: by T; one per round.
-        megabytes, process_megabytes: by T; peak above the imports, and of the process in all.
-    """
-
-    name: str
-    contender: Contender
-    manifest: Manifest | None
-    start_seconds: float = 0.0
-    seconds: dict[int, list[float]] = field(default_factory=dict)
-    megabytes: dict[int, float] = field(default_factory=dict)
-    process_megabytes: dict[int, float] = field(default_factory=dict)
-
-    def start(self) -> None:
-        """Begin its process, which loads model or program."""
-        began = time.perf_counter()
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
-        command = [sys.executable, "-m", "prge.bench.contenders", self.contender.kind]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
-        )
-        self._ask(json.dumps(asdict(self.contender)))
-        self.start_seconds = time.perf_counter() - began
-
-    def time(self, tokens: int) -> None:
-        """One step."""
-        answer = self._ask(str(tokens))
-        self.seconds.setdefault(tokens, []).append(answer["seconds"])
-        self.megabytes.setdefault(tokens, answer["peak_megabytes"])
-        self.process_megabytes.setdefault(tokens, answer["process_megabytes"])
-
-    def _ask(self, line: str) -> dict[str, float]:
-        assert self.process.stdin and self.process.stdout
-        answer = ""
-        try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            pass
-        if not answer:
-            self.process.wait()
-            self.stderr.seek(0)
-            said = self.stderr.read().strip().splitlines()
-            raise UserError(f"{self.name} failed: {said[-1] if said else self.process.returncode}")
-        return json.loads(answer)
-
-    def stop(self) -> None:
-        if hasattr(self, "process"):
-            self.process.kill()
-            self.process.wait()
 
 
 def bench_step(

@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from prge.commands.compare import compare_runs, plot_runs, table_rows
-from prge.commands.screen import AllowPickle, Json, out, plain, show
+from prge.cli.options import AllowPickle, Json
+from prge.commands.compare import compare_runs, table_rows
+from prge.commands.plots import plot_runs
+from prge.commands.screen import out, plain, show
 from prge.lora import adapter_folder
 from prge.quiet import quiet
+from prge.runtime_driver.run.folder import read_log
 
 
 def merge(
@@ -41,7 +44,7 @@ def compare(
     """Runs side by side: settings that differ, losses, time, and how alike the adapters' updates are."""
     result = compare_runs(runs)
     if output is not None:
-        plot_runs(output, runs)
+        plot_runs(output, {str(run): read_log(run) for run in runs})
         result["picture"] = str(output)
     if as_json:
         print(json.dumps(result))

@@ -17,23 +17,14 @@ from prge.cli.export import export, plan
 from prge.cli.files import forget, verify
 from prge.cli.generate import generate as generate_command
 from prge.cli.native import build_runner, pack
+from prge.cli.options import Data, Device, Examples, Json, Program, Runtime, State, Tokenizer, Truncate
 from prge.cli.train import replay, train
-from prge.commands import export as exporting
-from prge.commands import open as commands
-from prge.commands.screen import (
-    Data,
-    Device,
-    Examples,
-    Json,
-    Program,
-    Runtime,
-    State,
-    Tokenizer,
-    Truncate,
-    err,
-    out,
-    show,
-)
+from prge.commands.calibrate import calibrate as run_calibrate
+from prge.commands.demo import demo as run_demo
+from prge.commands.evaluate import evaluate_file
+from prge.commands.evaluate import predict as run_predict
+from prge.commands.inspect import inspect as run_inspect
+from prge.commands.screen import err, out, show
 from prge.errors import UserError
 from prge.examples.tasks import TASKS
 
@@ -68,7 +59,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure the estimate's quality on this data, and propose eps, lr, q and B."""
-    result = commands.calibrate(
+    result = run_calibrate(
         program, data, output, limit=examples, minutes=minutes, megabytes=megabytes, truncate=truncate,
         tokenizer=tokenizer, console=None if as_json else err,
     )  # fmt: skip
@@ -84,7 +75,7 @@ def evaluate(
     runtime: Runtime = "executorch", device: Device = "cpu", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Loss, and how many answers are right, on labelled examples."""
-    result = commands.evaluate_file(program, data, state, truncate, tokenizer, runtime, device, generate)
+    result = evaluate_file(program, data, state, truncate, tokenizer, runtime, device, generate)
     show(result, as_json, "Evaluated")
 
 
@@ -101,7 +92,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify texts."""
-    predictions = commands.predict(program, texts or [], data, state, truncate, tokenizer, runtime, device)
+    predictions = run_predict(program, texts or [], data, state, truncate, tokenizer, runtime, device)
     if as_json:
         print(json.dumps({"predictions": predictions}))
         return
@@ -130,7 +121,7 @@ def tasks(as_json: Json = False) -> None:
 @app.command()
 def inspect(program: Program, as_json: Json = False) -> None:
     """What a program says about itself."""
-    show(commands.inspect(program, as_json), as_json, str(program))
+    show(run_inspect(program, as_json), as_json, str(program))
 
 
 @app.command()
@@ -141,7 +132,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Teach a language model which messages need a reply today, end to end."""
-    result = exporting.demo(output, model, steps, console=None if as_json else err)
+    result = run_demo(output, model, steps, console=None if as_json else err)
     show(result, as_json, "Demo")
 
 

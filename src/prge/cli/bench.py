@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from prge.commands.screen import Examples, Json, err, out, plain
+from prge.cli.options import Examples, Json
+from prge.commands.screen import err, out, plain
 
 bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
 

@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from prge.commands import export as exporting
-from prge.commands.screen import (
+from prge.cli.options import (
     AllowPickle,
     Choices,
     Json,
@@ -23,10 +22,10 @@ from prge.commands.screen import (
     TaskName,
     Template,
     TextOf,
-    err,
-    out,
-    show,
-)  # fmt: skip
+)
+from prge.commands import export as exporting
+from prge.commands.plan import plan as planning
+from prge.commands.screen import err, out, show
 from prge.errors import UserError
 from prge.examples.detect import Asked, form_of
 from prge.examples.form import Form
@@ -95,7 +94,7 @@ def export(
 ) -> None:
     """Turn a Hugging Face model into a program that fine-tunes itself."""
     with quiet():
-        from prge.export.program import ExportConfig
+        from prge.export.config import ExportConfig
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
@@ -146,7 +145,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Which quantization and batch fit a memory, before anything is exported."""
-    result = exporting.plan(model, parse_bytes(memory), tokens, queries, batch, max_targets)
+    result = planning(model, parse_bytes(memory), tokens, queries, batch, max_targets)
     if as_json:
         print(json.dumps(result))
         return

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from prge.cli.options import Json
 from prge.commands.forget import forget as remove
 from prge.commands.forget import written
-from prge.commands.screen import Json, err, show
+from prge.commands.screen import err, show
 from prge.commands.verify import verify as look
 from prge.errors import UserError
 

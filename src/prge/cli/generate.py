@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from tokenizers.decoders import DecodeStream
 
+from prge.cli.options import Json, State, Tokenizer
 from prge.commands.open import read_state
-from prge.commands.screen import Json, State, Tokenizer, err
+from prge.commands.screen import err
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.form import fill

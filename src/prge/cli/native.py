@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from prge.cli.options import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate
 from prge.commands import build_runner as builder
 from prge.commands.open import open_program
-from prge.commands.screen import Data, Dev, DevFraction, Examples, Json, Program, Tokenizer, Truncate, show
-from prge.commands.train import Source
+from prge.commands.screen import show
 from prge.runtime_driver.data.packed import pack as write_packed
+from prge.runtime_driver.data.source import Source
 
 
 def pack(

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prge.commands import export as exporting
-from prge.commands import replay as replaying
-from prge.commands import train as training
-from prge.commands.screen import (
+from prge.cli.options import (
     Choices,
     Data,
     Dev,
@@ -28,13 +25,15 @@ from prge.commands.screen import (
     TextOf,
     Tokenizer,
     Truncate,
-    err,
-    show,
-)  # fmt: skip
-from prge.commands.train import Source
+)
+from prge.commands import export as exporting
+from prge.commands import replay as replaying
+from prge.commands import train as training
+from prge.commands.screen import err, show
 from prge.errors import UserError
 from prge.examples.detect import Asked
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
+from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.program.step import is_program
 

@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from prge import runtime_driver
 from prge.errors import UserError
 
-SOURCES = Path(__file__).parent.resolve() / "native"
+SOURCES = Path(runtime_driver.__file__).parent.resolve() / "native"
 RUNNER = "prge-run"
 
 _CMAKE = (3, 28)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prge.commands.plots import picture
+from prge.commands.plots import running_mean
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
-from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log, running_mean
+from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
@@ -53,21 +53,6 @@ def table_rows(result: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     yield from result["settings"].items()
     for run, row in list(zip(runs, result["cosine"], strict=True))[:-1]:
         yield f"update's cosine with {run['folder']}", row
-
-
-def plot_runs(path: Path, folders: Sequence[Path]) -> None:
-    """A PNG of the training losses' running means, and of the dev losses, dashed in the same colour."""
-    with picture(path) as axis:
-        for i, folder in enumerate(folders):
-            _, log = _read(folder)
-            steps = [row["step"] + 1 for row in log]
-            axis.plot(steps, running_mean([row["loss"] for row in log]), color=f"C{i}", label=str(folder))
-            dev = [row for row in log if "dev" in row]
-            if dev:
-                at, losses = [row["step"] + 1 for row in dev], [row["dev"]["loss"] for row in dev]
-                axis.plot(at, losses, "o--", color=f"C{i}", label=f"{folder}, dev")
-        axis.set(xlabel="step", ylabel="loss")
-        axis.legend()
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -5,38 +5,26 @@ Their libraries are imported when they are called, so a device without them runs
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from prge.commands.open import predict
 from prge.commands.screen import progress_bar, show
-from prge.commands.train import Source, begin, resume
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.detect import Asked, described, form_of
 from prge.examples.form import Form, split
-from prge.examples.read import has_part, read_records
-from prge.export.fit_form import fitted
+from prge.examples.read import has_part
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.quiet import quiet
-from prge.runtime_driver.loop.stopping import Limits
-from prge.runtime_driver.run.folder import CONFIG_FILE
 
 if TYPE_CHECKING:
-    from prge.export.program import ExportConfig
-
-DEMO_TEMPLATE = "{text} This is"
-DEMO_LABELS = (("today", " urgent"), ("later", " good"))
+    from prge.export.config import ExportConfig
 
 
 def usual(form: Form) -> int:
@@ -66,7 +54,7 @@ def settings(form: Form) -> dict[str, Any]:
 def standard(form: Form) -> ExportConfig:
     """The defaults for a form with texts."""
     with quiet():
-        from prge.export.program import ExportConfig
+        from prge.export.config import ExportConfig
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
@@ -97,6 +85,7 @@ def export(
         adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
     with quiet():
+        from prge.export.fit_form import fitted
         from prge.export.from_peft import adapter_config
         from prge.export.program import export_program
         from prge.models.checkpoints import load_checkpoint
@@ -161,57 +150,3 @@ def export_for_training(
     whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
     hold_out = None if whole else (dev_fraction, seed)
     return export(model, output, form_of(asked, data), standard, data, console, limit, hold_out, hub=data is None)
-
-
-def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_targets: int) -> dict[str, Any]:
-    """`prge plan`; ``memory`` in bytes, of the whole process."""
-    with quiet():
-        from prge.export.plan import plan as fitting
-        from prge.export.plan import planned
-        from prge.models.checkpoints import load_sizes
-        from prge.models.step import StepConfig
-
-        sizes = load_sizes(model)
-    try:
-        manifest = planned(sizes, StepConfig(queries, batch), tokens, max_targets)
-    except ValueError as e:
-        raise UserError(f"{model}: {e}") from e
-    # What a driver takes before it has loaded anything, measured here.
-    code = "from prge.runtime_driver import cli, program, memory; program.runtime(); print(memory.peak_megabytes())"
-    imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    return {
-        "queries": queries,
-        "batch": batch,
-        "tokens": tokens,
-        "imports_bytes": round(imports * 1e6),
-        "rows": fitting(manifest, memory - imports * 1e6),
-    }
-
-
-def demo(output: Path, model: str, steps: int, console: Console | None) -> dict[str, Any]:
-    """`prge demo`: export, train, and predict three messages of the test set; what is done is reused."""
-    program, run = output / f"program-{Path(model).stem}", output / f"run-{Path(model).stem}-{steps}-steps"
-    done = run / "result.json"
-    files = resources.files("prge.runtime_driver") / "demo"
-    with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
-        if not program.exists():
-            form = Form(DEMO_TEMPLATE, DEMO_LABELS, max_tokens=64, max_targets=32)
-            export(model, program, form, standard, train_file, console)
-        if not done.exists():
-            if (run / CONFIG_FILE).exists():
-                trained = resume(run, Limits(), console)
-            else:
-                source = Source(str(train_file), str(test_file))
-                trained = begin(
-                    program, source, run, steps=steps, lr=None, eps=None, seed=0, eval_every=max(1, steps // 5),
-                    limits=Limits(), console=console,
-                )  # fmt: skip
-            if not trained["completed"]:
-                return trained
-            done.write_text(json.dumps(trained) + "\n")
-        trained = json.loads(done.read_text())
-        texts = [record["text"] for _, record in read_records(test_file)[:3]]
-    result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
-    for i, p in enumerate(predict(program, texts, None, run, False, None), 1):
-        result[f"prediction_{i}"] = f"{p['label']} ({p['probability']:.2f}): {p['text']}"
-    return result

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import nan
 from pathlib import Path
 from typing import Any
+
+from prge.runtime_driver.loop.calibrate import Calibration
 
 
 @contextmanager
@@ -25,3 +28,61 @@ def picture(path: Path) -> Iterator[Any]:
         figure.savefig(path, dpi=120)
     finally:
         pyplot.close(figure)
+
+
+def running_mean(values: Sequence[float | None]) -> list[float]:
+    """A bias-corrected exponential mean over about 20 values; None, for one that was not finite, leaves it as it is."""
+    means: list[float] = []
+    for i, value in enumerate(values):
+        mean = means[-1] if means else nan if value is None else value
+        means.append(mean if value is None else mean + (value - mean) / min(i + 1, 20))
+    return means
+
+
+def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
+    with picture(path) as axis:
+        steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
+        axis.plot(
+            steps, [nan if loss is None else loss for loss in losses], color="tab:blue", alpha=0.25, linewidth=0.8
+        )
+        axis.plot(steps, running_mean(losses), color="tab:blue", label="training loss")
+        axis.set(xlabel="step", ylabel="loss")
+        points = [(0, row["before"]) for row in rows if "before" in row]
+        points += [(row["step"] + 1, row["dev"]) for row in rows if "dev" in row]
+        if points:
+            axis.plot([s for s, _ in points], [e["loss"] for _, e in points], "o--", color="tab:cyan", label="dev loss")
+        accuracies = [(s, e["accuracy"]) for s, e in points if "accuracy" in e]
+        if accuracies:
+            right = axis.twinx()
+            right.plot(*zip(*accuracies, strict=True), "s-", color="tab:orange")
+            right.set_ylabel("dev accuracy", color="tab:orange")
+            right.set_ylim(0, 1)
+        axis.legend(loc="center right")
+
+
+def plot_calibration(path: Path, found: Calibration) -> None:
+    """A PNG of the estimate's correlation with the exact one over eps, and of the line search for lr."""
+    with picture(path) as axis:
+        axis.semilogx(*zip(*found.by_eps, strict=True), "o-", color="tab:blue")
+        axis.axvline(found.eps, color="tab:blue", linestyle=":")
+        axis.set(xlabel="eps (blue), way along the first direction (orange)", ylim=(0, 1.02))
+        axis.set_ylabel("correlation with the exact estimate", color="tab:blue")
+        right = axis.twinx()
+        right.plot(*zip(*found.along[1:], strict=True), "s-", color="tab:orange")
+        right.axhline(found.along[0][1], color="tab:orange", linestyle=":")
+        right.set_ylabel("loss", color="tab:orange")
+
+
+def plot_runs(path: Path, journals: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """A PNG of the training losses' running means, and of the dev losses, dashed in the same colour."""
+    with picture(path) as axis:
+        for i, (name, log) in enumerate(journals.items()):
+            steps = [row["step"] + 1 for row in log]
+            axis.plot(steps, running_mean([row["loss"] for row in log]), color=f"C{i}", label=name)
+            dev = [row for row in log if "dev" in row]
+            if dev:
+                at, losses = [row["step"] + 1 for row in dev], [row["dev"]["loss"] for row in dev]
+                axis.plot(at, losses, "o--", color=f"C{i}", label=f"{name}, dev")
+        axis.set(xlabel="step", ylabel="loss")
+        axis.legend()

@@ -18,7 +18,8 @@ from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
-from prge.runtime_driver.data.encoder import Example, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram

@@ -7,78 +7,29 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from prge.commands.open import open_program, read_state, state_file
+from prge.commands.plots import plot_curves
 from prge.commands.screen import progress_bar
 from prge.errors import UserError
-from prge.examples.form import split
-from prge.examples.read import has_part
 from prge.files.typed import parse
 from prge.memory import return_freed
-from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
-from prge.runtime_driver.data.packed import digest, is_packed, unpack
+from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.packed import digest
+from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, train
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.folder import RunFolder, read_config, read_log, refuse_begun, summary
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a run's examples come from.
-
-    Attributes:
-        train: a file or folder; None for a task's own place. A packed file holds the dev set too.
-        dev: one more; None for the dev part of ``train``, or else for a share of it.
-        dev_fraction: that share.
-        limit: only the first so many records of ``train``.
-        seed: of what is split off.
-        truncate: cut long texts from the left.
-        tokenizer: default: the file beside the program.
-    """
-
-    train: str | None
-    dev: str | None = None
-    dev_fraction: float = 0.2
-    limit: int | None = None
-    seed: int = 0
-    truncate: bool = False
-    tokenizer: str | None = None
-
-    def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
-        """(training examples, dev examples, how many of the former were left out because they are in dev).
-
-        Raises:
-            UserError: unreadable, or no example is left.
-        """
-        data, dev = (Path(path) if path else None for path in (self.train, self.dev))
-        if data and is_packed(data):
-            if dev or self.limit:
-                raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
-            return unpack(data, encoder.manifest)
-        records = encoder.records(data)[: self.limit]
-        if dev is None and (data is None or has_part(data, "dev")):
-            held, dev = encoder.records(data, "dev"), data
-        elif dev is not None:
-            held = encoder.records(dev, "dev")
-        else:
-            fraction = self.dev_fraction
-            records, held = split(records, encoder.form.text, fraction, self.seed) if fraction else (records, [])
-        examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
-        kept = without(examples, dev_examples)
-        name = self.train or encoder.manifest.task
-        if not kept:
-            raise UserError(f"{name}: no example is left to train on beside those of the dev set")
-        check_classes(kept, encoder.manifest, name)
-        return kept, dev_examples, len(examples) - len(kept)
+from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 
 
 def begin(
@@ -196,7 +147,7 @@ def _go_on(
             stopped = stopping.why
         except UserError:
             with suppress(UserError):  # a full disk stops both; the first sentence says more
-                run.finish(state, read_log(run.folder))
+                _finish(run, state, read_log(run.folder))
             raise
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
@@ -204,7 +155,17 @@ def _go_on(
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | run.finish(state, rows)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
+
+
+def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Close the run's folder and draw its curves; paths by name."""
+    paths, picture = run.finish(state), run.folder / PICTURE_FILE
+    try:
+        plot_curves(picture, rows)
+    except OSError as e:
+        raise UserError(f"{picture} cannot be written ({e.strerror}); log, state and adapter are there") from e
+    return paths | {"picture": str(picture)}
 
 
 def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, Example, collate
+from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state

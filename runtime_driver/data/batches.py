@@ -1,0 +1,73 @@
+"""Which examples make a step, and their rows as tensors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from prge.manifest import Manifest, answer_position
+from prge.runtime_driver.data.encoder import Example
+
+_BITS = 2**64 - 1
+
+
+def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of examples of like length, as places among them: a pure function of the arguments.
+
+    Every epoch is shuffled, then sorted by length within windows of about 8 batches, so that a
+    batch wastes little on padding and batches come in random order of length. Each batch
+    has the classes in the data's own proportion: a batch's chance surplus of one class
+    would be the estimate's largest noise.
+    """
+    classes: dict[int, list[int]] = {}
+    for i, e in enumerate(examples):
+        classes.setdefault(e.label, []).append(i)
+    windows = max(1, len(examples) // (8 * size))
+    for epoch in itertools.count():
+        ranked: list[tuple[float, int]] = []
+        for members in classes.values():
+            n = len(members)
+            order = enumerate(sorted(members, key=lambda i: scramble(seed, epoch, 0, i)))
+            by_length = sorted(order, key=lambda item: (item[0] * windows // n, len(examples[item[1]].tokens)))
+            ranked += [((rank + 0.5) / n, i) for rank, (_, i) in enumerate(by_length)]
+        merged = [i for _, i in sorted(ranked, key=lambda item: item[0])]
+        while len(merged) % size:  # the last batch is filled up from the epoch's start
+            merged.append(merged[len(merged) % len(examples)])
+        groups = [merged[i : i + size] for i in range(0, len(merged), size)]
+        for i in sorted(range(len(groups)), key=lambda i: scramble(seed, epoch, 1, i)):
+            yield groups[i]
+
+
+def scramble(*numbers: int) -> int:
+    """64 bits that look random, the same in every language: the finalizer of SplitMix64 over one number at a time."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & _BITS
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _BITS
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _BITS
+        state ^= state >> 31
+    return state
+
+
+def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(tokens i64[n, T], the objective's targets), right-padded to the longest or the least T."""
+    longest = max(len(e.tokens) for e in examples)
+    length = max(longest, manifest.min_tokens)
+    tokens = torch.full((len(examples), length), manifest.pad_token, dtype=torch.int64)
+    for row, e in zip(tokens, examples, strict=True):
+        row[: len(e.tokens)] = torch.tensor(e.tokens)
+    if manifest.objective == "label-words":
+        at = [answer_position(e.tokens, manifest.answer_at, manifest.mask_token, "the text") for e in examples]
+        position = torch.tensor(at).unsqueeze(1)
+        return tokens, (position, torch.tensor([max(e.label, 0) for e in examples]))
+    position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
+    target, weight = torch.zeros_like(position), torch.zeros(position.shape)
+    for i, e in enumerate(examples):
+        n, end = e.targets, len(e.tokens)
+        position[i, :n] = torch.arange(end - n - 1, end - 1)
+        target[i, :n] = torch.tensor(e.tokens[end - n :])
+        weight[i, :n] = 1.0 / n
+    return tokens, (position, target, weight)

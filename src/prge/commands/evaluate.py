@@ -1,0 +1,91 @@
+"""What `prge eval` and `prge predict` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prge.commands.open import open_program, read_state
+from prge.errors import UserError
+from prge.examples.form import Numbered, fill
+from prge.examples.metrics import answer_scores
+from prge.manifest import template_columns
+from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.loop.evaluate import evaluate
+from prge.runtime_driver.program.generate import GenerateProgram
+from prge.runtime_driver.run.folder import summary
+
+
+def evaluate_file(
+    program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
+    runtime: str = "executorch", device: str = "cpu", generate: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """`prge eval`."""
+    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
+    m, records, trained = loaded.manifest, encoder.records(data, "dev"), read_state(loaded, state)
+    examples = encoder.encode_all(records, data)
+    found = {"examples": len(examples), **summary(evaluate(loaded, trained, examples))}
+    if generate:
+        if m.objective == "label-words" or m.choices:
+            raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
+        found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained)
+    return found
+
+
+def predict(
+    program: Path, texts: Sequence[str], data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
+    runtime: str = "executorch", device: str = "cpu",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`prge predict`: the label, its probability among the labels, and the text, of each."""
+    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
+    m = loaded.manifest
+    if m.objective != "label-words":
+        raise UserError(f"{loaded.path} has no label words to predict; `prge eval` gives its loss on a text")
+    columns = template_columns(m.template)
+    if texts and len(columns) != 1:
+        raise UserError(f"the template {m.template!r} takes {len(columns)} columns; give --data with them")
+    records = [(f"text {i}", {columns[0]: text}) for i, text in enumerate(texts, 1)]
+    if data is not None:
+        for number, record in encoder.records(data):
+            record.pop(m.label_column, None)
+            records.append((f"{data}, line {number}", record))
+    if not records:
+        raise UserError("nothing to predict; give texts or --data")
+    examples: list[Example] = []
+    for where, record in records:
+        example = encoder.example(record, where)
+        if len(example.tokens) > m.max_tokens and not truncate:
+            raise UserError(
+                f"{where}: {len(example.tokens)} tokens; the program takes {m.max_tokens}: "
+                "use --truncate to cut from the left"
+            )
+        examples.append(encoder.fit(example))
+    scores = evaluate(loaded, read_state(loaded, state), examples).scores
+    assert scores is not None
+    return [
+        {"label": m.labels[int(p.argmax())].name, "probability": float(p.max()), "text": " ".join(record.values())}
+        for p, (_, record) in zip(scores.softmax(1), records, strict=True)
+    ]
+
+
+def score_answers(
+    generator: GenerateProgram, encoder: Encoder, records: Sequence[Numbered], state: Tensor
+) -> dict[str, float]:
+    """``exact_match`` and ``f1`` of the likeliest answers, each the first line of at most the program's target tokens.
+
+    Args:
+        encoder: of the step that ``state`` belongs to.
+        records: each with its ``answers``, or with what the target's template names.
+    """
+    m = encoder.manifest
+    predictions, golds = [], []
+    for number, record in records:
+        where = f"record {number}"
+        tokens = list(generator.generate(encoder.prompt(record, where), state, m.max_targets))
+        text = encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        predictions.append(text.partition("\n")[0].strip())
+        golds.append(record.get("answers") or [fill(m.target, record, where)])
+    return answer_scores(predictions, golds)

@@ -1,0 +1,1 @@
+"""The messages and chats that the demo learns from."""
