@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prge.commands import train as training
+from prge.commands.train import resume as resume
+from prge.commands.train import train
 from prge.runtime_driver.data.source import Source
-from prge.runtime_driver.loop.stopping import Limits
 from prge.runtime_driver.run.folder import CONFIG_FILE
 
 STEPS = 400
@@ -18,17 +18,10 @@ def begin(program: Path, data: Path, output: Path, steps: int = STEPS, **changes
     settings: dict[str, Any] = {
         "lr": 0.01,
         "eps": 0.02,
-        "seed": 3,
         "eval_every": 50,
-        "limits": Limits(),
-        "console": None,
     }
-    source = Source(str(data / "train.tsv"), str(data / "test.tsv"), truncate=True)
-    return training.begin(program, source, output, steps=steps, **settings | changes)
-
-
-def resume(run: Path, **changes: Any) -> dict[str, Any]:
-    return training.resume(run, **{"limits": Limits(), "console": None} | changes)
+    source = Source(str(data / "train.tsv"), str(data / "test.tsv"), seed=3, truncate=True)
+    return train(program, output, source, steps=steps, **settings | changes)
 
 
 def go_on(program: Path, data: Path, run: Path) -> None:

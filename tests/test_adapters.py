@@ -21,7 +21,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.state import load_state, save_peft, save_state, steps_behind
 from prge.runtime_driver.program.step import StepProgram
 
@@ -114,11 +114,11 @@ def test_from_goes_on(prge: Prge, program_folder: Path, demo_data: Path, tmp_pat
     program, data = StepProgram(program_folder), demo_data / "train.tsv"
     m, texts = program.manifest, examples(program, data, 24)
     whole = program.initial_state()
-    for new_state, _ in train(program, whole, texts, [], TrainConfig(6, lr=0.01, eps=m.eps)):
+    for new_state, _ in fold(program, whole, texts, [], TrainConfig(6, lr=0.01, eps=m.eps)):
         whole = new_state
     command = ["train", program_folder, "--data", data, "--examples", 24, "--dev-fraction", 0, "--truncate"]
     state = program.initial_state()
-    for step, (new_state, _) in enumerate(train(program, state, texts, [], TrainConfig(6, lr=0.01, eps=m.eps))):
+    for step, (new_state, _) in enumerate(fold(program, state, texts, [], TrainConfig(6, lr=0.01, eps=m.eps))):
         state = new_state
         if step == 2:
             break

@@ -12,7 +12,7 @@ from prge.errors import UserError
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.loop.train import Guard, TrainConfig, train
+from prge.runtime_driver.loop.train import Guard, TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 
 
@@ -85,7 +85,7 @@ def test_a_diverging_run_comes_back(program_folder: Path, demo_data: Path) -> No
     )
     records = []
     config = TrainConfig(120, 4.0, 0.05)
-    for last, record in train(program, program.initial_state(), examples, [], config):  # noqa: B007
+    for last, record in fold(program, program.initial_state(), examples, [], config):  # noqa: B007
         records.append(record)
     back = [r.step for r in records if r.backed_off]
     assert back and last.isfinite().all()
@@ -103,6 +103,6 @@ def test_a_hopeless_run_ends_with_its_best_state(program_folder: Path, demo_data
     )
     last, losses = program.initial_state(), []
     with pytest.raises(UserError, match="smaller learning rates did not help"):
-        for last, record in train(program, last, examples, [], TrainConfig(400, 300.0, 0.05)):  # noqa: B007, B020
+        for last, record in fold(program, last, examples, [], TrainConfig(400, 300.0, 0.05)):  # noqa: B007, B020
             losses.append(record.loss)
     assert last.isfinite().all() and evaluate(program, last, examples).loss < losses[0] + 1

@@ -281,7 +281,7 @@ def test_one_text_is_predicted_in_one_execution(folder: Path, monkeypatch: pytes
         return execute(self, *args)
 
     monkeypatch.setattr(StepProgram, "execute", counted)
-    (answer,) = predict(folder, ["call me back"], None, None, True, None)
+    (answer,) = predict(folder, ("call me back",), truncate=True)["predictions"]
     assert len(executions) == 1 and answer["label"] in ("today", "later")
 
 

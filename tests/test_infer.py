@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import Asked, form_of, infer
+from prge.examples.detect import FormOptions, form_of, infer
 from prge.examples.form import Form, chosen
 from prge.examples.read import Record
 from prge.export.fit_form import fitted, label_words
@@ -25,51 +25,51 @@ def rows(*columns: str, values: list[tuple[Any, ...]]) -> list[Record]:
     return [dict(zip(columns, row, strict=True)) for row in values]
 
 
-CASES: dict[str, tuple[list[Record], Asked, Form]] = {
+CASES: dict[str, tuple[list[Record], FormOptions, Form]] = {
     "text and label": (
         rows("label", "text", values=[("10", "a b"), ("2", "c d"), ("10", "e f")]),
-        Asked(),
+        FormOptions(),
         Form("{text}\nLabel:", (("2", ""), ("10", "")), "label"),
     ),
     "classes are the few values that recur": (
         [{"id": str(i), **row} for i, row in enumerate(NEWS)],
-        Asked(),
+        FormOptions(),
         Form("{headline}\nKind:", (("politics", ""), ("sports", "")), "kind"),
     ),
     "columns by name": (
         [{**row, "label": str(i)} for i, row in enumerate(NEWS)],
-        Asked(text="headline", label=("kind",)),
+        FormOptions(text="headline", label=("kind",)),
         Form("{headline}\nKind:", (("politics", ""), ("sports", "")), "kind"),
     ),
     "a pair of texts": (
         rows("premise", "hypothesis", "label", values=[("a", "b", "yes"), ("c", "d", "no")]),
-        Asked(),
+        FormOptions(),
         Form("Premise: {premise}\nHypothesis: {hypothesis}\nLabel:", (("no", ""), ("yes", "")), "label"),
     ),
     "text to text": (
         rows("question", "answer", values=[("a", "b"), ("c", "d")]),
-        Asked(),
+        FormOptions(),
         Form("{question}\nAnswer:", target=" {answer}"),
     ),
     "an instruction with its input": (
         rows("instruction", "input", "output", values=[("a", "b", "c"), ("d", "e", "f")]),
-        Asked(),
+        FormOptions(),
         Form("Instruction: {instruction}\nInput: {input}\nOutput:", target=" {output}"),
     ),
     "a target of the user's": (
         rows("de", "en", values=[("a", "b"), ("c", "d")]),
-        Asked(target=" {en}"),
+        FormOptions(target=" {en}"),
         Form("{de}", target=" {en}"),
     ),
-    "one column of text": (rows("story", values=[("a",), ("b",)]), Asked(), Form("", target="{story}")),
+    "one column of text": (rows("story", values=[("a",), ("b",)]), FormOptions(), Form("", target="{story}")),
     "candidates": (
         rows("question", "choices", "answer", values=[("a", ["b", "c"], "A"), ("d", ["e", "f", "g"], "B")]),
-        Asked(),
+        FormOptions(),
         Form("{question}\nAnswer:", target=" {choice}", choices="choices", label_column="answer"),
     ),
     "messages": (
         rows("id", "messages", values=[("1", [{"role": "user", "content": "x"}])]),
-        Asked(),
+        FormOptions(),
         Form("{prompt}", target="{answer}", chat=Chat("")),
     ),
 }
@@ -84,12 +84,12 @@ def test_the_form_of_own_data(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "asked", "message"),
     [
-        (rows("a", "b", values=[("x", "y"), ("z", "w")]), Asked(), "name the text with --text"),
-        (rows("a", values=[("x",)]), Asked(label=("kind",)), "no column 'kind' in every row; there are a"),
-        (rows("my text", values=[("x",)]), Asked(), "rename it to 'my_text'"),
+        (rows("a", "b", values=[("x", "y"), ("z", "w")]), FormOptions(), "name the text with --text"),
+        (rows("a", values=[("x",)]), FormOptions(label=("kind",)), "no column 'kind' in every row; there are a"),
+        (rows("my text", values=[("x",)]), FormOptions(), "rename it to 'my_text'"),
     ],
 )
-def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: Asked, message: str) -> None:
+def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: FormOptions, message: str) -> None:
     with pytest.raises(UserError, match=message):
         infer(data, asked)
 
@@ -109,16 +109,16 @@ def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: Asked, 
 )
 def test_kinds_of_files(name: str, content: str, template: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    assert form_of(Asked(), tmp_path / name).template == template
+    assert form_of(FormOptions(), tmp_path / name).template == template
 
 
 def test_what_is_given_wins(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in NEWS))
-    asked = Asked(label=("sports= ball", "politics= vote", "kind"), template="{headline} is", max_tokens=24)
+    asked = FormOptions(label=("sports= ball", "politics= vote", "kind"), template="{headline} is", max_tokens=24)
     expected = Form("{headline} is", (("sports", " ball"), ("politics", " vote")), "kind", max_tokens=24)
     assert form_of(asked, path) == expected
-    plain = form_of(Asked(target=" {kind}", max_targets=5), path)
+    plain = form_of(FormOptions(target=" {kind}", max_targets=5), path)
     assert (plain.labels, plain.target, plain.max_targets) == ((), " {kind}", 5)
 
 

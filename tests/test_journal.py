@@ -14,7 +14,7 @@ from test_training import examples
 
 from prge.commands.replay import replay
 from prge.errors import UserError
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, read_journal
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshot, Snapshots, newest, read_snapshot
@@ -135,7 +135,7 @@ def test_a_replay_is_the_run(weights_program: Path, demo_data: Path) -> None:
     program = StepProgram(weights_program)
     texts = examples(program, weights_program, demo_data / "train.tsv", 20)
     state, rows = program.initial_state(), []
-    for new_state, record in train(program, state, texts, [], TrainConfig(30, lr=1.0, eps=0.05)):
+    for new_state, record in fold(program, state, texts, [], TrainConfig(30, lr=1.0, eps=0.05)):
         state = new_state
         rows.append(json.loads(json.dumps(asdict(record))))
     assert state.norm() > 1.0

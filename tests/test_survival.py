@@ -28,7 +28,7 @@ from prge.commands import train as training
 from prge.errors import UserError
 from prge.files.checked import load_checked
 from prge.runtime_driver.loop.stopping import Limits
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
 from prge.runtime_driver.run.journal import Journal, read_journal
@@ -228,7 +228,7 @@ def test_limits_and_signals_stop_between_steps(
     undisturbed: Path, program_folder: Path, demo_data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    stopped = begin(program_folder, demo_data, run, limits=Limits(minutes=0.0))
+    stopped = begin(program_folder, demo_data, run, limits=Limits(max_minutes=0.0))
     assert not stopped["completed"] and stopped["steps"] == 1 and "0 minutes are over" in stopped["stopped"]
     assert stopped["go_on"] == f"prge train --resume {run}"
     signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -248,15 +248,15 @@ def test_a_hot_or_starved_machine(
     monkeypatch.setattr("prge.runtime_driver.loop.stopping._LOOK", 0.0)
     heat = iter([90.0, 90.0, 88.0, 84.0, *[60.0] * 10_000])
     monkeypatch.setattr("prge.runtime_driver.loop.stopping.temperature", lambda: next(heat))
-    assert begin(program_folder, demo_data, tmp_path / "hot", 5, limits=Limits(temperature=85.0))["completed"]
+    assert begin(program_folder, demo_data, tmp_path / "hot", 5, limits=Limits(max_temperature=85.0))["completed"]
     assert next(heat) == 60.0
     charge = iter([50.0, 30.0, 19.0])
     monkeypatch.setattr("prge.runtime_driver.loop.stopping.battery", lambda: next(charge))
-    stopped = begin(program_folder, demo_data, tmp_path / "low", 5, limits=Limits(battery=20.0))
+    stopped = begin(program_folder, demo_data, tmp_path / "low", 5, limits=Limits(min_battery=20.0))
     assert "the battery is at 19 %" in stopped["stopped"] and stopped["steps"] == 2
     monkeypatch.setattr("prge.runtime_driver.loop.stopping.battery", lambda: None)
     with pytest.raises(UserError, match="shows no battery"):
-        Limits(battery=20.0)
+        Limits(min_battery=20.0)
     memory = type("memory", (), {"available": 1e6, "total": 1e9})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     stopped = begin(program_folder, demo_data, tmp_path / "full", 5)
@@ -323,7 +323,7 @@ def test_a_long_run_grows_nowhere(program_folder: Path, demo_data: Path, tmp_pat
     config, data = TrainConfig(5000, 0.01, 0.02), {"crc": ""}
     run = RunFolder.begin(tmp_path / "run", program, config, data, program.initial_state())
     memory, handles, sizes = [], [], []
-    for state, record in train(program, run.stands.state, texts, [], config, guard=run.guard):
+    for state, record in fold(program, run.stands.state, texts, [], config, guard=run.guard):
         run.log(record, state, run.guard, None)
         memory.append(process.memory_info().rss)
         handles.append(process.num_fds())
@@ -342,7 +342,7 @@ def read_state_of(path: Path) -> torch.Tensor:
 
 def state_after(program: StepProgram, run: Path, described: dict[str, Any], steps: int) -> torch.Tensor:
     """The state of a run's settings after some steps, without its folder."""
-    source, config, _, encoder = training.reopen(run, described, None, None, None)
-    texts, _, _ = source.read(encoder)
-    every = train(program, program.initial_state(), texts, [], config)
+    source, config, _ = training.reopen(run, described, None, None, None)
+    texts, _, _ = source.read(program.encoder())
+    every = fold(program, program.initial_state(), texts, [], config)
     return next(state for state, record in every if record.step + 1 == steps)

@@ -19,7 +19,7 @@ from prge.export.lower import example_inputs
 from prge.export.quantize import quantize
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 
 WEIGHTS = StepConfig(2, 2, "weights", "sgd")
@@ -30,7 +30,7 @@ def five_steps(program: StepProgram, data: Path, lr: float = 5e-3) -> tuple[torc
     """(the state after five steps, their losses)."""
     encoder = Encoder(program.manifest, program.path.parent / "tokenizer.json", truncate=True)
     config, state, losses = TrainConfig(5, lr, program.manifest.eps), program.initial_state(), []
-    for new_state, record in train(program, state, encoder.examples(data, 16), [], config):
+    for new_state, record in fold(program, state, encoder.examples(data, 16), [], config):
         state = new_state
         losses.append(record.loss)
     return state, torch.tensor(losses)

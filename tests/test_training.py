@@ -21,7 +21,7 @@ from prge.models.step import StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 
@@ -34,7 +34,7 @@ def examples(program: StepProgram, folder: Path, data: Path, count: int) -> list
 
 def run(program: StepProgram, data: list[Example], config: TrainConfig, upto: int | None = None) -> torch.Tensor:
     state = program.initial_state()
-    for new_state, record in train(program, state, data, [], config):
+    for new_state, record in fold(program, state, data, [], config):
         state = new_state
         if record.step + 1 == upto:
             break
@@ -48,11 +48,11 @@ sys.path.insert(0, sys.argv[5])
 from test_training import CONFIG, examples
 from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.loop.train import train
+from prge.runtime_driver.loop.train import fold
 folder, data, state_file, first = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 program = StepProgram(folder)
 state = load_state(state_file, program.manifest)
-for state, _ in train(program, state, examples(program, folder, data, 30), [], CONFIG, first_step=first):
+for state, _ in fold(program, state, examples(program, folder, data, 30), [], CONFIG, first_step=first):
     pass
 save_state(state_file, state, program.manifest)
 """

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import has_part
+from prge.manifest import TOKENIZER_FILE
+from prge.options import Option
 from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
 from prge.runtime_driver.data.packed import is_packed, unpack
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's examples come from.
+    """Where a run's examples come from, and which of them it takes; a run's description holds it."""
 
-    Attributes:
-        train: a file or folder; None for a task's own place. A packed file holds the dev set too.
-        dev: one more; None for the dev part of ``train``, or else for a share of it.
-        dev_fraction: that share.
-        limit: only the first so many records of ``train``.
-        seed: of what is split off.
-        truncate: cut long texts from the left.
-        tokenizer: default: the file beside the program.
-    """
-
-    train: str | None
-    dev: str | None = None
-    dev_fraction: float = 0.2
-    limit: int | None = None
-    seed: int = 0
-    truncate: bool = False
-    tokenizer: str | None = None
+    train: Annotated[
+        str | None,
+        Option(
+            "Examples: .jsonl, .csv, .tsv, .txt ..., a folder, or a packed file; default: the hub's, for a named task.",
+            ("--data",),
+        ),
+    ] = None
+    dev: Annotated[str | None, Option("Examples to evaluate on.")] = None
+    dev_fraction: Annotated[
+        float, Option("Without --dev: this share of the data; 0 for no evaluation.", least=0.0, most=0.9)
+    ] = 0.2
+    limit: Annotated[int | None, Option("Use the first so many of --data.", ("--examples",), least=1)] = None
+    seed: Annotated[int, Option("Of the split, the batches and the directions.", least=0, most=2**31 - 1)] = 0
+    truncate: Annotated[bool, Option("Cut long texts from the left instead of refusing them.")] = False
+    tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None
 
     def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
         """(training examples, dev examples, how many of the former were left out because they are in dev).

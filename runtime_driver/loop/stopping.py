@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
+from typing import Annotated
 
 import psutil
 
 from prge.errors import UserError
+from prge.options import Option
 
 # Less of the machine's memory than this share, and the system soon kills processes.
 _MEMORY = 0.03
@@ -22,23 +24,17 @@ _LOOK = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a run beside its steps; None for none.
+    """When a run stops or waits before its last step; None for never."""
 
-    Attributes:
-        minutes: of this call.
-        temperature: degrees Celsius of the hottest sensor, above which the run waits.
-        battery: per cent, below which it stops unless the charger is in.
-    """
-
-    minutes: float | None = None
-    temperature: float | None = None
-    battery: float | None = None
+    max_minutes: Annotated[float | None, Option("Stop after so long; --resume goes on.", least=0.0)] = None
+    max_temperature: Annotated[float | None, Option("Wait while the hottest sensor is above (degrees Celsius).")] = None
+    min_battery: Annotated[float | None, Option("Stop below (per cent), unless the charger is in.")] = None
 
     def __post_init__(self) -> None:
         """Raises a UserError for a limit that this machine has no sensor for."""
-        if self.temperature is not None and temperature() is None:
+        if self.max_temperature is not None and temperature() is None:
             raise UserError("--max-temperature: this machine shows no temperature")
-        if self.battery is not None and battery() is None:
+        if self.min_battery is not None and battery() is None:
             raise UserError("--min-battery: this machine shows no battery")
 
 
@@ -90,17 +86,17 @@ class Stopping:
             KeyboardInterrupt: a signal came, or a limit is reached.
         """
         self.check()
-        if self.limits.minutes is not None and time.monotonic() - self._began >= 60 * self.limits.minutes:
-            self._stop(f"{self.limits.minutes:g} minutes are over")
+        if self.limits.max_minutes is not None and time.monotonic() - self._began >= 60 * self.limits.max_minutes:
+            self._stop(f"{self.limits.max_minutes:g} minutes are over")
         if time.monotonic() - self._looked < _LOOK:
             return
         memory = psutil.virtual_memory()
         if memory.available < _MEMORY * memory.total:
             self._stop(f"only {memory.available / 1e6:.0f} MB of memory are left")
         charge = battery()
-        if self.limits.battery is not None and charge is not None and charge < self.limits.battery:
+        if self.limits.min_battery is not None and charge is not None and charge < self.limits.min_battery:
             self._stop(f"the battery is at {charge:.0f} %")
-        bound = self.limits.temperature
+        bound = self.limits.max_temperature
         if bound is not None and (temperature() or 0.0) > bound:
             while (heat := temperature() or 0.0) > bound - _COOLER:
                 tell(f"waiting at {heat:.0f} degrees")

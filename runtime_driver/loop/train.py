@@ -14,6 +14,7 @@ from prge.errors import UserError
 from prge.manifest import Manifest
 from prge.runtime_driver.data.batches import batches, collate
 from prge.runtime_driver.data.encoder import Example
+from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram
 
@@ -139,7 +140,7 @@ def mean_of(losses: Sequence[float]) -> float:
     return total / len(losses)
 
 
-def train(
+def fold(
     program: StepProgram,
     state: Tensor,
     train_examples: Sequence[Example],
@@ -182,3 +183,55 @@ def train(
                 f"step {step + 1}: the loss is {loss:.3g}, and smaller learning rates did not help; "
                 "the best state is kept. Is --eps or --lr far from what `prge calibrate` proposes?"
             )
+
+
+def settle(
+    program: StepProgram, examples: Sequence[Example], state: Tensor, *, steps: int, lr: float | None,
+    eps: float | None, seed: int, eval_every: int, after: int = 0,
+) -> TrainConfig:  # fmt: skip
+    """The settings of a run from ``state``: eps is the program's and lr is measured where they are None."""
+    eps = program.manifest.eps if eps is None else eps
+    if lr is None:
+        lr = propose_lr(Estimates(program, examples, state), eps)[0]
+    return TrainConfig(steps, lr, eps, seed, eval_every, after)
+
+
+def train(
+    program: StepProgram,
+    examples: Sequence[Example],
+    dev: Sequence[Example] = (),
+    *,
+    steps: int = 300,
+    lr: float | None = None,
+    eps: float | None = None,
+    seed: int = 0,
+    eval_every: int = 50,
+    state: Tensor | None = None,
+    evaluating: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[Tensor, StepRecord]]:
+    """Fine-tune: yields the state f32[state_size] and a record after every step. Nothing is written.
+
+    A pure function of its arguments, so that a run can be made again to the same bits::
+
+        program = prge.load("sst2")
+        for state, record in prge.train(program, program.examples("train.tsv"), steps=100):
+            print(record.step, record.loss)
+
+    Where the loss diverges, the run goes back to its best state at half the learning rate.
+
+    Args:
+        dev: examples to evaluate on every ``eval_every`` steps and at the end; the record has the result.
+        lr: of the first step, falling linearly to zero; None to measure it on a few batches.
+        eps: size of the perturbation; None for the program's.
+        seed: of batches and directions.
+        eval_every: 0 for the end alone.
+        state: where to begin, with the optimizer's slots; None for the program's initial state.
+        evaluating: hears how many dev examples are done.
+
+    Raises:
+        UserError: the losses are not finite, or halving the learning rate eight times did not help; the last state
+            that was yielded is the best one.
+    """
+    state = program.initial_state() if state is None else state
+    config = settle(program, examples, state, steps=steps, lr=lr, eps=eps, seed=seed, eval_every=eval_every)
+    yield from fold(program, state, examples, dev, config, evaluating=evaluating)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import types
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.seal import sealed
-from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, Manifest
+from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
+from prge.memory import return_freed
 from prge.quiet import quiet
-from prge.runtime_driver.program.state import load_state
+from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.program.state import load_state, save_peft, save_state
 
 # A kind of program: its file, and the command that writes it.
 _KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}
@@ -208,7 +211,44 @@ class Program:
 
 
 class StepProgram(Program):
-    """The fine-tuning step."""
+    """The fine-tuning step.
+
+    Attributes:
+        tokenizer: the ``tokenizer.json`` that its examples are encoded with; the one beside it unless set.
+        truncate: whether long texts are cut from the left instead of refused.
+    """
+
+    truncate = False
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.tokenizer = self.path.parent / TOKENIZER_FILE
+
+    def encoder(self) -> Encoder:
+        """What turns records into this program's token rows. It holds the tokenizer, some 30 MB."""
+        return Encoder(self.manifest, self.tokenizer, truncate=self.truncate)
+
+    def examples(self, path: str | os.PathLike[str] | None, limit: int | None = None) -> list[Example]:
+        """Read and encode a file of examples, in its order.
+
+        Args:
+            path: .jsonl, .csv, .tsv, .txt ..., or a folder; None for the hub's data of the program's task.
+            limit: only the first so many records.
+
+        Raises:
+            UserError: unreadable; columns, labels or texts that do not fit the program, with file and line.
+        """
+        found = self.encoder().examples(Path(path) if path else None, limit)
+        return_freed()
+        return found
+
+    def save_adapter(self, folder: str | os.PathLike[str], state: Tensor) -> None:
+        """Write what was trained as a PEFT adapter folder; ``state`` is f32[state_size]."""
+        save_peft(Path(folder), self.manifest, self.frozen(), state)
+
+    def save_state(self, path: str | os.PathLike[str], state: Tensor, steps: int = 0) -> None:
+        """Write a state, f32[state_size], as a safetensors file that the commands read; ``steps`` have made it."""
+        save_state(Path(path), state, self.manifest, steps)
 
     def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
         m, r = self.manifest, self.manifest.rows

@@ -22,7 +22,7 @@ from prge.runtime_driver.data.batches import batches
 from prge.runtime_driver.data.encoder import Encoder, Example, without
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 
 
@@ -90,7 +90,7 @@ class ProgramRun:
         began, eps = time.perf_counter(), self.program.manifest.eps
         lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
         config, calibrated = TrainConfig(self.settings.steps, lr, eps, self.settings.seed), time.perf_counter() - began
-        for state, record in train(self.program, self.state, examples, [], config):
+        for state, record in fold(self.program, self.state, examples, [], config):
             self.state = state
             yield record.seconds + (calibrated if record.step == 0 else 0.0)
 

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from prge.cli.options import Examples, Json
 from prge.commands.screen import err, out, plain
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Examples = Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")]
 
 bench = typer.Typer(help="Measure against what you would use instead.", no_args_is_help=True)
 

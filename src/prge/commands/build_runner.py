@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge import runtime_driver
 from prge.errors import UserError
+from prge.options import AnyPath, Option
 
 SOURCES = Path(runtime_driver.__file__).parent.resolve() / "native"
 RUNNER = "prge-run"
@@ -23,17 +24,26 @@ _CMAKE = (3, 28)
 _CROSS = {"aarch64": ("aarch64-linux-gnu-g++", "apt install g++-aarch64-linux-gnu")}
 
 
-def build_runner(output: Path, target: str | None, wheel: Path | None, sanitize: bool = False) -> dict[str, Any]:
-    """Build into a folder: the program, and beside it the wheel's libraries that it needs.
+def build_runner(
+    output: Annotated[AnyPath, Option("Folder for the program and its libraries.", ("--output", "-o"))],
+    target: Annotated[str | None, Option("Another processor to build for: aarch64.")] = None,
+    wheel: Annotated[
+        AnyPath | None, Option("The target's executorch wheel, or a folder into which pip unpacked it; default: pip's.")
+    ] = None,
+    sanitize: bool = False,
+) -> dict[str, Any]:
+    """Build prge-run: the native runner for devices without Python.
 
     Args:
-        target: another machine's processor; None for this machine's.
-        wheel: the target's executorch wheel, or a folder into which pip unpacked it; default: pip's.
         sanitize: stop at what AddressSanitizer and UndefinedBehaviorSanitizer find.
+
+    Returns:
+        ``runner``, its path; ``bytes``, its size; ``libraries``, the bytes of those beside it.
 
     Raises:
         UserError: CMake or the compiler are missing, or the build fails.
     """
+    output, wheel = Path(output), Path(wheel) if wheel else None
     if target not in (None, *_CROSS):
         raise UserError(f"--target {target}: known are {', '.join(_CROSS)}; leave it out for this machine")
     if wheel and not target:

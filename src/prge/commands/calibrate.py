@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rich.console import Console
-
-from prge.commands.open import open_program
+from prge.commands.hooks import Hooks
+from prge.commands.open import DataPath, ProgramPath, Tokenizer, Truncate, load
 from prge.commands.plots import plot_calibration
-from prge.commands.screen import progress_bar
 from prge.errors import UserError
-from prge.memory import return_freed
+from prge.options import AnyPath, Option
 from prge.runtime_driver.loop.calibrate import calibrate as measure
 
 
 def calibrate(
-    program: Path, data: Path | None, output: Path | None, *, limit: int | None, minutes: float | None,
-    megabytes: float | None, truncate: bool, tokenizer: Path | None, console: Console | None,
-) -> dict[str, Any]:  # fmt: skip
-    """`prge calibrate`."""
-    loaded, encoder = open_program(program, tokenizer, truncate)
-    examples = encoder.examples(data, limit)
-    del encoder
-    return_freed()
-    with progress_bar(console) as progress:
-        bar = progress.add_task("calibrating", total=None, note="")
-        found = measure(loaded, examples, lambda text: progress.update(bar, note=text))
+    program: ProgramPath,
+    data: DataPath = None,
+    output: Annotated[AnyPath | None, Option("A PNG of what was measured.", ("--output", "-o"))] = None,
+    examples: Annotated[int | None, Option("Use the first so many of --data.", least=1)] = None,
+    minutes: Annotated[float | None, Option("Time to train in; proposes the steps too.", least=0.1)] = None,
+    megabytes: Annotated[float | None, Option("Memory to stay within; bounds the batch.", least=1)] = None,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Measure the estimate's quality on this data, and propose eps, lr, q and B."""
+    loaded = load(program, tokenizer=tokenizer, truncate=truncate)
+    found = measure(loaded, loaded.examples(data, examples), lambda text: hooks.show("calibrating", 0, None, text))
     m = loaded.manifest
     result: dict[str, Any] = {
         "eps": found.eps,
@@ -50,6 +50,6 @@ def calibrate(
         share = result["proposed"]["batch"] / found.batch
         result["proposed"]["steps"] = int(minutes * 60 / found.seconds_per_step / share)
     if output is not None:
-        plot_calibration(output, found)
+        plot_calibration(Path(output), found)
         result["picture"] = str(output)
     return result

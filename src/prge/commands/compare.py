@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prge.commands.plots import running_mean
+from prge.commands.plots import plot_runs, running_mean
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import Lora, adapter_folder, read_lora
+from prge.options import AnyPath, Option
 from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
 
 
-def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """What some run folders have in common and where they differ.
+def compare(
+    runs: Annotated[tuple[AnyPath, ...], Option("Two or more run folders.", argument=True)],
+    output: Annotated[AnyPath | None, Option("A PNG of all runs' losses.", ("--output", "-o"))] = None,
+) -> dict[str, Any]:
+    """Runs side by side: settings that differ, losses, time, and how alike the adapters' updates are.
 
     Returns:
         ``runs``: of each, folder, program, base, steps, ``seconds_per_step`` (median), ``first_loss`` and
@@ -26,6 +30,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
         UserError: fewer than two, or a folder without a run of at least one step.
     """
+    folders = [Path(run) for run in runs]
     if len(folders) < 2:
         raise UserError("give at least two run folders to compare")
     read = [_read(folder) for folder in folders]
@@ -33,11 +38,15 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     names = dict.fromkeys(name for settings in flat for name in settings)
     settings = {name: [each.get(name) for each in flat] for name in names}
     adapters = [_adapter(folder) for folder in folders]
-    return {
+    result = {
         "runs": [_summary(folder, *run) for folder, run in zip(folders, read, strict=True)],
         "settings": {name: values for name, values in settings.items() if any(v != values[0] for v in values)},
         "cosine": [[_cosine(a, b) for b in adapters] for a in adapters],
     }
+    if output is not None:
+        plot_runs(Path(output), {str(folder): log for folder, (_, log) in zip(folders, read, strict=True)})
+        result["picture"] = str(output)
+    return result
 
 
 # Of a run's description, what `_summary` says, and digests.
@@ -45,7 +54,7 @@ _SHOWN = ("program", "base", "base_sha256", "adapter_sha256")
 
 
 def table_rows(result: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """(name, a value per run) of all that `compare_runs` found."""
+    """(name, a value per run) of all that `compare` found."""
     runs = result["runs"]
     for name in runs[0]:
         if name != "folder":

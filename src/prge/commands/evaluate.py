@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from prge.commands.open import open_program, read_state
+from prge.commands.hooks import Hooks
+from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
 from prge.errors import UserError
 from prge.examples.form import Numbered, fill
 from prge.examples.metrics import answer_scores
 from prge.manifest import template_columns
+from prge.options import AnyPath, Option
 from prge.runtime_driver.data.encoder import Encoder, Example
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
@@ -20,28 +22,48 @@ from prge.runtime_driver.run.folder import summary
 
 
 def evaluate_file(
-    program: Path, data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
-    runtime: str = "executorch", device: str = "cpu", generate: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """`prge eval`."""
-    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
-    m, records, trained = loaded.manifest, encoder.records(data, "dev"), read_state(loaded, state)
-    examples = encoder.encode_all(records, data)
-    found = {"examples": len(examples), **summary(evaluate(loaded, trained, examples))}
+    program: ProgramPath,
+    data: DataPath = None,
+    state: StatePath = None,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    generate: Annotated[
+        bool, Option("Also write the answers (generate.pte) and score exact match and F1.", ("--generate",))
+    ] = False,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Loss, and how many answers are right, on labelled examples."""
+    loaded = load(program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device)
+    encoder = loaded.encoder()
+    where = Path(data) if data else None
+    m, records, trained = loaded.manifest, encoder.records(where, "dev"), read_state(loaded, state)
+    if generate and (m.objective == "label-words" or m.choices):
+        raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
+    examples = encoder.encode_all(records, where)
+    evaluation = evaluate(
+        loaded, trained, examples, lambda done: hooks.show("evaluating", done, len(examples), "")
+    )  # fmt: skip
+    found = {"examples": len(examples), **summary(evaluation)}
     if generate:
-        if m.objective == "label-words" or m.choices:
-            raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
-        found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained)
+        found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained, hooks)
     return found
 
 
 def predict(
-    program: Path, texts: Sequence[str], data: Path | None, state: Path | None, truncate: bool, tokenizer: Path | None,
-    runtime: str = "executorch", device: str = "cpu",
-) -> list[dict[str, Any]]:  # fmt: skip
-    """`prge predict`: the label, its probability among the labels, and the text, of each."""
-    loaded, encoder = open_program(program, tokenizer, truncate, runtime, device)
-    m = loaded.manifest
+    program: ProgramPath,
+    texts: Annotated[tuple[str, ...], Option("Texts to classify; or give --data.", argument=True)] = (),
+    data: Annotated[AnyPath | None, Option("Examples with named columns; labels are not needed.")] = None,
+    state: StatePath = None,
+    truncate: Truncate = False,
+    tokenizer: Tokenizer = None,
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
+) -> dict[str, Any]:
+    """Classify texts."""
+    loaded = load(program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device)
+    m, encoder = loaded.manifest, loaded.encoder()
     if m.objective != "label-words":
         raise UserError(f"{loaded.path} has no label words to predict; `prge eval` gives its loss on a text")
     columns = template_columns(m.template)
@@ -49,7 +71,7 @@ def predict(
         raise UserError(f"the template {m.template!r} takes {len(columns)} columns; give --data with them")
     records = [(f"text {i}", {columns[0]: text}) for i, text in enumerate(texts, 1)]
     if data is not None:
-        for number, record in encoder.records(data):
+        for number, record in encoder.records(Path(data)):
             record.pop(m.label_column, None)
             records.append((f"{data}, line {number}", record))
     if not records:
@@ -65,14 +87,15 @@ def predict(
         examples.append(encoder.fit(example))
     scores = evaluate(loaded, read_state(loaded, state), examples).scores
     assert scores is not None
-    return [
+    predictions = [
         {"label": m.labels[int(p.argmax())].name, "probability": float(p.max()), "text": " ".join(record.values())}
         for p, (_, record) in zip(scores.softmax(1), records, strict=True)
     ]
+    return {"predictions": predictions}
 
 
 def score_answers(
-    generator: GenerateProgram, encoder: Encoder, records: Sequence[Numbered], state: Tensor
+    generator: GenerateProgram, encoder: Encoder, records: Sequence[Numbered], state: Tensor, hooks: Hooks
 ) -> dict[str, float]:
     """``exact_match`` and ``f1`` of the likeliest answers, each the first line of at most the program's target tokens.
 
@@ -88,4 +111,5 @@ def score_answers(
         text = encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         predictions.append(text.partition("\n")[0].strip())
         golds.append(record.get("answers") or [fill(m.target, record, where)])
+        hooks.show("writing answers", len(golds), len(records), "")
     return answer_scores(predictions, golds)

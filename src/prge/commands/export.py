@@ -1,6 +1,6 @@
-"""What the commands of the server's side do: export, plan, and the demo.
+"""What `prge export` does: a model in, a program out.
 
-Their libraries are imported when they are called, so a device without them runs all others.
+The exporter's libraries are imported when it is called, so that a device without them runs all other commands.
 """
 
 from __future__ import annotations
@@ -9,22 +9,233 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
-
-from prge.commands.screen import progress_bar, show
+from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import Asked, described, form_of
+from prge.examples.detect import FormOptions, described, form_of
 from prge.examples.form import Form, split
 from prge.examples.read import has_part
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE
+from prge.options import AnyPath, Option
 from prge.quiet import quiet
 
 if TYPE_CHECKING:
     from prge.export.config import ExportConfig
+
+
+def parse_slice(text: str) -> slice:
+    """'20:' as Python reads it; one number is that layer alone."""
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1 and parts[0] is not None:
+        return slice(parts[0], parts[0] + 1 or None)
+    if len(parts) != 2:
+        raise UserError(f"--layers {text!r}: write a slice, as '20:', ':4', '-10:' or ':' for all")
+    return slice(*parts)
+
+
+def export(
+    model: Annotated[str, Option("A preset (smollm2-135m), folder, .gguf file or hub id.", argument=True)],
+    output: Annotated[AnyPath, Option("New folder for program and tokenizer.", ("--output", "-o"))],
+    form: FormOptions = FormOptions(),
+    data: Annotated[
+        AnyPath | None, Option("Examples to train on: what is not given is inferred from them; also --texts.")
+    ] = None,
+    texts: Annotated[
+        AnyPath | None,
+        Option("Examples like those to come, labels not needed: the adapter's directions are chosen for them."),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        Option("Random directions per step; default: 16, or 4 with --target.", ("--queries", "-q"), least=1),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        Option("Examples per step; default: 16, or 4 with --target.", ("--batch", "-b"), least=1),
+    ] = None,
+    perturb: Annotated[
+        Literal["activations", "weights"], Option("What the copies differ in; weights: the paper's way.")
+    ] = "activations",
+    optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
+    fixed: Annotated[bool, Option("One fixed row length instead of any up to --max-tokens.")] = False,
+    quantization: Annotated[
+        Literal["f32", "8da8w", "8da4w"], Option("Of the frozen weights: float32, int8, or int4 in groups of 32.")
+    ] = "8da8w",
+    backend: Annotated[
+        Literal["xnnpack", "portable"], Option("What runs the graph; portable: the float32 reference.")
+    ] = "xnnpack",
+    module: Annotated[
+        tuple[str, ...],
+        Option("Linear modules to adapt, by name or pattern; default: all but those that make keys or values."),
+    ] = (),
+    layers: Annotated[
+        slice | None,
+        Option("Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.", parse=parse_slice),
+    ] = None,
+    rank: Annotated[int | None, Option("LoRA's rank; default: 8.", least=1)] = None,
+    alpha: Annotated[float | None, Option("LoRA's alpha; default: the rank.")] = None,
+    subspace: Annotated[
+        Literal["fisher", "svd", "none"] | None,
+        Option("Where the core trains; none: LoRA-FA's whole B; default: fisher with --texts, else svd."),
+    ] = None,
+    directions: Annotated[int, Option("Of a module's outputs (--subspace fisher).", least=1)] = 4,
+    noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
+    outer: Annotated[bool, Option("All queries in one execution.")] = True,
+    inner: Annotated[bool, Option("Both signs of eps in one execution.")] = True,
+    eps: Annotated[float | None, Option("Default eps to store in the program.")] = None,
+    lr: Annotated[float | None, Option("Default learning rate to store in the program.")] = None,
+    generate: Annotated[bool, Option("Beside it a program for `prge generate`.", ("--generate",))] = False,
+    context: Annotated[int, Option("Most tokens of prompt and continuation together (--generate).", least=16)] = 2048,
+    adapter: Annotated[AnyPath | None, Option("A PEFT adapter folder to go on from.")] = None,
+    allow_pickle: Annotated[
+        bool, Option("Also read pickled weights (pytorch_model.bin).", ("--allow-pickle",))
+    ] = False,
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Turn a Hugging Face model into a program that fine-tunes itself.
+
+    Returns:
+        ``program``, its path; ``megabytes``; ``rows_per_execution``; ``state_size``; ``delegate_calls`` per execution;
+        ``multiply_adds_inside`` the delegates, a share; ``outside_the_delegates``, operators by name; ``seconds`` by
+        phase; and ``inferred``, where something of the form was.
+
+    Raises:
+        UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
+    """
+    if texts and subspace not in (None, "fisher"):
+        raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+    if adapter and (module or layers or rank or alpha or subspace or texts):
+        raise UserError(
+            "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
+        )
+    with quiet():
+        from prge.export.config import ExportConfig
+        from prge.models.adapter import AdapterConfig
+        from prge.models.step import StepConfig
+
+    of_form = form_of(form, Path(data) if data else None)
+    examples = texts or data
+    rank = rank or AdapterConfig.rank
+    size = usual(of_form)
+    try:
+        step = StepConfig(queries or size, batch or size, perturb, optimizer, outer, inner, noise)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    trains = AdapterConfig(
+        rank=rank,
+        alpha=rank if alpha is None else alpha,
+        modules=module or None,
+        layers=layers,
+        subspace=None if subspace == "none" else subspace or ("fisher" if examples else "svd"),
+        directions=directions,
+    )
+
+    def configure(form: Form) -> ExportConfig:
+        config = ExportConfig(
+            trains, step, **settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr,
+            context=context if generate else 0,
+        )  # fmt: skip
+        return replace(config, min_tokens=config.max_tokens) if fixed else config
+
+    return write_program(
+        model, Path(output), of_form, configure, Path(examples) if examples else None, hooks,
+        adapter=Path(adapter) if adapter else None, allow_pickle=allow_pickle,
+    )  # fmt: skip
+
+
+def write_program(
+    model: str,
+    output: Path,
+    form: Form,
+    configure: Callable[[Form], ExportConfig],
+    texts: Path | None,
+    hooks: Hooks,
+    limit: int | None = None,
+    hold_out: tuple[float, int] | None = None,
+    hub: bool = False,
+    adapter: Path | None = None,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Export a form's program, with what the form leaves open taken from the tokenizer and the texts.
+
+    Args:
+        form: what an example is; what is left open is taken from the tokenizer and the texts, and shown.
+        texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
+        limit: use the first so many of them.
+        hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
+        adapter: the PEFT adapter folder to go on from, in place of the config's own.
+    """
+    with quiet():
+        from prge.export.fit_form import fitted
+        from prge.export.from_peft import adapter_config
+        from prge.export.program import export_program
+        from prge.models.checkpoints import load_checkpoint
+
+    lora = read_lora(adapter_folder(adapter)) if adapter else None
+    records = form.records(texts) if (texts or hub) and not form.chat else []
+    hooks.show("load", 0, None, model)
+    began = time.perf_counter()
+    with quiet():
+        checkpoint = load_checkpoint(model, allow_pickle)
+    loaded = time.perf_counter() - began
+    asked = form
+    if form.chat:
+        if not checkpoint.chat_template:
+            raise UserError(
+                f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
+            )
+        form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
+        records = form.records(texts) if texts else []
+    records = records[:limit]
+    if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
+        form = replace(form, template=form.template + " {mask}")
+    form = fitted(form, checkpoint.tokenizer, records)
+    if hold_out and records:
+        records, _ = split(records, form.text, *hold_out)
+    if form != asked:
+        lines = [f"  {name}: {value}" for name, value in described(form).items()]
+        hooks.tell("\n".join([f"Inferred from {texts or form.task}", *lines]))
+    config = configure(form)
+    if lora:
+        config = replace(config, adapter=adapter_config(lora), lora=lora)
+    manifest, report = export_program(
+        checkpoint, config, output, lambda phase: hooks.show(phase, 0, None, model),
+        [record for _, record in records],
+    )  # fmt: skip
+    result: dict[str, Any] = {
+        "program": str(output / PROGRAM_FILE),
+        "megabytes": report.program_bytes / 1e6,
+        "share_of_f32_weights": report.program_bytes / report.weight_bytes,
+        "rows_per_execution": manifest.rows,
+        "state_size": manifest.state_size,
+        "delegate_calls": report.delegate_calls,
+        "multiply_adds_inside": report.inside_share,
+        "outside_the_delegates": report.outside,
+        "seconds": {"load": loaded, **report.seconds},
+    }
+    if report.generator:
+        made = report.generator
+        result["generator"] = str(output / GENERATE_FILE)
+        result["generator_megabytes"] = made.program_bytes / 1e6
+        result["generator_delegate_calls"] = made.delegate_calls
+    return result if form == asked else {"inferred": described(form), **result}
+
+
+def export_for_training(
+    model: str, output: Path, asked: FormOptions, data: Path | None, *, dev: Path | None, dev_fraction: float,
+    limit: int | None, seed: int, hooks: Hooks,
+) -> dict[str, Any]:  # fmt: skip
+    """The program that `prge train` makes of a model, with the directions of its training examples."""
+    if data is None and not asked.task:
+        raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
+    whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
+    hold_out = None if whole else (dev_fraction, seed)
+    return write_program(model, output, form_of(asked, data), standard, data, hooks, limit, hold_out, hub=data is None)
 
 
 def usual(form: Form) -> int:
@@ -60,93 +271,3 @@ def standard(form: Form) -> ExportConfig:
 
     step = StepConfig(usual(form), usual(form))
     return ExportConfig(AdapterConfig(subspace="fisher"), step, **settings(form), quantization="8da8w")
-
-
-def export(
-    model: str,
-    output: Path,
-    form: Form,
-    configure: Callable[[Form], ExportConfig],
-    texts: Path | None,
-    console: Console | None,
-    limit: int | None = None,
-    hold_out: tuple[float, int] | None = None,
-    hub: bool = False,
-    adapter: Path | None = None,
-    allow_pickle: bool = False,
-) -> dict[str, Any]:
-    """`prge export`.
-
-    Args:
-        form: what an example is; what is left open is taken from the tokenizer and the texts, and shown.
-        texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
-        limit: use the first so many of them.
-        hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
-        adapter: the PEFT adapter folder to go on from, in place of the config's own.
-    """
-    with quiet():
-        from prge.export.fit_form import fitted
-        from prge.export.from_peft import adapter_config
-        from prge.export.program import export_program
-        from prge.models.checkpoints import load_checkpoint
-
-    lora = read_lora(adapter_folder(adapter)) if adapter else None
-    records = form.records(texts) if (texts or hub) and not form.chat else []
-    with progress_bar(console) as progress:
-        bar = progress.add_task("load", total=None, note=model)
-        began = time.perf_counter()
-        with quiet():
-            checkpoint = load_checkpoint(model, allow_pickle)
-        loaded = time.perf_counter() - began
-        asked = form
-        if form.chat:
-            if not checkpoint.chat_template:
-                raise UserError(
-                    f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
-                )
-            form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
-            records = form.records(texts) if texts else []
-        records = records[:limit]
-        if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
-            form = replace(form, template=form.template + " {mask}")
-        form = fitted(form, checkpoint.tokenizer, records)
-        if hold_out and records:
-            records, _ = split(records, form.text, *hold_out)
-        if form != asked and console:
-            show(described(form), False, f"Inferred from {texts}", progress.console)
-        config = configure(form)
-        if lora:
-            config = replace(config, adapter=adapter_config(lora), lora=lora)
-        manifest, report = export_program(
-            checkpoint, config, output, lambda phase: progress.update(bar, description=phase),
-            [record for _, record in records],
-        )  # fmt: skip
-    result: dict[str, Any] = {
-        "program": str(output / PROGRAM_FILE),
-        "megabytes": report.program_bytes / 1e6,
-        "share_of_f32_weights": report.program_bytes / report.weight_bytes,
-        "rows_per_execution": manifest.rows,
-        "state_size": manifest.state_size,
-        "delegate_calls": report.delegate_calls,
-        "multiply_adds_inside": report.inside_share,
-        "outside_the_delegates": report.outside,
-        "seconds": {"load": loaded, **report.seconds},
-    }
-    if report.generator:
-        made = report.generator
-        result["generator"] = str(output / GENERATE_FILE)
-        result["generator_megabytes"] = made.program_bytes / 1e6
-        result["generator_delegate_calls"] = made.delegate_calls
-    return result if form == asked else {"inferred": described(form), **result}
-
-
-def export_for_training(
-    model: str, output: Path, asked: Asked, data: Path | None, *, dev: Path | None, dev_fraction: float,
-    limit: int | None, seed: int, console: Console | None,
-) -> dict[str, Any]:  # fmt: skip
-    """The program that `prge train` makes of a model, with the directions of its training examples."""
-    if data is None and not asked.task:
-        raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
-    whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
-    hold_out = None if whole else (dev_fraction, seed)
-    return export(model, output, form_of(asked, data), standard, data, console, limit, hold_out, hub=data is None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.errors import UserError
 from prge.files.checked import scratch_of
@@ -11,6 +11,7 @@ from prge.files.folders import PROGRAM_FOLDER
 from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.options import AnyPath, Option
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
@@ -37,12 +38,16 @@ def written(folder: Path) -> list[Path]:
     return found
 
 
-def forget(folder: Path) -> dict[str, Any]:
-    """Remove what a run wrote, and its folders once they are empty; how many files and bytes, and what is left.
+def forget(run: Annotated[AnyPath, Option("A run folder.", argument=True)]) -> dict[str, Any]:
+    """Remove a run: its journal, snapshots, adapter, picture and description, and the program that it made.
+
+    Returns:
+        ``files`` and ``bytes`` that were removed, and what is ``left`` in the folder, which prge did not write.
 
     Raises:
         UserError: no run folder, one that a process works on, or something cannot be removed.
     """
+    folder = Path(run)
     files = written(folder)
     result: dict[str, Any] = {"files": len(files), "bytes": sum(file.lstat().st_size for file in files)}
     try:

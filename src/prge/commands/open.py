@@ -1,44 +1,81 @@
-"""What the commands of the device's side do; `cli.py` holds their options, `exporting.py` the server's side."""
+"""Opens what the commands work on: a program, and a state for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE
-from prge.runtime_driver.data.encoder import Encoder
+from prge.options import AnyPath, Option
 from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import Program, StepProgram
 from prge.runtime_driver.run.snapshots import STATE_FILE
 
+# Parameters of several commands.
+ProgramPath = Annotated[AnyPath, Option("A program.pte, or the folder that holds it.", argument=True)]
+StatePath = Annotated[
+    AnyPath | None, Option("A run folder, its state.safetensors, or a PEFT adapter folder; default: none.")
+]
+DataPath = Annotated[
+    AnyPath | None,
+    Option("Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task."),
+]
+Truncate = Annotated[bool, Option("Cut long texts from the left instead of refusing them.")]
+Tokenizer = Annotated[AnyPath | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")]
+Runtime = Annotated[
+    Literal["executorch", "torch"], Option("What runs the step; torch: eager PyTorch, from the base model.")
+]
+Device = Annotated[str, Option("Of --runtime torch: cpu, cuda, cuda:1.")]
 
-def open_program(
-    program: Path, tokenizer: Path | None, truncate: bool, runtime: str = "executorch", device: str = "cpu"
-) -> tuple[StepProgram, Encoder]:
-    """Load a program and the encoder that fits it."""
+
+def load(
+    path: AnyPath, *, tokenizer: AnyPath | None = None, truncate: bool = False,
+    runtime: Literal["executorch", "torch"] = "executorch", device: str = "cpu",
+) -> StepProgram:  # fmt: skip
+    """A fine-tuning program, ready to step.
+
+    Its weights are packed at the first step, which takes a moment.
+
+    Args:
+        path: a ``program.pte``, or the folder that holds it.
+        tokenizer: its ``tokenizer.json``; None for the one beside the program.
+        truncate: cut texts that are longer than the program's bound from the left, instead of refusing them.
+        runtime: ``"torch"`` runs the same step in eager PyTorch, made of the base model; it needs ``prge[export]``.
+        device: of PyTorch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Raises:
+        UserError: no program there, damaged, of another format; or no such device.
+    """
     if runtime == "torch":
         from prge.eager import TorchProgram
 
-        loaded: StepProgram = TorchProgram(program, device)
+        program: StepProgram = TorchProgram(Path(path), device)
     elif device != "cpu":
         raise UserError(f"--device {device}: the ExecuTorch runtime runs on the CPU; give --runtime torch too")
     else:
-        loaded = StepProgram(program)
-    beside = loaded.path.parent / TOKENIZER_FILE
-    return loaded, Encoder(loaded.manifest, tokenizer or beside, truncate=truncate)
+        program = StepProgram(Path(path))
+    program.tokenizer = Path(tokenizer) if tokenizer else program.tokenizer
+    program.truncate = truncate
+    return program
 
 
-def read_state(program: Program, state: Path | None) -> Tensor:
-    """The state of a run folder, a file or a PEFT adapter folder; without one, the initial state."""
+def read_state(program: Program, state: AnyPath | None) -> Tensor:
+    """The state of a run folder, a file or a PEFT adapter folder, f32[state_size]; without one the initial state.
+
+    Raises:
+        UserError: as `load_state` and `fit_lora`.
+    """
     if state is None:
         return program.initial_state()
-    if (state / CONFIG_FILE).is_file():
-        return fit_lora(read_lora(state), program.manifest, program.frozen())
-    return load_state(state_file(state), program.manifest)
+    if (Path(state) / CONFIG_FILE).is_file():
+        return fit_lora(read_lora(Path(state)), program.manifest, program.frozen())
+    return load_state(state_file(Path(state)), program.manifest)
 
 
 def state_file(path: Path) -> Path:
+    """The newest snapshot of a run folder; or the file itself."""
     return path / STATE_FILE if path.is_dir() else path

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 from prge.errors import UserError
+from prge.options import Option
 from prge.quiet import quiet
 
 
-def plan(model: str, memory: float, tokens: int, queries: int, batch: int, max_targets: int) -> dict[str, Any]:
-    """`prge plan`; ``memory`` in bytes, of the whole process."""
+def parse_bytes(text: str) -> float:
+    """'1.5GB' or '800MB', in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"--memory {text!r}: write a number and MB or GB, as 1.5GB")
+    return float(found[1]) * {"mb": 1e6, "gb": 1e9}[found[2].lower()]
+
+
+def plan(
+    model: Annotated[str, Option("As for export; of a hub model the config alone is fetched.", argument=True)],
+    memory: Annotated[float, Option("Of the whole process, as 1.5GB or 800MB.", parse=parse_bytes)],
+    tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
+    queries: Annotated[int, Option("Random directions per step.", ("--queries", "-q"), least=1)] = 16,
+    batch: Annotated[int, Option("Examples per step.", ("--batch", "-b"), least=1)] = 16,
+    max_targets: Annotated[int, Option("Target tokens of an example; 0: label words.", least=0)] = 0,
+) -> dict[str, Any]:
+    """Which quantization and batch fit a memory, before anything is exported.
+
+    Args:
+        memory: of the whole process, in bytes.
+
+    Returns:
+        ``imports_bytes``, what Python, torch and the runtime take here; and ``rows``, one for each quantization.
+    """
     with quiet():
         from prge.export.plan import plan as fitting
         from prge.export.plan import planned

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from prge.commands.open import read_state
-from prge.commands.screen import progress_bar
+from prge.commands.hooks import Hooks
+from prge.commands.open import DataPath, read_state
 from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
+from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.train import Guard
@@ -28,30 +28,35 @@ from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
 def replay_run(
-    folder: Path, output: Path, program: Path | None, data: Path | None, dev: Path | None, steps: int | None,
-    console: Console | None,
-) -> dict[str, Any]:  # fmt: skip
-    """`prge replay`: the state after so many steps, and its adapter, into a new folder."""
+    run: Annotated[AnyPath, Option("A run folder; its config.json and log.jsonl are enough.", argument=True)],
+    output: Annotated[AnyPath, Option("New folder for state and adapter.", ("--output", "-o"))],
+    program: Annotated[AnyPath | None, Option("The run's program, if it has moved.")] = None,
+    steps: Annotated[int | None, Option("Only the first so many: undo what came after.", least=0)] = None,
+    data: DataPath = None,
+    dev: Annotated[AnyPath | None, Option("Examples to evaluate on.")] = None,
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Make a run's state again from its journal: from seeds and losses alone where weights are perturbed."""
+    folder, output = Path(run), Path(output)
     described, rows = read_config(folder), read_log(folder)
     if steps is not None and steps > len(rows):
         raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
     rows = rows[:steps]
-    source, config, loaded, encoder = reopen(folder, described, program, data, dev)
+    source, config, loaded = reopen(folder, described, program, data, dev)
     start = described["data"]["from"]
     state, m = read_state(loaded, Path(start) if start else None), loaded.manifest
     sizes = 2 * m.queries if m.perturb == "weights" else m.batch, m.batch
     if any((len(row["losses"]), len(row["examples"])) != sizes for row in rows):
         raise UserError(f"{folder} is a run of another program: its steps have other batches or queries")
     began = time.perf_counter()
-    with new_folder(output) as scratch, progress_bar(console) as progress:
-        bar = progress.add_task("replaying", total=len(rows), note="")
+    with new_folder(output) as scratch:
         if m.perturb == "weights":
             states = replay(m, state, rows)
         else:
-            states = again(loaded, state, source.read(encoder)[0], rows)
-        for reached in states:
+            states = again(loaded, state, source.read(loaded.encoder())[0], rows)
+        for done, reached in enumerate(states, 1):
             state = reached
-            progress.advance(bar)
+            hooks.show("replaying", done, len(rows), "")
         save_state(scratch / STATE_FILE, state, m, config.after + len(rows))
         save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state)
     passes = 0 if m.perturb == "weights" else len(rows) * m.executions

@@ -1,9 +1,11 @@
-"""What the commands share: their options' types, and how results and progress look."""
+"""How results and progress look on a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -11,26 +13,56 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from prge.commands.hooks import Hooks
+
 out = Console()
 # On a descriptor of its own, which `quiet` does not hold back.
 err = Console(file=os.fdopen(os.dup(2), "w"))
 
 
-def show(result: dict[str, Any], as_json: bool, title: str, console: Console = out) -> None:
-    """Print a result: one JSON object, or a two-column table."""
-    if as_json:
-        print(json.dumps(result))
-        return
+@contextmanager
+def progress() -> Iterator[Hooks]:
+    """Hooks that show one progress bar on stderr, and above it the lines that are told."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("", total=None, note="", visible=False)
+
+        def show(phase: str, done: int, total: int | None, note: str) -> None:
+            if bar.tasks[0].description != phase:
+                bar.reset(task, total=total, description=phase)
+            bar.update(task, completed=done, total=total, note=note, visible=True)
+
+        def tell(text: str) -> None:
+            bar.console.print(text, markup=False, highlight=False)
+
+        yield Hooks(tell, show)
+
+
+def show(result: dict[str, Any], title: str) -> None:
+    """Print a result as a table of two columns."""
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     for key, value in result.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {plain(v)}" for k, v in value.items())
         table.add_row(key.replace("_", " "), Text(plain(value)))
-    console.print(table)
+    out.print(table)
+
+
+def columns(*names: str) -> Table:
+    """A table to fill, without lines."""
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def plain(value: Any) -> str:
-    """A value as a person reads it."""
+    """A value as a person reads it; None is empty."""
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -38,9 +70,6 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def progress_bar(console: Console | None) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
-        console=console or Console(quiet=True),
-    )  # fmt: skip
+def print_json(result: Any) -> None:
+    """One line of JSON on stdout."""
+    print(json.dumps(result))

@@ -1,4 +1,4 @@
-"""What `prge train` does: begins a run or resumes one, shows how it goes, and leaves its folder whole."""
+"""What `prge train` does: begins a run or resumes one, tells how it goes, and leaves its folder whole."""
 
 from __future__ import annotations
 
@@ -7,147 +7,207 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rich.console import Console
 from torch import Tensor
 
-from prge.commands.open import open_program, read_state, state_file
+from prge.commands.export import export_for_training
+from prge.commands.hooks import Hooks
+from prge.commands.open import Device, Runtime, load, read_state, state_file
 from prge.commands.plots import plot_curves
-from prge.commands.screen import progress_bar
 from prge.errors import UserError
+from prge.examples.detect import FormOptions
+from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.options import AnyPath, Option
+from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
-from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
-from prge.runtime_driver.loop.train import TrainConfig, train
+from prge.runtime_driver.loop.train import TrainConfig, fold, settle
 from prge.runtime_driver.program.state import steps_behind
-from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.program.step import StepProgram, is_program
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 
 
-def begin(
-    program: Path, source: Source, output: Path, *, steps: int, lr: float | None, eps: float | None, seed: int,
-    eval_every: int, limits: Limits, console: Console | None, start: Path | None = None, runtime: str = "executorch",
-    device: str = "cpu",
-) -> dict[str, Any]:  # fmt: skip
-    """`prge train`; ``start`` is its --from."""
-    loaded, encoder = open_program(program, _path(source.tokenizer), source.truncate, runtime, device)
+def parse_lr(text: str) -> float | None:
+    """A number above zero; None for auto."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise UserError(f"--lr {text!r}: give a number above zero, or auto")
+    return value
+
+
+def train(
+    program: Annotated[AnyPath, Option("A program.pte or its folder; or a model, exported first.", argument=True)],
+    output: Annotated[AnyPath, Option("New folder for the run.", ("--output", "-o"))],
+    source: Source = Source(),
+    form: FormOptions = FormOptions(),
+    steps: Annotated[int, Option("How many.", least=1)] = 300,
+    lr: Annotated[
+        float | None,
+        Option("Learning rate of the first step; auto: measured on a few batches.", parse=parse_lr, shown="auto"),
+    ] = None,
+    eps: Annotated[float | None, Option("Size of the perturbation; default: the program's.")] = None,
+    eval_every: Annotated[int, Option("Steps between evaluations; 0: at the end only.", least=0)] = 50,
+    start: Annotated[
+        AnyPath | None, Option("Go on from this run folder, state or PEFT adapter folder.", ("--from",))
+    ] = None,
+    limits: Limits = Limits(),
+    runtime: Runtime = "executorch",
+    device: Device = "cpu",
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Fine-tune: forward passes only, on this machine's ExecuTorch runtime.
+
+    Returns:
+        ``completed``, ``steps`` and ``lr``; ``before`` and ``after``, the evaluations; ``seconds_per_step`` (median);
+        the paths of ``state``, ``adapter`` and ``picture``; and why it ``stopped``, if it did.
+
+    Raises:
+        UserError: program or data cannot be read, the folder is in use, or the run cannot go on.
+    """
+    output, exported = Path(output), dict[str, Any]()
+    if is_program(Path(program)):
+        if form != FormOptions():
+            raise UserError(f"{program} is a program and has its form; options of the form go with a model")
+    else:
+        refuse_used(output)
+        exported = export_for_training(
+            str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
+            dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
+        )  # fmt: skip
+        program = output / PROGRAM_FOLDER
+    # Whole paths, so that a run can be resumed from another folder.
+    whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
+    source = replace(source, **whole)
+    loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     state = read_state(loaded, start)
-    behind = steps_behind(state_file(start), loaded.manifest) if start else 0
-    eps = loaded.manifest.eps if eps is None else eps
-    if eps <= 0:
+    behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
+    if eps is not None and eps <= 0:
         raise UserError(f"--eps must be above zero, not {eps}")
-    examples, dev_examples, dropped = source.read(encoder)
-    del encoder
+    examples, dev, dropped = source.read(loaded.encoder())
     return_freed()
     refuse_begun(output)
     began = time.perf_counter()
-    with progress_bar(console) as progress:
-        bar = progress.add_task("loading", total=None, note="")
-        warm_up(loaded, [*examples, *dev_examples])
-        if lr is None:
-            progress.update(bar, description="calibrating", note="learning rate")
-            lr = propose_lr(Estimates(loaded, examples, state), eps)[0]
-    config = TrainConfig(steps, lr, eps, seed, eval_every, behind)
-    described = {**asdict(source), "from": str(start.resolve()) if start else None, "device": device}
-    described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev_examples])}
+    hooks.show("loading", 0, None, "")
+    warm_up(loaded, [*examples, *dev])
+    hooks.show("calibrating", 0, None, "learning rate")
+    config = settle(
+        loaded, examples, state, steps=steps, lr=lr, eps=eps, seed=source.seed, eval_every=eval_every, after=behind
+    )
+    described = {**asdict(source), "from": str(Path(start).resolve()) if start else None, "device": device}
+    described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev])}
     run = RunFolder.begin(output, loaded, config, described, state)
-    result = _go_on(run, examples, dev_examples, config, limits, began, console)
+    result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
     return result | ({"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {})
 
 
 def resume(
-    folder: Path, limits: Limits, console: Console | None, program: Path | None = None,
-    data: Path | None = None, dev: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """`prge train --resume`: a run goes on with its own settings; its files may have moved."""
+    run: Annotated[AnyPath, Option("A run folder.", argument=True)],
+    program: AnyPath | None = None,
+    data: AnyPath | None = None,
+    dev: AnyPath | None = None,
+    limits: Limits = Limits(),
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Go on with a run that was stopped or cut off, with its own settings, to the bits of one that never was.
+
+    Args:
+        program, data, dev: where the run's files are now, if they have moved.
+
+    Returns:
+        as `train`.
+
+    Raises:
+        UserError: no run there, or its program or data are no longer what they were.
+    """
+    folder = Path(run)
     described = read_config(folder)
-    source, config, loaded, encoder = reopen(folder, described, program, data, dev)
-    examples, dev_examples, _ = source.read(encoder)
+    source, config, loaded = reopen(folder, described, program, data, dev)
+    examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
         raise UserError(
             f"{source.train or loaded.manifest.task}: these are not the examples that {folder} was begun with; "
             "give the files as they were with --data and --dev, or begin a new run"
         )
-    del encoder
     return_freed()
-    run = RunFolder.resume(folder, loaded)
+    found = RunFolder.resume(folder, loaded)
     began = time.perf_counter()
-    with progress_bar(console) as progress:
-        progress.add_task("loading", total=None, note="")
-        warm_up(loaded, [*examples, *dev_examples])
-        if run.cut:
-            progress.console.print(f"{run.cut} cut off the journal", highlight=False)
-    return _go_on(run, examples, dev_examples, config, limits, began, console)
+    hooks.show("loading", 0, None, "")
+    warm_up(loaded, [*examples, *dev_examples])
+    if found.cut:
+        hooks.tell(f"{found.cut} were cut off the journal")
+    return _go_on(found, examples, dev_examples, config, limits, began, hooks)
 
 
 def reopen(
-    folder: Path, described: dict[str, Any], program: Path | None, data: Path | None, dev: Path | None
-) -> tuple[Source, TrainConfig, StepProgram, Encoder]:
-    """A run's settings, program and encoder, by its description; the paths stand in for those that it names.
+    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None
+) -> tuple[Source, TrainConfig, StepProgram]:
+    """A run's settings and program, by its description; the paths stand in for those that it names.
 
     Raises:
         UserError: something is missing, or no longer what it was.
     """
     try:
         kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
-        source = parse(Source, kept | {k: str(v.resolve()) for k, v in {"train": data, "dev": dev}.items() if v})
+        moved = {k: str(Path(v).resolve()) for k, v in {"train": data, "dev": dev}.items() if v}
+        source = parse(Source, kept | moved)
         config = TrainConfig(**described["train"])
         runtime, device = described["runtime"].split()[0], described["data"]["device"]
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
-    path = program or Path(described["program"])
-    return source, config, *open_program(path, _path(source.tokenizer), source.truncate, runtime, device)
+    path = program or described["program"]
+    loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    return source, config, loaded
 
 
 def _go_on(
-    run: RunFolder, examples: Sequence[Example], dev_examples: Sequence[Example], config: TrainConfig, limits: Limits,
-    began: float, console: Console | None,
+    run: RunFolder, examples: Sequence[Example], dev: Sequence[Example], config: TrainConfig, limits: Limits,
+    began: float, hooks: Hooks,
 ) -> dict[str, Any]:  # fmt: skip
     """Train from where the run stands to its end, or to where it is stopped."""
     first, state, guard = run.stands.steps, run.stands.state, run.guard
     stopped, before = "", None
-    with progress_bar(console) as progress, Stopping(limits) as stopping:
-        bar = progress.add_task("evaluating", total=len(dev_examples), note="before training")
+    with Stopping(limits) as stopping:
 
         def evaluating(done: int) -> None:
             stopping.check()
-            progress.update(bar, completed=done)
+            hooks.show("evaluating", done, len(dev), "before training")
 
         try:
-            if dev_examples and not first:
-                before = evaluate(run.program, state, dev_examples, evaluating)
+            if dev and not first:
+                before = evaluate(run.program, state, dev, evaluating)
             note = scores(summary(before)) if before else ""
-            progress.reset(bar, total=config.steps, completed=first, description="training", note=note)
             mean, seconds = 0.0, deque[float](maxlen=20)
-            steps = train(
-                run.program, state, examples, dev_examples, config, first, guard,
-                evaluating=lambda done: stopping.check(),
-            )  # fmt: skip
+            steps = fold(
+                run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
+            )
             for state, record in steps:
                 run.log(record, state, guard, None if record.step else before)
                 seconds.append(record.seconds)
                 mean += (record.loss - mean) / min(record.step - first + 1, 20)
                 note = scores(summary(record.evaluation)) if record.evaluation else note
-                speed = statistics.mean(seconds)
-                progress.update(bar, completed=record.step + 1, note=f"loss {mean:.3f} {note}{1 / speed:.2f} steps/s")
+                text = f"loss {mean:.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
+                hooks.show("training", record.step + 1, config.steps, text)
                 if record.backed_off:
-                    progress.console.print(
-                        f"step {record.step + 1}: the loss diverged; back to the best state, lr halved"
-                    )
-                stopping.look(lambda why: progress.update(bar, note=why))
+                    hooks.tell(f"step {record.step + 1}: the loss diverged; back to the best state, lr halved")
+                done = record.step + 1
+                stopping.look(lambda why, done=done: hooks.show("training", done, config.steps, why))  # type: ignore[misc]
         except KeyboardInterrupt:
             stopped = stopping.why
         except UserError:
             with suppress(UserError):  # a full disk stops both; the first sentence says more
-                _finish(run, state, read_log(run.folder))
+                _finish(run, state)
             raise
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
@@ -155,14 +215,14 @@ def _go_on(
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state)
 
 
-def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _finish(run: RunFolder, state: Tensor) -> dict[str, str]:
     """Close the run's folder and draw its curves; paths by name."""
     paths, picture = run.finish(state), run.folder / PICTURE_FILE
     try:
-        plot_curves(picture, rows)
+        plot_curves(picture, read_log(run.folder))
     except OSError as e:
         raise UserError(f"{picture} cannot be written ({e.strerror}); log, state and adapter are there") from e
     return paths | {"picture": str(picture)}
@@ -181,8 +241,13 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def scores(numbers: dict[str, float]) -> str:
+    """The last of an evaluation's numbers, for the progress bar."""
     name, value = list(numbers.items())[-1]
     return f"dev {name} {value:.3f} "
+
+
+# Of `Source`.
+_PATHS = ("train", "dev", "tokenizer")
 
 
 def _path(text: str | None) -> Path | None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tokenizers import Tokenizer
 
@@ -17,6 +17,7 @@ from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
 from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder, Example
@@ -32,12 +33,18 @@ from prge.runtime_driver.run.snapshots import newest
 _PATIENCE = 600
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Read all of it and say what it is; a program also runs once, in a process of its own.
+def verify(
+    file: Annotated[
+        AnyPath,
+        Option("A program, run, adapter, state, tokenizer or data file, or its folder.", argument=True),
+    ],
+) -> dict[str, Any]:
+    """Say what a file or folder is, and whether it is whole; a program runs once, in a process of its own.
 
     Raises:
         UserError: nothing that prge knows, or not whole, with where.
     """
+    path = Path(file)
     if path.is_dir():
         for name, look in ((PROGRAM_FILE, _programs), (LOG_FILE, _run), (ADAPTER_CONFIG, _adapter)):
             if (path / name).is_file():

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.form import Form
 from prge.examples.read import Record, part_file, read_records
 from prge.manifest import template_columns
+from prge.options import Option
 
 # Names that columns mostly have, best first.
 TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
@@ -25,23 +26,31 @@ KNOWN = {*TEXTS, *LABELS, *PROMPTS, *ANSWERS, *(name for pair in PAIRS for name 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user said of the examples' form; None is to be inferred.
+class FormOptions:
+    """What a user says of the examples' form. What is left out is the task's, or inferred from the data.
 
     Attributes:
-        text: the column of the text.
-        label: column of the classes (no ``=`` in it), or ``NAME=WORD`` of a class; as often as there are.
-        others: fields of `Form` by its names.
+        label: the column of the classes (no ``=`` in it); or ``NAME=WORD``, a class and its label word, for each class.
     """
 
-    task: str | None = None
-    text: str | None = None
-    label: Sequence[str] = ()
-    template: str | None = None
-    target: str | None = None
-    choices: str | None = None
-    max_tokens: int | None = None
-    max_targets: int | None = None
+    task: Annotated[str | None, Option("One of `prge tasks`.")] = None
+    text: Annotated[str | None, Option("The data's column of text.")] = None
+    label: Annotated[
+        tuple[str, ...],
+        Option(
+            "The data's column of classes; or NAME=WORD, a class and its label word, once per class.",
+            ("--label", "--label-column"),
+        ),
+    ] = ()
+    template: Annotated[str | None, Option("The prompt, with the data's columns in braces.")] = None
+    target: Annotated[str | None, Option("Template of the text to learn, instead of classes.")] = None
+    choices: Annotated[str | None, Option("The data's column with a list of candidates; {choice} stands for one.")] = (
+        None
+    )
+    max_tokens: Annotated[int | None, Option("Longest row; default: what the data need, or 128.", least=2)] = None
+    max_targets: Annotated[
+        int | None, Option("Most target tokens of an example; default: what the data need, or 32.", least=1)
+    ] = None
 
     @property
     def words(self) -> tuple[tuple[str, str], ...]:
@@ -60,7 +69,7 @@ class Asked:
         return columns[0] if columns else None
 
 
-def form_of(asked: Asked, data: Path | None) -> Form:
+def form_of(asked: FormOptions, data: Path | None) -> Form:
     """The form that was asked for; what was not is the task's, or inferred from the data, or the plain default.
 
     Raises:
@@ -104,7 +113,7 @@ def read_rows(file: Path) -> list[Record]:
     return [row for _, row in read_records(file, columns)]
 
 
-def infer(rows: Sequence[Record], asked: Asked) -> Form:
+def infer(rows: Sequence[Record], asked: FormOptions) -> Form:
     """The form of own data: chat, multiple choice, text to text, classification, or plain text.
 
     Raises:

@@ -1,0 +1,73 @@
+"""Results that are more than a name and a value, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+
+from prge.commands.compare import table_rows
+from prge.commands.screen import columns, out, plain, show
+
+Result = dict[str, Any]
+
+
+def predicted(result: Result) -> None:
+    """Of `prge predict`."""
+    table = columns("label", "probability", "text")
+    for p in result["predictions"]:
+        table.add_row(Text(p["label"]), f"{p['probability']:.2f}", Text(p["text"]))
+    out.print(table)
+
+
+def tasks(result: Result) -> None:
+    """Of `prge tasks`."""
+    table = columns("task", "kind", "metrics", "data on the hub", "about")
+    for name, task in result.items():
+        table.add_row(name, task["kind"], ", ".join(task["metrics"]), task["hub"][0], task["about"])
+    out.print(table)
+
+
+def inspected(m: Result) -> None:
+    """Of `prge inspect`: what most readers look for."""
+    adapter, modules = m["adapter"], m["adapter"]["modules"]
+    last = [module["name"].split(".")[-1] for module in modules]
+    shown = {
+        "model": m["model"],
+        "quantization": m["quantization"],
+        "bytes": m["bytes"],
+        "objective": m["objective"] + (", chat" if m["chat_template"] else ", multiple choice" if m["choices"] else ""),
+        **({"task": m["task"]} if m["task"] else {}),
+        "template": m["template"] + (f" -> {m['target']}" if m["target"] else ""),
+        "labels": ", ".join(f"{x['name']} ={x['word']}" for x in m["labels"]),
+        "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
+        "estimator": f"perturbed {m['perturb']}, {m['noise']} directions, {m['optimizer']}",
+        "tokens": f"{m['min_tokens']} to {m['max_tokens']}" if m["min_tokens"] < m["max_tokens"] else m["max_tokens"],
+        "adapter": f"rank {adapter['rank']}, alpha {adapter['alpha']:g}, subspace {adapter['subspace'] or 'none'}",
+        "adapted": ", ".join(f"{last.count(name)} {name}" for name in dict.fromkeys(last)),
+        "state": f"{m['state_size']:,} numbers",
+        "eps, lr": f"{m['eps']:g}, {m['lr']:g}",
+    }
+    show(shown, m["path"])
+
+
+def planned(result: Result) -> None:
+    """Of `prge plan`."""
+    queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
+    table = columns("quantization", "program MB", "peak MB", f"q={queries} B={batch} fits", "largest B")
+    for row in result["rows"]:
+        peak, size = row["peak_bytes"] + imports, row["program_bytes"]
+        fits, largest = "yes" if row["fits"] else "no", str(row["largest_batch"] or "none")
+        table.add_row(row["quantization"], f"{size / 1e6:,.0f}", f"{peak / 1e6:,.0f}", fits, largest)
+    out.print(table)
+    out.print(f"peak MB: of the process, {imports / 1e6:,.0f} of them Python, torch and the runtime")
+
+
+def compared(result: Result) -> None:
+    """Of `prge compare`."""
+    table = columns("", *(run["folder"] for run in result["runs"]))
+    for name, values in table_rows(result):
+        table.add_row(name, *map(plain, values))
+    out.print(table)
+    if "picture" in result:
+        out.print(result["picture"])

@@ -1,0 +1,23 @@
+"""What `prge pack` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from prge.commands.open import ProgramPath, load
+from prge.options import AnyPath, Option
+from prge.runtime_driver.data.packed import pack as write_packed
+from prge.runtime_driver.data.source import Source
+
+
+def pack(
+    program: ProgramPath,
+    output: Annotated[AnyPath, Option("The packed file, as data.prge.", ("--output", "-o"))],
+    source: Source = Source(),
+) -> dict[str, Any]:
+    """Turn examples into tokens, in one file that `prge train --data` and `prge-run` read."""
+    loaded, output = load(program, tokenizer=source.tokenizer, truncate=source.truncate), Path(output)
+    train, held, dropped = source.read(loaded.encoder())
+    write_packed(output, loaded.manifest, train, held, dropped)
+    return {"examples": len(train), "dev": len(held), "bytes": output.stat().st_size, "packed": str(output)}

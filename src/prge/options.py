@@ -1,0 +1,35 @@
+"""What a parameter means to a user: one text for who reads the signature and for the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Paths are taken as text too.
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Stands beside a parameter's type, as ``Annotated[int, Option("...")]``.
+
+    The parameters of the functions in `prge.commands` are the command line's options: `prge.cli.options` reads them.
+
+    Attributes:
+        help: what it does, in a sentence.
+        names: on the command line; empty for the parameter's own name.
+        least, most: bounds of a number, included.
+        parse: makes the value of a user's text; raises a `UserError` where it cannot.
+        shown: the default as a person reads it; None for the default itself.
+        argument: whether it is given by its place, without a name.
+    """
+
+    help: str
+    names: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    parse: Callable[[str], Any] | None = None
+    shown: str | None = None
+    argument: bool = False
