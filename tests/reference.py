@@ -97,17 +97,19 @@ def single_targets(manifest: Any, example: Any) -> list[Any]:
 
 
 def shifted_loss(
-    model: Any, manifest: Any, frozen: Tensor, state: Tensor, example: Any, shifts: Tensor
+    model: Any, manifest: Any, frozen: Tensor, weights: dict[str, Tensor], example: Any, shifts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss when the adapters' cores put out ``shifts`` [M, D] more at the target positions.
 
     Also each core's inputs there, [n targets, rank]. Where tokens see those after them, all others stay as if
     nothing had been shifted.
+
+    Args:
+        weights: of `adapted_weights`, made once for all runs at one state.
     """
     rank, at, handles = manifest.adapter.rank, 0, []
     columns = output_directions(manifest)
     positions = target_positions(manifest, example)
-    weights = adapted_weights(model, manifest, frozen, state)
     if manifest.answer_at != "last":
         handles += keep_others(model, manifest, weights, example.tokens, positions)
     inputs: dict[int, Tensor] = {}
@@ -172,13 +174,14 @@ def activation_estimate(
     m = 1 if manifest.objective == "label-words" else manifest.max_targets
     columns = output_directions(manifest) * len(manifest.adapter.modules)
     z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)]).view(q, len(batch), m, columns)
+    weights = adapted_weights(model, manifest, frozen, state)
     total, plain = torch.zeros_like(state), torch.zeros(len(batch))
     for b, example in enumerate(batch):
         parts = single_targets(manifest, example)
         for j, part in enumerate(parts):
             own = z[:, b, j : j + 1]
-            zero, inputs = shifted_loss(model, manifest, frozen, state, part, torch.zeros(1, columns))
-            moved = [shifted_loss(model, manifest, frozen, state, part, eps * own[i])[0] for i in range(q)]
+            zero, inputs = shifted_loss(model, manifest, frozen, weights, part, torch.zeros(1, columns))
+            moved = [shifted_loss(model, manifest, frozen, weights, part, eps * own[i])[0] for i in range(q)]
             mean = torch.stack([zero, *moved]).mean()
             output_gradient = sum((moved[i] - mean) / eps * own[i] for i in range(q)) * (1 + q) / q / q
             total += rank_one_sum(inputs, output_gradient) / len(batch) / len(parts)
@@ -195,12 +198,13 @@ def exact_activation_estimate(
     columns = output_directions(manifest) * len(manifest.adapter.modules)
     z = torch.stack([rademacher(seed + i, len(batch) * m * columns) for i in range(q)])
     z = z.view(q, len(batch), m, columns).to(state.dtype)
+    weights = adapted_weights(model, manifest, frozen, state)
     total = torch.zeros_like(state)
     for b, example in enumerate(batch):
         parts = single_targets(manifest, example)
         for j, part in enumerate(parts):
             shifts = torch.zeros(1, columns, dtype=state.dtype, requires_grad=True)
-            value, inputs = shifted_loss(model, manifest, frozen, state, part, shifts)
+            value, inputs = shifted_loss(model, manifest, frozen, weights, part, shifts)
             (outputs,) = torch.autograd.grad(value, shifts)
             slopes = [(outputs * z[i, b, j : j + 1]).sum() for i in range(q)]
             mean = sum(slopes) / (1 + q)
@@ -242,11 +246,12 @@ def target_gradient(
     With a the cores' inputs and d the gradient at all D outputs of an example, ``z z^T d`` errs by
     ``|d|^2`` (less one term in D) at every output, and the core's gradient by ``|a|^2`` times as much.
     """
+    weights = adapted_weights(model, manifest, frozen, state)
     total, error = torch.zeros_like(state), torch.zeros(())
     for example in batch:
         n = len(target_positions(manifest, example))
         shifts = torch.zeros(n, output_directions(manifest) * len(manifest.adapter.modules), requires_grad=True)
-        value, inputs = shifted_loss(model, manifest, frozen, state, example, shifts)
+        value, inputs = shifted_loss(model, manifest, frozen, weights, example, shifts)
         (outputs,) = torch.autograd.grad(value, shifts)
         total += rank_one_sum([x.detach() for x in inputs], outputs) / len(batch)
         lengths = torch.stack([x.detach().square().sum() for x in inputs]).sum()
