@@ -182,3 +182,10 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [*ALL, ".github/workflows/ci.yml"])
+def test_make_s_targets_exist(page: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`|run: )make ([a-z]+)(?=`| *#|$)", (ROOT / page).read_text(), re.MULTILINE)
+    assert set(named) <= targets
