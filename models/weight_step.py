@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from prge.manifest import AdaptedModule
+from prge.models.context import Tables
+from prge.models.families import Kind
 from prge.models.noise import noise
 from prge.models.objective import take_rows
 from prge.models.optimizer import update
@@ -23,8 +27,10 @@ class WeightStep(Step):
         self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
+        tables = self.backbone.positions(tokens)
+        hidden = self.backbone.frozen(tokens, tables)
         z, weights = self.perturb(state, seed, eps)
-        losses, detail = self.run(weights, tokens, targets)
+        losses, detail = self.run(weights, hidden, tables, targets)
         gradient = self.estimate(losses, z, eps)
         return update(state, gradient, lr, self.config.optimizer), losses, detail
 
@@ -35,10 +41,19 @@ class WeightStep(Step):
         moved = z * eps
         return z, torch.cat((params + moved, params - moved)) if config.inner else params + moved
 
-    def run(self, weights: Tensor, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Run every copy under its parameters f32[copies, S]; returns losses f32[R], and the objective's detail."""
-        tables = self.backbone.positions(tokens)
-        hidden = self.backbone.frozen(tokens, tables)
+    def run(
+        self, weights: Tensor, hidden: Tensor, tables: Mapping[Kind, Tables], targets: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Run all copies through the adapted layers.
+
+        Args:
+            weights: as `perturb` gives them.
+            hidden: f32[R, T, H], what `Backbone.frozen` makes of the tokens.
+            tables: as `Positions` makes them of the tokens.
+
+        Returns:
+            losses f32[R], and the objective's detail.
+        """
         hidden = self.backbone.adapted(hidden, tables, CopiedCores(weights))
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
