@@ -119,7 +119,7 @@ def export(
             config = replace(config, adapter=adapter_config(lora), lora=lora)
         manifest, report = export_program(
             checkpoint, config, output, lambda phase: progress.update(bar, description=phase),
-            [record for _, record in records],
+            [record for _, record in records] if config.adapter.subspace == "fisher" else [],
         )  # fmt: skip
     result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),
