@@ -37,10 +37,9 @@ def five_steps(program: StepProgram, data: Path, lr: float = 5e-3) -> tuple[torc
     return state, torch.tensor(losses)
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-@pytest.mark.parametrize("subspace", [None, "svd", "fisher"])
+@pytest.mark.parametrize(("subspace", "seed"), [(None, 7), ("svd", 0), ("fisher", 0)])
 def test_the_frozen_factors_are_the_program_s(export: Callable[..., Path], subspace: Any, seed: int) -> None:
-    """Whatever they were drawn or computed from; here they are LoRA-FA's of another seed than the default too."""
+    """From whatever they were made at export: LoRA-FA's A here is of another seed than the default."""
     adapter = AdapterConfig(rank=4, alpha=8.0, subspace=subspace, directions=3, seed=seed)
     program = StepProgram(export(step=WEIGHTS, adapter=adapter))
     built = build_again(program, program.manifest.max_tokens)
