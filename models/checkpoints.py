@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
@@ -82,13 +83,28 @@ class Checkpoint:
         """By the names that chat templates know, as ``eos_token``."""
         return {k: str(v) for k, v in self.tokenizer.special_tokens_map.items() if not isinstance(v, list)}
 
-    def save_tokenizer(self, folder: Path) -> Path:
-        """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
+    @property
+    def driver_tokenizer(self) -> Tokenizer:
+        """The tokenizer as the driver has it: it neither pads nor truncates, since the driver fills and cuts rows.
+
+        Raises:
+            UserError: the checkpoint's has no ``tokenizer.json`` form.
+        """
         if not getattr(self.tokenizer, "is_fast", False):
-            raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
-        path, tokenizer = folder / TOKENIZER_FILE, self.tokenizer.backend_tokenizer
-        tokenizer.no_padding()  # sentence encoders come with both; rows are the driver's to fill and to cut
+            raise UserError(f"{self.source}: its tokenizer has no {TOKENIZER_FILE} form, which the driver reads")
+        tokenizer: Tokenizer = self.tokenizer.backend_tokenizer
+        tokenizer.no_padding()  # sentence encoders come with both
         tokenizer.no_truncation()
+        return tokenizer
+
+    def save_tokenizer(self, folder: Path) -> Path:
+        """Write ``tokenizer.json``.
+
+        Raises:
+            UserError: as `driver_tokenizer`, or it cannot be written.
+        """
+        path = folder / TOKENIZER_FILE
+        tokenizer = self.driver_tokenizer
         try:
             tokenizer.save(str(path))
         except Exception as e:  # the library raises bare Exception

@@ -66,8 +66,8 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
     target, weight = torch.zeros_like(position), torch.zeros(position.shape)
     for i, e in enumerate(examples):
-        n, end = e.targets, len(e.tokens)
-        position[i, :n] = torch.arange(end - n - 1, end - 1)
-        target[i, :n] = torch.tensor(e.tokens[end - n :])
+        n = e.targets
+        position[i, :n] = torch.tensor(e.target_positions)
+        target[i, :n] = torch.tensor(e.tokens[len(e.tokens) - n :])
         weight[i, :n] = 1.0 / n
     return tokens, (position, target, weight)
