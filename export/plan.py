@@ -7,8 +7,8 @@ from typing import Any
 
 from prge.cost import multiply_adds, peak_bytes, weight_bytes
 from prge.export.quantize import QUANTIZATIONS
-from prge.manifest import AdaptedModule, Adapter, Label, Manifest
-from prge.models.adapter import AdapterConfig, selected
+from prge.manifest import Adapter, Label, Manifest
+from prge.models.adapter import AdapterConfig, layout
 from prge.models.build import architecture
 from prge.models.families import Parts, UnsupportedModel
 from prge.models.optimizer import BETAS
@@ -25,18 +25,15 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
     if max_targets and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; leave --max-targets out")
     adapter = AdapterConfig(subspace="fisher")
-    modules, offset = [], 0
-    for name, (layer, _, linear) in selected(parts, adapter).items():
-        core = adapter.rank, adapter.columns
-        modules.append(AdaptedModule(name, layer, linear.in_features, linear.out_features, offset, core))
-        offset += core[0] * core[1]
+    modules = layout(parts, adapter)
     labels = () if max_targets else (Label("0", "", 0), Label("1", "", 1))
     return Manifest(
         model="", model_sha256="", quantization="f32", queries=step.queries, batch=step.batch, outer=True, inner=True,
         noise=step.noise, perturb=step.perturb, optimizer=step.optimizer, betas=BETAS, min_tokens=4, max_tokens=tokens,
-        state_size=3 * offset, objective="language-modelling" if max_targets else "label-words", template="",
+        state_size=3 * sum(module.size for module in modules),
+        objective="language-modelling" if max_targets else "label-words", template="",
         labels=labels, max_targets=max_targets, tokenizer_sha256="", pad_token=0, eps=0.0, lr=0.0,
-        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, tuple(modules)),
+        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
         architecture=architecture(parts),
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from prge.export.report import ExportReport
 from prge.export.write import write_program
 from prge.files.folders import new_folder
 from prge.lora import check_base
-from prge.manifest import PROGRAM_FILE, AdaptedModule, Adapter, Label, Manifest, file_sha256
+from prge.manifest import PROGRAM_FILE, Adapter, Label, Manifest, file_sha256
 from prge.models.adapter import AdaptedLinear
 from prge.models.build import (
     BuiltStep,
@@ -145,7 +145,7 @@ def export_program(
             save_initial(out, manifest, built.adapters, config.lora)
         constants: dict[str, Any] = {"manifest": manifest.to_json(), "frozen": frozen}
         inputs, lengths = functools.partial(example_inputs, built.step), (config.min_tokens, config.max_tokens)
-        depth = len(built.step.layers)
+        depth = len(built.step.backbone.layers)
         written = write_program(
             out / PROGRAM_FILE, built.step, inputs, lengths, depth, config.backend, constants, phases.enter
         )
@@ -180,7 +180,8 @@ def _build(
             factors = lora_factors(checkpoint.model, config.lora)
         shared = config.quantization == "f32"
         built = build_step(
-            checkpoint.model, config.adapter, config.step, objective, longest, shared, factors, checkpoint.pad_token,
+            checkpoint.model, config.adapter, config.step, objective, longest,
+            share_table=shared, factors=factors, pad_token=checkpoint.pad_token,
         )  # fmt: skip
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
@@ -204,10 +205,7 @@ def _manifest(
     tokenizer_sha256: str,
 ) -> Manifest:
     step, adapter = config.step, config.adapter
-    modules = tuple(
-        AdaptedModule(a.name, a.layer, a.base.in_features, a.base.out_features, a.offset, a.core)
-        for a in built.adapters
-    )
+    modules = tuple(layer.module for layer in built.adapters)
     task_type, transposed = _TASK_TYPES[checkpoint.answer_at], built.parts.family.transposed
     trains = Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules, task_type, transposed)
     return Manifest(

@@ -69,7 +69,8 @@ def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantizatio
     # A tied head shares its tensor with the embedding: give it its own before it changes.
     for linear in linears:
         linear.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
-    if isinstance(module.embedding.table, nn.Embedding):
-        module.embedding.table = QuantizedEmbedding(module.embedding.table)
+    embedding = module.backbone.embedding
+    if isinstance(embedding.table, nn.Embedding):
+        embedding.table = QuantizedEmbedding(embedding.table)
     chosen = {id(linear) for linear in linears}
     quantize_(module, linear_config(quantization), filter_fn=lambda child, _: id(child) in chosen)

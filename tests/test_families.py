@@ -220,7 +220,7 @@ def test_what_is_not_supported_is_refused_by_name(family: str, changes: dict[str
 def test_keys_and_values_do_not_train_by_default() -> None:
     def trained(family: str) -> set[str]:
         built = build_step(tiny(family), AdapterConfig(rank=2), StepConfig(), LabelWordsObjective([1, 2]), 16)
-        return {layer.name.split(".1.")[1] for layer in built.adapters}
+        return {layer.module.name.split(".1.")[1] for layer in built.adapters}
 
     assert trained("llama") == {"self_attn.q_proj", "self_attn.o_proj"} | {
         f"mlp.{x}_proj" for x in ("gate", "up", "down")

@@ -189,7 +189,8 @@ def test_slopes_are_autograd_s_directional_derivatives(
     exact = reference.exact_activation_estimate if perturb == "activations" else reference.exact_weight_estimate
     expected = exact(hf, m, frozen, state[:size], batch, SEED)
     step = build_again(program, m.max_tokens).step.double()
-    monkeypatch.setattr("prge.models.step.noise", lambda *args: noise(*args).double())
+    for module in ("activation_step", "weight_step"):
+        monkeypatch.setattr(f"prge.models.{module}.noise", lambda *args: noise(*args).double())
     tokens, targets = collate(batch * m.copies, m)
     lr, eps = torch.tensor([1.0]).double(), torch.tensor([1e-7]).double()
     with torch.no_grad():

@@ -22,7 +22,7 @@ class Source:
     train: Annotated[
         str | None,
         Option(
-            "Examples: .jsonl, .csv, .tsv, .txt ..., a folder, or a packed file; default: the hub's, for a named task.",
+            "Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task.",
             ("--data",),
         ),
     ] = None
@@ -30,7 +30,7 @@ class Source:
     dev_fraction: Annotated[
         float, Option("Without --dev: this share of the data; 0 for no evaluation.", least=0.0, most=0.9)
     ] = 0.2
-    limit: Annotated[int | None, Option("Use the first so many of --data.", ("--examples",), least=1)] = None
+    limit: Annotated[int | None, Option("Use only the first N examples of --data.", ("--examples",), least=1)] = None
     seed: Annotated[int, Option("Of the split, the batches and the directions.", least=0, most=2**31 - 1)] = 0
     truncate: Annotated[bool, Option("Cut long texts from the left instead of refusing them.")] = False
     tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None

@@ -42,11 +42,18 @@ class Label:
 
 @dataclass(frozen=True)
 class AdaptedModule:
-    """A linear layer's place in the state and in the ``frozen`` vector.
+    """An adapted linear: its sizes, and its place in the state and in the vector of frozen factors.
 
-    Its trainable core is ``state[offset : offset + core[0] * core[1]]``, row-major. Its
-    frozen factors follow each other in module order: A [rank, in], then in a subspace D
-    [out, core[1]]. ``name`` is the checkpoint's, ``layer`` the index of its decoder layer.
+    Its trainable core is ``state[offset : offset + size]``, row-major. The frozen factors of all modules follow each
+    other in the order of the modules: A [rank, in_features] of each, and in a subspace behind it D
+    [out_features, core[1]].
+
+    Attributes:
+        name: the linear's full name in the checkpoint.
+        layer: the index of its decoder layer.
+        in_features, out_features: the linear's inputs and outputs.
+        offset: index of the core's first number.
+        core: shape of the core, (rank, columns).
     """
 
     name: str
@@ -55,6 +62,11 @@ class AdaptedModule:
     out_features: int
     offset: int
     core: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """Numbers in the core."""
+        return self.core[0] * self.core[1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prge.commands.hooks import Hooks
-from prge.commands.open import DataPath, read_state
+from prge.commands.open import read_state
 from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.files.folders import new_folder
@@ -31,12 +31,15 @@ def replay_run(
     run: Annotated[AnyPath, Option("A run folder; its config.json and log.jsonl are enough.", argument=True)],
     output: Annotated[AnyPath, Option("New folder for state and adapter.", ("--output", "-o"))],
     program: Annotated[AnyPath | None, Option("The run's program, if it has moved.")] = None,
-    steps: Annotated[int | None, Option("Only the first so many: undo what came after.", least=0)] = None,
-    data: DataPath = None,
-    dev: Annotated[AnyPath | None, Option("Examples to evaluate on.")] = None,
+    steps: Annotated[int | None, Option("Replay only the first N steps, to undo the later ones.", least=0)] = None,
+    data: Annotated[AnyPath | None, Option("The run's examples, if they have moved.")] = None,
+    dev: Annotated[AnyPath | None, Option("The run's dev file, if it has moved.")] = None,
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Make a run's state again from its journal: from seeds and losses alone where weights are perturbed."""
+    """Make a run's state again from its journal.
+
+    With perturbed weights seeds and losses are enough; perturbed activations need the data and their passes again.
+    """
     folder, output = Path(run), Path(output)
     described, rows = read_config(folder), read_log(folder)
     if steps is not None and steps > len(rows):

@@ -48,11 +48,13 @@ def parse_lr(text: str) -> float | None:
 
 
 def train(
-    program: Annotated[AnyPath, Option("A program.pte or its folder; or a model, exported first.", argument=True)],
+    program: Annotated[
+        AnyPath, Option("A program (program.pte or its folder), or a model, which is exported first.", argument=True)
+    ],
     output: Annotated[AnyPath, Option("New folder for the run.", ("--output", "-o"))],
     source: Source = Source(),
     form: FormOptions = FormOptions(),
-    steps: Annotated[int, Option("How many.", least=1)] = 300,
+    steps: Annotated[int, Option("Number of steps.", least=1)] = 300,
     lr: Annotated[
         float | None,
         Option("Learning rate of the first step; auto: measured on a few batches.", parse=parse_lr, shown="auto"),
@@ -67,7 +69,7 @@ def train(
     device: Device = "cpu",
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Fine-tune: forward passes only, on this machine's ExecuTorch runtime.
+    """Fine-tune a program on examples, with forward passes only.
 
     Returns:
         ``completed``, ``steps`` and ``lr``; ``before`` and ``after``, the evaluations; ``seconds_per_step`` (median);

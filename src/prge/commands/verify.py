@@ -87,12 +87,12 @@ def _program(path: Path) -> dict[str, Any]:
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE)
     except subprocess.TimeoutExpired as e:
-        raise UserError(f"{path} does not come to an end: one execution took more than {_PATIENCE} s") from e
+        raise UserError(f"one execution of {path} takes longer than {_PATIENCE} s") from e
     try:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError) as e:
-        died = f" by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
-        raise UserError(f"{path} brings the runtime down{died}: it is damaged, or made to; do not use it") from e
+        died = f" ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else ""
+        raise UserError(f"{path} crashes the runtime{died}: it is damaged, or was made to do so; do not use it") from e
     if "error" in found:
         raise UserError(found["error"])
     return found

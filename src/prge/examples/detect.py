@@ -44,9 +44,9 @@ class FormOptions:
     ] = ()
     template: Annotated[str | None, Option("The prompt, with the data's columns in braces.")] = None
     target: Annotated[str | None, Option("Template of the text to learn, instead of classes.")] = None
-    choices: Annotated[str | None, Option("The data's column with a list of candidates; {choice} stands for one.")] = (
-        None
-    )
+    choices: Annotated[
+        str | None, Option("The column that holds a list of candidates; write {choice} in the target.")
+    ] = None
     max_tokens: Annotated[int | None, Option("Longest row; default: what the data need, or 128.", least=2)] = None
     max_targets: Annotated[
         int | None, Option("Most target tokens of an example; default: what the data need, or 32.", least=1)

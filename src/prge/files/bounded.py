@@ -28,7 +28,7 @@ def check_size(path: Path, most: int) -> None:
     except (OSError, ValueError) as e:
         raise UserError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is no file")
+        raise UserError(f"{path} is not a regular file")
     if found.st_size > most:
         raise UserError(f"{path} holds {found.st_size:,} bytes; of such a file prge reads at most {most:,}")
 
