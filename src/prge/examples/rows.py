@@ -87,8 +87,8 @@ class RowMaker:
         for choice, windows in zip(record[form.choices], found, strict=True):
             if len(windows) > 1:
                 raise UserError(
-                    f"{where}: the choice {choice!r} has more target tokens than the {form.max_targets} that the program "
-                    "takes: shorten it, or export with a larger --max-targets"
+                    f"{where}: the choice {choice!r} has more target tokens than the {form.max_targets} that the "
+                    "program takes: shorten it, or export with a larger --max-targets"
                 )
         if not all(found):
             return []
@@ -97,7 +97,7 @@ class RowMaker:
             right = int(record[form.label_column])
             return [replace(rows[right], label=right, candidates=rows)]
         if labelled:
-            raise UserError(f"{where}: no label, so that the right choice is unknown")
+            raise UserError(f"{where}: no label, so the right choice is unknown")
         return list(rows)
 
     def example(self, record: Record, where: str = "the text") -> Example:
