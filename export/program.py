@@ -8,13 +8,14 @@ import functools
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prge.errors import UserError
+from prge.examples.read import Record
 from prge.export.config import ExportConfig, check_config
 from prge.export.describe import describe, label_tokens, refuse_unusable
 from prge.export.from_peft import lora_factors, save_initial
@@ -73,7 +74,7 @@ def export_program(
     config: ExportConfig,
     folder: Path,
     listener: Callable[[str], None] = lambda phase: None,
-    records: Sequence[Mapping[str, str]] = (),
+    records: Sequence[Record] = (),
 ) -> tuple[Manifest, ExportReport]:
     """Write ``folder`` with the program, its tokenizer and a report. Where that fails, nothing is left of it.
 
@@ -163,7 +164,7 @@ def _build(
     checkpoint: Checkpoint,
     config: ExportConfig,
     labels: tuple[Label, ...],
-    records: Sequence[Mapping[str, str]],
+    records: Sequence[Record],
     longest: int,
 ) -> BuiltStep:
     objective = _objective(config, labels)

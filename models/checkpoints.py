@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
@@ -102,17 +103,28 @@ class Checkpoint:
         """The tokenizer's special tokens, by the names that chat templates use, as ``eos_token``."""
         return {k: str(v) for k, v in self.tokenizer.special_tokens_map.items() if not isinstance(v, list)}
 
-    def save_tokenizer(self, folder: Path) -> Path:
-        """Write ``tokenizer.json`` into ``folder``; returns its path.
+    @property
+    def driver_tokenizer(self) -> Tokenizer:
+        """The tokenizer as the driver has it: it neither pads nor truncates, since the driver fills and cuts rows.
 
         Raises:
-            UserError: the tokenizer has no such form, or the file cannot be written.
+            UserError: the checkpoint's has no ``tokenizer.json`` form.
         """
         if not getattr(self.tokenizer, "is_fast", False):
-            raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
-        path, tokenizer = folder / TOKENIZER_FILE, self.tokenizer.backend_tokenizer
-        tokenizer.no_padding()  # sentence encoders come with both, but the driver pads and cuts rows itself
+            raise UserError(f"{self.source}: its tokenizer has no {TOKENIZER_FILE} form, which the driver reads")
+        tokenizer: Tokenizer = self.tokenizer.backend_tokenizer
+        tokenizer.no_padding()  # sentence encoders come with both
         tokenizer.no_truncation()
+        return tokenizer
+
+    def save_tokenizer(self, folder: Path) -> Path:
+        """Write ``tokenizer.json``.
+
+        Raises:
+            UserError: as `driver_tokenizer`, or it cannot be written.
+        """
+        path = folder / TOKENIZER_FILE
+        tokenizer = self.driver_tokenizer
         try:
             tokenizer.save(str(path))
         except Exception as e:  # the library raises bare Exception

@@ -14,12 +14,12 @@ from prge.commands.hooks import Hooks
 from prge.commands.open import read_state
 from prge.commands.train import reopen
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.read import read_records
+from prge.examples.rows import Example
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
@@ -20,7 +21,7 @@ from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
