@@ -46,6 +46,7 @@ def describe(parts: Parts, config: ExportConfig, labels: tuple[Label, ...]) -> M
         answer_at=at,
         tokenizer_sha256="",
         pad_token=0,
+        first_layer=min(module.layer for module in modules),
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
         adapter=Adapter(

@@ -60,7 +60,7 @@ def write_generator(
     # Traced at two tokens and more; one at a time they are read nevertheless.
     lengths, constants = (2, chunk), {"manifest": described.to_json(), "frozen": frozen}
     return write_program(
-        folder / GENERATE_FILE, generator, inputs, lengths, len(generator.backbone.layers), backend, constants
+        folder / GENERATE_FILE, generator, inputs, lengths, range(len(generator.backbone.layers)), backend, constants
     )
 
 

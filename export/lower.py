@@ -55,6 +55,11 @@ _RESHAPES = (
 _STATIC = (_aten.slice.Tensor, _aten.unsqueeze.default, _aten.squeeze.dim)
 
 
+def example_tokens(rows: int, tokens: int) -> tuple[Tensor]:
+    """Inputs of `FrozenPart.forward`: rows of T = ``tokens`` tokens."""
+    return (torch.randint(0, 100, (rows, tokens), generator=torch.Generator().manual_seed(0)),)
+
+
 def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
     """Inputs of `Step.forward` of the right shapes for T = ``tokens``."""
     rows = step.config.rows
@@ -68,6 +73,7 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
         targets = (torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64), torch.ones(shape))
     return (
         torch.zeros(step.state_size),
+        torch.zeros(rows, tokens, step.backbone.width),
         torch.randint(0, 100, (rows, tokens), generator=generator),
         targets,
         torch.tensor([seed]),
@@ -148,19 +154,23 @@ class ShortCatConfig(CatConfig):
 
 
 class LayeredPartitioner(XnnpackPartitioner):
-    """XNNPACK's partitioner, with the decoder cut into `DELEGATES` runs of layers.
+    """XNNPACK's partitioner, with a program's layers cut into `DELEGATES` runs.
 
     A delegate holds its weights twice while it packs them, once as in the file and once packed,
     so one delegate for all would need twice the model's memory at load.
     """
 
-    def __init__(self, depth: int):
+    def __init__(self, layers: range):
         super().__init__([ShortCatConfig if config is CatConfig else config for config in ALL_PARTITIONER_CONFIGS])
-        self.depth = depth
+        self.layers = layers
         # With this spec the backend runs one graph pass per delegate instead of seventeen, none
         # of which finds anything in our graphs; each costs a retrace of the delegate.
         spec = CompileSpec("dqlinear_partitioner", b"")
         self.delegation_spec = DelegationSpec(XnnpackBackend.__name__, [spec])
+
+    def _run(self, node: Node) -> int:
+        """The run of layers that a node belongs to."""
+        return max(0, _layer(node) - self.layers.start) * DELEGATES // max(1, len(self.layers))
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
@@ -175,11 +185,11 @@ class LayeredPartitioner(XnnpackPartitioner):
             for node in sorted(reads, key=order.__getitem__):
                 # Never before what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
-                place[node] = max([_layer(node) * DELEGATES // self.depth, *needed])
+                place[node] = max([self._run(node), *needed])
             # Weights, and what dequantizes them, go where they are used.
             for node in sorted(whole - reads, key=order.__getitem__, reverse=True):
                 used = [place[user] for user in node.users if user in place]
-                place[node] = min(used, default=_layer(node) * DELEGATES // self.depth)
+                place[node] = min(used, default=self._run(node))
             for node in sorted(place, key=order.__getitem__):
                 chunks.setdefault(place[node], []).append(node)
             partitions += [Partition(id=len(partitions) + i, nodes=nodes) for i, nodes in enumerate(chunks.values())]
@@ -208,9 +218,9 @@ def _layer(node: Node) -> int:
     return 0
 
 
-def lower(program: ExportedProgram, depth: int, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
-    """Delegate what the backend takes, of a decoder of ``depth`` layers; ``constants`` become constant methods."""
-    partitioner = LayeredPartitioner(depth)
+def lower(program: ExportedProgram, layers: range, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
+    """Delegate what the backend takes; ``layers`` are those in the program, ``constants`` become constant methods."""
+    partitioner = LayeredPartitioner(layers)
     preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
     with quiet():

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,15 +19,16 @@ from prge.export.config import ExportConfig, check_config
 from prge.export.describe import describe, label_tokens, refuse_unusable
 from prge.export.from_peft import lora_factors, save_initial
 from prge.export.generate import reach, write_generator
-from prge.export.lower import example_inputs
+from prge.export.lower import example_inputs, example_tokens
 from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import quantize, refuse_odd
 from prge.export.report import ExportReport
 from prge.export.write import write_program
 from prge.files.folders import new_folder
 from prge.lora import check_base
-from prge.manifest import PROGRAM_FILE, Label, Manifest, file_sha256
+from prge.manifest import FROZEN_FILE, PROGRAM_FILE, Label, Manifest, file_sha256
 from prge.models.adapter import AdaptedLinear
+from prge.models.backbone import FrozenPart
 from prge.models.build import (
     BuiltStep,
     LabelWordsObjective,
@@ -114,18 +114,27 @@ def export_program(
         )  # fmt: skip
         if config.lora:
             save_initial(out, manifest, built.adapters, config.lora)
-        constants: dict[str, Any] = {"manifest": manifest.to_json(), "frozen": frozen}
-        inputs, lengths = functools.partial(example_inputs, built.step), (config.min_tokens, config.max_tokens)
-        depth = len(built.step.backbone.layers)
+        lengths, backbone = (config.min_tokens, config.max_tokens), built.step.backbone
+        phases.enter("frozen part")
+        constants: dict[str, Any] = {"manifest": dataclasses.replace(manifest, kind="frozen").to_json()}
+        below = range(backbone.first)
+        rows = functools.partial(example_tokens, config.step.batch)
+        lower = write_program(out / FROZEN_FILE, FrozenPart(backbone), rows, lengths, below, config.backend, constants)
+        manifest = dataclasses.replace(manifest, frozen_sha256=lower.sha256)
+        above = range(backbone.first, len(backbone.layers))
+        constants = {"manifest": manifest.to_json(), "frozen": frozen}
+        inputs = functools.partial(example_inputs, built.step)
         written = write_program(
-            out / PROGRAM_FILE, built.step, inputs, lengths, depth, config.backend, constants, phases.enter
+            out / PROGRAM_FILE, built.step, inputs, lengths, above, config.backend, constants, phases.enter
         )
         generator = None
         if context:
             phases.enter("generate")
             generator = write_generator(out, checkpoint, built, manifest, frozen, context, config.backend)
         phases.enter("done")
-        report = ExportReport(**vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, generator=generator)
+        report = ExportReport(
+            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator
+        )
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return manifest, report
 

@@ -20,12 +20,14 @@ class Written:
         outside: operators that stay outside, with how many of each.
         inside_share: share of the multiply-adds inside the delegates, 0 to 1.
         program_bytes: size of the file.
+        sha256: the digest that it is sealed with, in hex.
     """
 
     delegate_calls: int
     outside: dict[str, int]
     inside_share: float
     program_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class ExportReport(Written):
     Attributes:
         weight_bytes: of the float32 checkpoint's tensors, each counted once.
         seconds: wall-clock by phase.
+        frozen: of the program of the frozen part.
         generator: of the program that continues text, if one was asked for.
     """
 
     weight_bytes: int
     seconds: dict[str, float]
+    frozen: Written
     generator: Written | None = None
 
 

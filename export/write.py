@@ -18,7 +18,7 @@ def write_program(
     module: nn.Module,
     inputs: Callable[[int], tuple[Any, ...]],
     lengths: tuple[int, int],
-    depth: int,
+    layers: range,
     backend: Backend,
     constants: dict[str, Any],
     listener: Callable[[str], None] = lambda phase: None,
@@ -28,7 +28,7 @@ def write_program(
     Args:
         inputs: makes the arguments for T tokens; the largest are those of the greatest T.
         lengths: bounds of T.
-        depth: the decoder's layers.
+        layers: those of the model that are in the program.
         constants: what becomes constant methods.
         listener: hears the name of each phase as it begins.
 
@@ -38,7 +38,7 @@ def write_program(
     listener("trace")
     traced = trace(module.eval(), inputs, *lengths)
     listener("lower")
-    edge = lower(traced, depth, backend, constants)
+    edge = lower(traced, layers, backend, constants)
     graph = edge.exported_program().graph
     calls, outside = outside_ops(graph)  # now: emitting adds memory planning to the graph
     total, left = multiply_adds(traced.graph), multiply_adds(graph)
@@ -47,5 +47,6 @@ def write_program(
     listener("write")
     with file.open("wb") as f:
         emitted.write_to_file(f)
-    seal(file)
-    return Written(calls, outside, 1.0 - left / total, file.stat().st_size)
+    digest = seal(file)
+    # An embedding alone has no matrix product.
+    return Written(calls, outside, 1.0 - left / max(1, total), file.stat().st_size, digest)

@@ -45,10 +45,10 @@ class ActivationStep(Step):
         self.numbers = nn.Buffer(torch.arange((1 + config.queries) * objective.max_targets).unsqueeze(0))
 
     def forward(
-        self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, state: Tensor, hidden: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor,
+        eps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """As `Step.forward`."""
-        hidden = self.backbone.frozen(tokens, self.backbone.positions(tokens))
         z, shifts = self.perturb(targets, seed, eps)
         losses, inputs, detail = self.run(state, shifts, hidden, tokens, targets)
         gradient = self.estimate(losses, inputs, z, eps)

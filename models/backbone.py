@@ -20,24 +20,25 @@ class Backbone(nn.Module):
         layers: all of them.
         positions: makes the tables of masks and rotary positions.
         first: index of the first adapted layer.
+        width: H, numbers in a hidden state.
     """
 
-    def __init__(self, embedding: Input, layers: nn.ModuleList, positions: Positions, first: int):
+    def __init__(self, embedding: Input, layers: nn.ModuleList, positions: Positions, first: int, width: int):
         super().__init__()
-        self.embedding, self.layers, self.positions, self.first = embedding, layers, positions, first
+        self.embedding, self.layers, self.positions = embedding, layers, positions
+        self.first, self.width = first, width
 
-    def frozen(self, tokens: Tensor, tables: Mapping[Kind, Tables]) -> Tensor:
+    def frozen(self, tokens: Tensor) -> Tensor:
         """The embedding and the layers below the first adapted one: the same for the same tokens at every step.
 
         Args:
             tokens: i64[R, T].
-            tables: as `Positions` makes them of the tokens.
 
         Returns:
             f32[R, T, H], the first adapted layer's input.
         """
-        hidden = self.embedding(tokens, places(tokens))
-        return run_layers(self._layers()[: self.first], hidden, tables)
+        below, hidden = self._layers()[: self.first], self.embedding(tokens, places(tokens))
+        return run_layers(below, hidden, self.positions(tokens)) if below else hidden
 
     def adapted(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores) -> Tensor:
         """The layers from the first adapted one on: f32[R, T, H] -> f32[R, T, H]."""
@@ -45,3 +46,15 @@ class Backbone(nn.Module):
 
     def _layers(self) -> list[nn.Module]:
         return list(self.layers)  # a slice of the ModuleList itself would rename its modules in the trace
+
+
+class FrozenPart(nn.Module):
+    """The program of the frozen part: tokens i64[B, T] -> hidden states f32[B, T, H]."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """As `Backbone.frozen`."""
+        return self.backbone.frozen(tokens)

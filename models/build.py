@@ -180,7 +180,8 @@ def build_step(
         table, scale, parts.learned_positions(max_tokens), None if embedding_norm is None else _replaced(embedding_norm)
     )
     trained = [layer.module for layer in adapters]
-    backbone = Backbone(embedding, parts.layers, positions, min(module.layer for module in trained))
+    first = min(module.layer for module in trained)
+    backbone = Backbone(embedding, parts.layers, positions, first, sizes.hidden)
     step = _STEPS[config.perturb](backbone, loss, trained, config)
     return BuiltStep(step, parts, adapters, base_linears, sizes)
 

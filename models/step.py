@@ -105,12 +105,14 @@ class Step(nn.Module):
         return self.size * (1 + SLOTS[self.config.optimizer])
 
     def forward(
-        self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, state: Tensor, hidden: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor,
+        eps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Take one step.
 
         Args:
             state: f32[state_size], parameters first.
+            hidden: f32[R, T, H], what `Backbone.frozen` makes of the tokens; any finite numbers at the padding.
             tokens: i64[R, T], padded on the right.
             targets: the objective's inputs for the same rows, target positions first.
             seed: i64[1]; query i draws its direction from ``seed + i``.

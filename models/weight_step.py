@@ -24,11 +24,11 @@ class WeightStep(Step):
     """
 
     def forward(
-        self, state: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor, eps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, state: Tensor, hidden: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor,
+        eps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """As `Step.forward`."""
         tables = self.backbone.positions(tokens)
-        hidden = self.backbone.frozen(tokens, tables)
         z, weights = self.perturb(state, seed, eps)
         losses, detail = self.run(weights, hidden, tables, targets)
         gradient = self.estimate(losses, z, eps)

@@ -195,7 +195,7 @@ def test_slopes_are_autograd_s_directional_derivatives(
     tokens, targets = collate(batch * m.copies, m)
     lr, eps = torch.tensor([1.0]).double(), torch.tensor([1e-7]).double()
     with torch.no_grad():
-        new, _, _ = step(state, tokens, targets, torch.tensor([SEED]), lr, eps)
+        new, _, _ = step(state, step.backbone.frozen(tokens), tokens, targets, torch.tensor([SEED]), lr, eps)
     got = state - new if m.optimizer == "sgd" else 10 * new[size : 2 * size]
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
@@ -297,7 +297,7 @@ def test_linears_that_read_one_tensor_quantize_it_once() -> None:
     pair, x = Pair(), torch.randn(1, 5, 64)
     quantize_(pair, linear_config("8da8w"))
     program = trace(pair, lambda tokens: (torch.zeros(1, tokens, 64),), 5, 5)
-    edge = lower(program, 1, "xnnpack", {})
+    edge = lower(program, range(1), "xnnpack", {})
     names = [str(node.target) for node in program.graph.nodes]
     assert sum("choose_qparams" in name for name in names) == 1
     assert outside_ops(edge.exported_program().graph) == (1, {})

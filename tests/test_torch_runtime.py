@@ -94,11 +94,11 @@ def test_all_of_a_step_stays_on_its_device(export: Callable[..., Path], step: An
     program = StepProgram(export(step=step))
     built = build_again(program, program.manifest.max_tokens)
     quantize(built.step, built.base_linears, quantization)
-    state, tokens, targets, *scalars = example_inputs(built.step, 9)
+    state, _, tokens, targets, *scalars = example_inputs(built.step, 9)
     state, tokens, *scalars = (t.to("meta") for t in (state, tokens, *scalars))
     module, targets = built.step.to("meta"), tuple(t.to("meta") for t in targets)
     with torch.no_grad(), OneDevice():
-        results = module(state, tokens, targets, *scalars)
+        results = module(state, module.backbone.frozen(tokens), tokens, targets, *scalars)
     assert results[0].shape == state.shape and all(t.is_meta for t in results)
 
 

@@ -15,15 +15,25 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.seal import sealed
-from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
+from prge.files.seal import seal_of, sealed
+from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
 from prge.memory import return_freed
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.data.hidden import HiddenStates
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 
 # A kind of program: its file, and the command that writes it.
-_KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}
+_KINDS = {
+    "step": (PROGRAM_FILE, "prge export"),
+    "frozen": (FROZEN_FILE, "prge export"),
+    "generate": (GENERATE_FILE, "prge export --generate"),
+}
+_DOES = {
+    "step": "is a fine-tuning step",
+    "frozen": "is the frozen part of one",
+    "generate": "continues text (`prge generate`)",
+}
 
 # Tensors as (largest sizes, dtype as the runtime counts it).
 Signature = list[tuple[tuple[int, ...], int]]
@@ -140,7 +150,7 @@ class Program:
                 methods = self._program.method_names
             except (RuntimeError, ValueError) as e:
                 raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e
-        if not {"manifest", "frozen", "forward"} <= methods:
+        if not {"manifest", "forward"} <= methods:
             raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
         text = self.constant("manifest")
         if not isinstance(text, str):
@@ -148,7 +158,7 @@ class Program:
         self.manifest = Manifest.from_json(text, str(self.path))
         if self.manifest.kind != self.kind:
             name, made_by = _KINDS[self.kind]
-            does = "is a fine-tuning step" if self.manifest.kind == "step" else "continues text (`prge generate`)"
+            does = _DOES[self.manifest.kind]
             raise UserError(f"{self.path} {does}; this command takes the {name} that `{made_by}` writes")
         self._check_signature()
 
@@ -211,10 +221,34 @@ class Program:
         return vector.float()
 
 
+class FrozenProgram(Program):
+    """The part of a step that nothing in the state changes: from tokens to the first adapted layer's input."""
+
+    kind = "frozen"
+
+    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
+        m = self.manifest
+        rows = m.batch, m.max_tokens
+        return [(rows, I64)], [((*rows, m.architecture.hidden), F32)]
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Hidden states f32[n, T, H] of rows of tokens i64[n, T], B rows in one execution.
+
+        The last execution is filled up by repetition from its start.
+        """
+        parts = []
+        for part in tokens.split(self.manifest.batch):
+            filled = part[torch.arange(self.manifest.batch) % len(part)]
+            (hidden,) = self._call("forward", (filled,))
+            parts.append(hidden[: len(part)])
+        return torch.cat(parts)
+
+
 class StepProgram(Program):
     """The fine-tuning step.
 
     Attributes:
+        hidden: hidden states of the frozen part that were kept; None to compute them for every execution.
         tokenizer: the ``tokenizer.json`` that its examples are encoded with; the one beside it unless set.
         truncate: whether long texts are cut from the left instead of refused.
     """
@@ -224,6 +258,37 @@ class StepProgram(Program):
     def __init__(self, path: Path):
         super().__init__(path)
         self.tokenizer = self.path.parent / TOKENIZER_FILE
+        self.hidden: HiddenStates | None = None
+        self._below: FrozenProgram | None = None
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Hidden states f32[n, T, H] of rows of tokens i64[n, T]: those that were kept, or computed.
+
+        Raises:
+            UserError: the program of the frozen part is missing, damaged, or another program's.
+        """
+        found = self.hidden.rows(tokens) if self.hidden else None
+        return self.below().states(tokens) if found is None else found
+
+    def below(self) -> FrozenProgram:
+        """The program of the frozen part, which lies beside this one; loaded when it is first needed.
+
+        Raises:
+            UserError: as `states`.
+        """
+        if self._below is None:
+            loaded = FrozenProgram(self.path.parent / FROZEN_FILE)
+            if seal_of(loaded.path) != self.manifest.frozen_sha256:
+                raise UserError(
+                    f"{loaded.path} is the frozen part of another program than {self.path}; copy both again"
+                )
+            self._below = loaded
+        return self._below
+
+    def release(self) -> None:
+        """Unload the frozen part, and give its memory back to the system."""
+        self._below = None
+        return_freed()
 
     def encoder(self) -> Encoder:
         """What turns records into this program's token rows. It holds the tokenizer, some 30 MB."""
@@ -257,14 +322,21 @@ class StepProgram(Program):
         row = (r, len(m.labels) or m.max_targets)
         targets = [((r, 1), I64), ((r,), I64)] if m.labels else [(row, I64), (row, I64), (row, F32)]
         scalars: Signature = [((1,), I64), ((1,), F32), ((1,), F32)]
-        return [*state, ((r, m.max_tokens), I64), *targets, *scalars], [*state, ((r,), F32), (row, F32)]
+        hidden: Signature = [((r, m.max_tokens, m.architecture.hidden), F32)]
+        takes = [*state, *hidden, ((r, m.max_tokens), I64), *targets, *scalars]
+        return takes, [*state, ((r,), F32), (row, F32)]
 
     def execute(
-        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One execution: (new state f32[S], losses f32[R], the objective's detail)."""
+        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """One execution: (new state f32[S], losses f32[R], the objective's detail).
+
+        ``hidden`` is f32[R, T, H], of the tokens i64[R, T]; None for `states`.
+        """
         inputs = (
             state,
+            self.states(tokens) if hidden is None else hidden,
             tokens,
             *targets,
             torch.tensor([seed]),
@@ -292,14 +364,14 @@ class StepProgram(Program):
             mean of each copy, f32[2 q], those at ``+eps`` first. They and the seed make a copy's step again.
         """
         m = self.manifest
-        rows = tokens.repeat(m.copies, 1)
+        rows, hidden = tokens.repeat(m.copies, 1), self.states(tokens).repeat(m.copies, 1, 1)
         repeated = [t.repeat(m.copies, *([1] * (t.dim() - 1))) for t in targets]
         seeds = [seed] if m.outer else [seed + i for i in range(m.queries)]
         signs = [1.0] if m.inner else [1.0, -1.0]
         total, losses = torch.zeros_like(state), []
         for query_seed in seeds:
             for sign in signs:
-                new, loss, _ = self.execute(state, rows, repeated, query_seed, lr / len(seeds), sign * eps)
+                new, loss, _ = self.execute(state, rows, repeated, query_seed, lr / len(seeds), sign * eps, hidden)
                 if m.perturb == "activations":
                     return new, loss
                 each = loss.double().reshape(m.copies, m.batch).mean(1).float()

@@ -43,14 +43,24 @@ class TorchProgram(StepProgram):
             quantize(built.step, built.base_linears, m.quantization)
         self.module = built.step.eval().to(self.device)
 
+    def states(self, tokens: Tensor) -> Tensor:
+        """As `StepProgram.states`, by PyTorch."""
+        found = self.hidden.rows(tokens) if self.hidden else None
+        if found is None:
+            with torch.no_grad():
+                found = self.module.backbone.frozen(tokens.to(self.device)).cpu()
+        return found
+
     def execute(
-        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """As `StepProgram.execute`; tensors come from and go to the CPU."""
+        hidden = self.states(tokens) if hidden is None else hidden
         scalars = torch.tensor([seed]), torch.tensor([lr], dtype=torch.float32), torch.tensor([eps])
-        state, tokens, *rest = (t.to(self.device) for t in (state, tokens, *targets, *scalars))
+        state, hidden, tokens, *rest = (t.to(self.device) for t in (state, hidden, tokens, *targets, *scalars))
         with torch.no_grad():
-            results = self.module(state, tokens, tuple(rest[: len(targets)]), *rest[len(targets) :])
+            results = self.module(state, hidden, tokens, tuple(rest[: len(targets)]), *rest[len(targets) :])
         new_state, losses, detail = (t.cpu() for t in results)
         return new_state, losses, detail
 

@@ -21,9 +21,10 @@ from prge.files.typed import parse, parse_json
 AnswerAt = Literal["last", "mask", "first"]
 
 FORMAT = "prge"
-VERSION = 1
+VERSION = 2
 
 PROGRAM_FILE = "program.pte"
+FROZEN_FILE = "frozen.pte"
 GENERATE_FILE = "generate.pte"
 TOKENIZER_FILE = "tokenizer.json"
 INITIAL_FILE = "initial.safetensors"
@@ -164,7 +165,11 @@ class Manifest:
         eps, lr: what `prge train` uses unless told otherwise.
         adapter: what trains.
         architecture: the frozen model's sizes.
-        kind: ``"step"``, or ``"generate"`` for the program that continues text with the parameters of a step's state.
+        first_layer: the first layer in the step's program. The layers below it and the embedding give the same hidden
+            states at every step, so they are a program of their own, `FROZEN_FILE`.
+        frozen_sha256: hex SHA-256 of that program, as it is sealed with.
+        kind: ``"step"``; ``"frozen"``; or ``"generate"`` for the program that continues text with the parameters of a
+            step's state.
         stop_tokens: the tokens that end a text (generate only). There ``max_tokens`` bounds prompt and continuation
             together.
         chunk: most tokens of one execution (generate only).
@@ -203,7 +208,9 @@ class Manifest:
     task: str = ""
     answer_at: AnswerAt = "last"
     mask_token: int | None = None
-    kind: Literal["step", "generate"] = "step"
+    first_layer: int = 0
+    frozen_sha256: str = ""
+    kind: Literal["step", "frozen", "generate"] = "step"
     stop_tokens: tuple[int, ...] = ()
     chunk: int = 0
     format: str = field(default=FORMAT)
@@ -257,11 +264,9 @@ class Manifest:
             version = int(data["version"])
         except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise UserError(f"{where} is not a program made by prge: its manifest cannot be read ({e})") from e
-        if version > VERSION:
-            raise UserError(
-                f"{where} has manifest version {version}; this prge reads up to {VERSION}: "
-                "upgrade prge, or export the program again"
-            )
+        if version != VERSION:
+            what = "upgrade prge, or export the program again" if version > VERSION else "export the program again"
+            raise UserError(f"{where} has manifest version {version}; this prge reads {VERSION}: {what}")
         try:
             manifest = parse(cls, data)
             if fault := manifest.fault():
@@ -288,6 +293,9 @@ class Manifest:
                 return name, f"must be above zero and finite, not {value}"
         if self.min_tokens > self.max_tokens:
             return "min_tokens", f"must be at most max_tokens ({self.max_tokens:,}), not {self.min_tokens:,}"
+        first = min((module.layer for module in a.modules), default=-1)
+        if self.first_layer != first:
+            return "first_layer", f"must be the first adapted one ({first}), not {self.first_layer}"
         if not all(0 <= beta < 1 for beta in self.betas):
             return "betas", f"must be from 0 to below 1, not {self.betas}"
         tokens = [self.pad_token, self.mask_token or 0, *self.stop_tokens, *(label.token for label in self.labels)]

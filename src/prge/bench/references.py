@@ -35,7 +35,7 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
     module = nn.Sequential(*linears).requires_grad_(False)
     if quantized:
         quantize_(module, linear_config("8da8w"))
-    _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, 1)
+    _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, range(1))
 
 
 def write_inference(path: Path, program: StepProgram) -> None:
@@ -50,8 +50,8 @@ def write_inference(path: Path, program: StepProgram) -> None:
     with quiet():
         quantize(built.step, built.base_linears, m.quantization)
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
-    depth = len(built.step.backbone.layers)
-    _write(path, Inference(built.step), lambda tokens: example_inputs(built.step, tokens)[1:3], least, longest, depth)
+    layers = range(len(built.step.backbone.layers))
+    _write(path, Inference(built.step), lambda tokens: example_inputs(built.step, tokens)[2:4], least, longest, layers)
 
 
 class Inference(nn.Module):
@@ -105,6 +105,6 @@ def write_training(path: Path, m: Manifest, tokens: int) -> None:
 
 
 def _write(
-    path: Path, module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], least: int, longest: int, depth: int
+    path: Path, module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], least: int, longest: int, layers: range
 ) -> None:
-    write_program(path, module, inputs, (least, longest), depth, "xnnpack", {})
+    write_program(path, module, inputs, (least, longest), layers, "xnnpack", {})

@@ -1,0 +1,115 @@
+"""Hidden states of the frozen part, kept: computed once for all examples, in a memory-mapped file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.examples.rows import Example
+from prge.files.checked import open_mapped, write_mapped
+from prge.manifest import Manifest
+from prge.runtime_driver.data.packed import digest
+
+HIDDEN_FILE = "hidden.safetensors"
+_VERSION = "1"
+_WHAT = "a file of hidden states"
+
+
+class HiddenStates:
+    """The hidden states of all token rows of some examples.
+
+    The file holds f32[N, H]: the states of every distinct row, one token after the other, the rows in the order of
+    their first occurrence among the examples. A row is the same states whatever it is padded to.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, examples: Sequence[Example]):
+        """Map a file that `write` made; its checksum is compared, which reads all of it once.
+
+        Raises:
+            UserError: missing, damaged, or made of another program or other examples.
+        """
+        self._states, metadata = open_mapped(path, "hidden", _WHAT)
+        rows, m = list(_distinct(examples)), manifest
+        expected = (sum(map(len, rows)), m.architecture.hidden)
+        if metadata != _described(m, examples) | {"crc": metadata.get("crc")} or self._states.shape != expected:
+            raise UserError(f"{path} holds the hidden states of other examples, or of another program")
+        self._pad = m.pad_token
+        self._places: dict[bytes, tuple[int, int]] = {}
+        at = 0
+        for row in rows:
+            # Of rows that differ in padding tokens at their ends, the longest has the states of all.
+            key = _key(np.array(row, dtype=np.int64), self._pad)
+            if key not in self._places or self._places[key][1] < len(row):
+                self._places[key] = at, len(row)
+            at += len(row)
+
+    def rows(self, tokens: Tensor) -> Tensor | None:
+        """Hidden states f32[n, T, H] of rows of tokens i64[n, T], zeros at the padding; None if one is not there."""
+        found = torch.zeros(*tokens.shape, self._states.shape[1])
+        for row, out in zip(tokens.numpy(), found.numpy(), strict=True):
+            place = self._places.get(_key(row, self._pad))
+            if place is None:
+                return None
+            count = min(place[1], len(row))
+            out[:count] = self._states[place[0] : place[0] + count]
+        return found
+
+
+def size_of(manifest: Manifest, examples: Sequence[Example]) -> int:
+    """Bytes of the hidden states of examples."""
+    return 4 * manifest.architecture.hidden * sum(map(len, _distinct(examples)))
+
+
+def write(
+    path: Path, manifest: Manifest, examples: Sequence[Example], states: Callable[[Tensor], Tensor],
+    progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Compute the hidden states of all token rows, and write them.
+
+    The rows are taken by length, B of them at a time, so that the bits depend on the examples alone.
+
+    Args:
+        states: gives those of rows of tokens i64[n, T], f32[n, T, H].
+        progress: hears how many of the tokens are done.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    m, rows = manifest, list(_distinct(examples))
+    ends = np.cumsum([len(row) for row in rows])
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+
+    def fill(array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+        done = 0
+        for start in range(0, len(order), m.batch):
+            part = order[start : start + m.batch]
+            length = max(m.min_tokens, len(rows[part[-1]]))
+            tokens = torch.full((len(part), length), m.pad_token, dtype=torch.int64)
+            for row, i in zip(tokens, part, strict=True):
+                row[: len(rows[i])] = torch.tensor(rows[i])
+            for i, hidden in zip(part, states(tokens), strict=True):
+                array[ends[i] - len(rows[i]) : ends[i]] = hidden[: len(rows[i])].numpy()
+                done += len(rows[i])
+            progress(done)
+
+    write_mapped(path, "hidden", (int(ends[-1]), m.architecture.hidden), _described(m, examples), fill)
+
+
+def _described(manifest: Manifest, examples: Iterable[Example]) -> dict[str, str]:
+    return {"hidden": _VERSION, "frozen_sha256": manifest.frozen_sha256, "examples": digest(examples)}
+
+
+def _distinct(examples: Iterable[Example]) -> Iterator[tuple[int, ...]]:
+    """Every token row once, in the order of first occurrence; of an example with candidates, theirs."""
+    return iter(dict.fromkeys(row.tokens for e in examples for row in e.rows))
+
+
+def _key(row: np.ndarray[tuple[int, ...], np.dtype[np.int64]], pad: int) -> bytes:
+    """A row without the padding at its end."""
+    held = np.flatnonzero(row != pad)
+    return row[: held[-1] + 1 if len(held) else 0].tobytes()
