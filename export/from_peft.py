@@ -40,8 +40,10 @@ def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
 def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLinear], lora: Lora) -> None:
     """Write the state, f32[state_size], with which the program computes what the adapter does."""
     state = torch.zeros(manifest.state_size)
+    scale = manifest.adapter.alpha / manifest.adapter.rank
     for layer in adapters:
+        module = layer.module
         assert layer.up is not None
-        core = core_between(lora.pairs[layer.name][1] * (lora.scale / layer.scale), layer.up)
-        state[layer.offset : layer.offset + layer.size] = core.T.reshape(-1)
+        core = core_between(lora.pairs[module.name][1] * (lora.scale / scale), layer.up)
+        state[module.offset : module.offset + module.size] = core.T.reshape(-1)
     save_checked(folder / INITIAL_FILE, {"state": state}, {**manifest.identity, "steps": "0"})

@@ -52,14 +52,16 @@ def write_generator(
     def inputs(tokens: int) -> tuple[Any, ...]:
         cached = tokens * context // chunk  # of any length, as the tokens are
         kv, d = built.parts.kv_heads, built.parts.head_size
-        keys = [torch.zeros(kv, d, cached) for _ in generator.layers]
-        values = [torch.zeros(kv, cached, d) for _ in generator.layers]
+        keys = [torch.zeros(kv, d, cached) for _ in generator.backbone.layers]
+        values = [torch.zeros(kv, cached, d) for _ in generator.backbone.layers]
         rows = torch.zeros(1, tokens, dtype=torch.int64)
         return torch.zeros(manifest.parameters), rows, torch.zeros(1, dtype=torch.int64), keys, values
 
     # Traced at two tokens and more; one at a time they are read nevertheless.
     lengths, constants = (2, chunk), {"manifest": described.to_json(), "frozen": frozen}
-    return write_program(folder / GENERATE_FILE, generator, inputs, lengths, len(generator.layers), backend, constants)
+    return write_program(
+        folder / GENERATE_FILE, generator, inputs, lengths, len(generator.backbone.layers), backend, constants
+    )
 
 
 def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any, Literal
@@ -199,11 +200,11 @@ def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
 
 
 def _layer(node: Node) -> int:
-    """Index of the decoder layer that a node was traced in; 0 for nodes outside."""
+    """The index of the layer that a node was traced in; 0 for nodes outside the layers."""
     for path, _ in node.meta.get("nn_module_stack", {}).values():
-        parts = path.split(".")
-        if len(parts) > 1 and parts[0] == "layers":
-            return int(parts[1])
+        found = re.search(r"(?:^|\.)layers\.(\d+)", path)
+        if found:
+            return int(found[1])
     return 0
 
 

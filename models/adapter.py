@@ -1,18 +1,18 @@
-"""LoRA-FA: which linear layers train, their frozen factors, and where each sits in the state.
+"""LoRA with a frozen down-projection: which linears train, their frozen factors, and their place in the state.
 
-The state is one flat vector. For an adapted linear ``y = W x`` it holds, at the layer's
-offset, the trainable factor:
+The state begins with the parameters: one flat vector of the trainable cores of all adapted linears. For a linear
+``y = W x`` with s = alpha / r the core is, by ``subspace``,
 
-* ``subspace=None`` (LoRA-FA, arXiv 2308.03303): ``y += s * B (A x)`` with A [r, in] frozen
-  and random, B [out, r] trained and stored transposed, [r, out].
-* ``subspace="svd"`` (as LoRA-XS, arXiv 2405.17604): with ``W ~ U S V^T`` (top r), ``A = V^T``,
-  ``B = U S R`` and only the core R [r, r] trained, stored transposed.
-* ``subspace="fisher"``: A [r, in] and ``B = D R``, R [k, r], where A spans what the layer's inputs mostly
-  are and D [out, k] which of its outputs move the loss (`principal_factors`).
-* ``subspace="peft"``: the same between a PEFT adapter's own A and its B's columns.
+* None (LoRA-FA, arXiv 2308.03303): B in ``y += s * B (A x)``. A [r, in] is frozen and random. B [out, r] is stored
+  transposed, [r, out].
+* ``"svd"`` (as in LoRA-XS, arXiv 2405.17604): R in ``B = U S R``, where ``W ~ U S V^T`` (the top r) and ``A = V^T``.
+  R [r, r] is stored transposed.
+* ``"fisher"``: R in ``B = D R``. A [r, in] spans what the linear's inputs mostly are, and D [out, k] the outputs that
+  move the loss (`principal_factors`). R [k, r] is stored transposed.
+* ``"peft"``: the same with the A of a PEFT adapter, and D [out, r] that spans the columns of its B.
 
-All are LoRA pairs. The first three start at zero, so the initial state is the zero vector; the last where
-the PEFT adapter is.
+All of them are LoRA pairs. The first three start as an adapter that changes nothing, so their first state is zeros.
+The last starts where the PEFT adapter is.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.manifest import AdaptedModule
+from prge.models.context import context
 from prge.models.engine import Split
 from prge.models.families import Parts
-from prge.models.subspace import Factors, top_singular
+from prge.models.subspace import top_singular
 
 Subspace = Literal["fisher", "svd", "peft"]
+
+# The frozen factors of a linear: A f32[r, in], and what stands behind the core, f32[out, core columns], or None.
+Frozen = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class AdapterConfig:
 
     Attributes:
         rank: r, at least 1.
-        alpha: LoRA's alpha; the pair is scaled by ``alpha / rank``.
-        modules: names of linear modules as they end, ``("q_proj", "mlp.c_proj")``, or shell
-            patterns of full names, ``("*.mlp.*_proj",)``; None for all but those that make keys or values.
-        layers: which decoder layers to adapt, ``slice(20, None)`` for those from the 21st on;
-            None for the upper half, whose directional derivatives carry the most signal.
-        subspace: where the core trains; None for LoRA-FA's B.
-        directions: k, of the outputs (``subspace="fisher"``).
+        alpha: LoRA's alpha, above 0; the pair is scaled by ``alpha / rank``.
+        modules: ends of the linears' names, ``("q_proj", "mlp.c_proj")``, or shell patterns of their full names,
+            ``("*.mlp.*_proj",)``; None for all linears but those that make keys or values.
+        layers: which decoder layers to adapt, ``slice(20, None)`` for the 21st and all above it; None for the upper
+            half, where the loss's slopes stand out most from the noise.
+        subspace: where the core trains; None for the whole B of LoRA-FA.
+        directions: k, directions of a linear's outputs (``subspace="fisher"``), at least 1.
         seed: of the random A (``subspace=None``).
     """
 
@@ -57,96 +62,68 @@ class AdapterConfig:
     directions: int = 4
     seed: int = 0
 
-    @property
-    def columns(self) -> int:
-        """Of a core in a subspace."""
-        return self.directions if self.subspace == "fisher" else self.rank
-
     def names(self, name: str) -> bool:
-        """Whether ``modules`` name the linear ``model.layers.3.mlp.up_proj``."""
+        """Whether ``modules`` name the linear of this full name, as ``model.layers.3.mlp.up_proj``."""
         return any(("." + name).endswith("." + m) or fnmatch.fnmatch(name, m) for m in self.modules or ())
 
 
-class Copies(Protocol):
-    """How the copies of a step differ; shared by all adapted layers, set anew by each trace.
+class AdaptedLinear(nn.Module):
+    """A frozen linear that all copies share, and beside it the LoRA pair.
 
-    Plain objects on purpose: torch.export takes a tensor attribute of a module for a leak.
+    This is the paper's dual-forwarding LoRA. How the core between the two frozen factors is applied, and so what the
+    copies differ in, is up to the `Cores` of the context. A fused linear has one pair, as in PEFT, and gives its parts
+    one by one.
 
     Attributes:
-        rows: R.
-    """
-
-    rows: int
-
-    def core(self, low: Tensor, layer: AdaptedLinear, columns: Tensor | None = None) -> Tensor:
-        """The layer's trainable core in every row: f32[R, T, rank] -> f32[R, T, core columns].
-
-        ``columns`` are those to give, without a subspace; None for all.
-        """
-        ...
-
-
-class AdaptedLinear(nn.Module):
-    """One frozen linear for all copies, and beside it the low-rank pair, whose core `Copies` applies.
-
-    The paper's dual-forwarding LoRA. A fused linear has one pair too, as PEFT would have it, and gives its
-    parts one by one.
-
-    Args:
-        name: the checkpoint's.
-        layer: the decoder layer's index.
-        rows: of a fused linear, which rows make each part; else None.
+        module: its name, sizes, and place in the state.
+        base: the frozen linear.
+        down: A, f32[rank, in].
+        up: the frozen factor behind the core, U S or D, f32[out, core columns]; None for LoRA-FA.
     """
 
     def __init__(
-        self, base: nn.Linear, name: str, layer: int, config: AdapterConfig, offset: int, copies: Copies,
-        factors: Factors | None, rows: Sequence[Tensor] | None,
-    ):  # fmt: skip
+        self,
+        base: nn.Linear,
+        module: AdaptedModule,
+        config: AdapterConfig,
+        factors: Frozen | None,
+        rows: Sequence[Tensor] | None,
+    ):
+        """Adapt the linear ``base``.
+
+        Args:
+            factors: the frozen factors; None to make those of ``subspace`` None or ``"svd"``.
+            rows: of a fused linear, which of its outputs make each part; None for any other.
+        """
         super().__init__()
-        r = config.rank
-        if r > min(base.in_features, base.out_features):
-            raise ValueError(
-                f"rank {r} is larger than the smaller side of {name} "
-                f"({base.out_features} x {base.in_features}); choose a smaller rank"
-            )
         self.base: nn.Linear | Split = Split(base, rows) if rows else base
         self.rows = rows or [torch.arange(base.out_features)]
-        self.name, self.layer, self.offset, self.copies = name, layer, offset, copies
-        self.scale = config.alpha / r
-        weight = base.weight.detach().float()
-        if factors:
-            down, up = factors.inputs, factors.outputs
-        elif config.subspace:
-            u, s, v = top_singular(weight, r)
-            down, up = v.T, u * s
-        else:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + offset)
-            down = torch.randn(r, base.in_features, generator=generator) / base.in_features**0.5
-            up = None
-        if config.subspace != "peft":  # rounded, so that float16 is enough to give them to the driver
+        self.module = module
+        down, up = factors or _own_factors(base.weight.detach().float(), module, config)
+        if config.subspace != "peft":  # rounded, so that the program can hold them in float16
             down, up = down.half().float(), None if up is None else up.half().float()
-        self.core = (r, base.out_features if up is None else up.shape[1])
-        self.down = nn.Buffer(down.contiguous())  # A, [r, in]
-        self.up = nn.Buffer(up.contiguous()) if up is not None else None  # U S, [out, r], or D, [out, k]
+        self.down = nn.Buffer(down.contiguous())
+        self.up = nn.Buffer(up.contiguous()) if up is not None else None
         ups = [] if up is None else [up[part] for part in self.rows] if rows else [up]
         self.ups = nn.ParameterList(nn.Parameter(part.contiguous(), requires_grad=False) for part in ups)
-        # The scale is folded in, so that the graph has one multiplication less per layer.
-        self.scaled_down = nn.Buffer((down * self.scale).contiguous())
-
-    @property
-    def size(self) -> int:
-        """Numbers of the state that belong to this layer."""
-        return self.core[0] * self.core[1]
+        # A with the scale in it, so that the graph has one multiplication less per layer.
+        self.scaled_down = nn.Buffer((down * (config.alpha / config.rank)).contiguous())
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """f32[R, T, in] (or [R * T, in], as OPT's layers have it) -> f32[R, T, out]; of a fused linear each part."""
+        """f32[R, T, in] -> f32[R, T, out], or [R * T, in] -> [R * T, out] as in OPT's layers.
+
+        A fused linear gives a tuple of its parts.
+        """
+        given = context()
+        assert given.cores is not None, "the layers run without cores"
         low, flat = F.linear(x, self.scaled_down), x.dim() == 2
         if flat:
-            low = low.reshape(self.copies.rows, -1, self.core[0])
+            low = low.reshape(given.rows, -1, self.module.core[0])
         if self.up is None:
-            pairs = [self.copies.core(low, self, part if len(self.rows) > 1 else None) for part in self.rows]
+            parts = self.rows if len(self.rows) > 1 else [None]
+            pairs = [given.cores.apply(low, self.module, part) for part in parts]
         else:
-            core = self.copies.core(low, self)
+            core = given.cores.apply(low, self.module)
             pairs = [F.linear(core, up) for up in self.ups]
         whole = self.base(x)
         if isinstance(whole, tuple):
@@ -154,40 +131,81 @@ class AdaptedLinear(nn.Module):
         return whole + (pairs[0].reshape(-1, whole.shape[1]) if flat else pairs[0])
 
 
+def _own_factors(weight: Tensor, module: AdaptedModule, config: AdapterConfig) -> Frozen:
+    """The factors that need nothing but the weight W [out, in]: of the svd subspace, or LoRA-FA's random A."""
+    if config.subspace:
+        u, s, v = top_singular(weight, config.rank)
+        return v.T, u * s
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + module.offset)
+    inputs = module.in_features
+    return torch.randn(config.rank, inputs, generator=generator) / inputs**0.5, None
+
+
 def selected(parts: Parts, config: AdapterConfig) -> dict[str, tuple[int, str, nn.Linear]]:
-    """The linears that train, in state order: by the checkpoint's name, (layer, name within it, module).
+    """The linears that train, in state order: by full name, (layer, name within the layer, module).
 
     Raises:
-        ValueError: when nothing is selected, naming the linear modules there are.
+        ValueError: nothing is selected; says which layers and linears there are.
     """
-    layers = range(len(parts.layers))
-    chosen = layers[config.layers or slice(len(layers) // 2, None)]
+    count = len(parts.layers)
+    layers = range(count)[config.layers or slice(count // 2, None)]
+    if not layers:
+        asked = config.layers or slice(None)
+        bounds = ":".join("" if end is None else str(end) for end in (asked.start, asked.stop))
+        raise ValueError(f"the model has {count} layers, 0 to {count - 1}; layers {bounds} select none of them")
     found, names = {}, dict[str, None]()
     for layer, name, linear in parts.linears():
         names[name.split(".")[-1]] = None
         full = f"{parts.path}.{layer}.{name}"
-        if layer in chosen and (config.names(full) if config.modules else not parts.makes_keys(name)):
+        if layer in layers and (config.names(full) if config.modules else not parts.makes_keys(name)):
             found[full] = layer, name, linear
     if not found:
         raise ValueError(
-            f"no linear module matches {', '.join(config.modules or ())} in the layers chosen; "
-            f"the model has {', '.join(names)} in {len(layers)} layers"
+            f"no linear of the chosen layers is named {' or '.join(config.modules or ())}; "
+            f"the model has {', '.join(names)}"
         )
     return found
 
 
-def adapt(parts: Parts, config: AdapterConfig, copies: Copies, factors: Mapping[str, Factors]) -> list[AdaptedLinear]:
-    """Replace the selected linears in place; returns them in state order.
+def layout(parts: Parts, config: AdapterConfig) -> tuple[AdaptedModule, ...]:
+    """What trains and where it is in the state, from the model's sizes alone; changes nothing.
+
+    Raises:
+        ValueError: as `selected`; or rank or directions do not fit a linear.
+    """
+    modules, offset = list[AdaptedModule](), 0
+    for full, (layer, _, linear) in selected(parts, config).items():
+        inputs, outputs = linear.in_features, linear.out_features
+        if config.rank > min(inputs, outputs):
+            raise ValueError(
+                f"rank {config.rank} is larger than the smaller side of {full} ({outputs} x {inputs}); "
+                "choose a smaller rank"
+            )
+        if config.subspace == "fisher" and config.directions > outputs:
+            raise ValueError(
+                f"{config.directions} directions are more than the {outputs} outputs of {full}; choose fewer directions"
+            )
+        columns = {None: outputs, "fisher": config.directions}.get(config.subspace, config.rank)
+        modules.append(AdaptedModule(full, layer, inputs, outputs, offset, (config.rank, columns)))
+        offset += modules[-1].size
+    return tuple(modules)
+
+
+def adapt(parts: Parts, config: AdapterConfig, factors: Mapping[str, Frozen]) -> list[AdaptedLinear]:
+    """Replace the selected linears in place; returns the new modules in state order.
 
     Args:
-        factors: by name (``subspace="fisher"`` and ``"peft"``).
+        factors: frozen factors by full name. ``subspace="fisher"`` and ``"peft"`` need them; for the others those that
+            are missing are made from the weights.
+
+    Raises:
+        ValueError: as `layout`.
     """
-    adapted: list[AdaptedLinear] = []
-    offset = 0
-    for full, (layer, name, linear) in selected(parts, config).items():
+    adapted = []
+    linears = selected(parts, config)
+    for module in layout(parts, config):
+        layer, name, linear = linears[module.name]
         rows = parts.fused_rows(name, linear)
-        module = AdaptedLinear(linear, full, layer, config, offset, copies, factors.get(full), rows)
-        parts.layers[layer].set_submodule(name, module)
-        adapted.append(module)
-        offset += module.size
+        adapted.append(AdaptedLinear(linear, module, config, factors.get(module.name), rows))
+        parts.layers[layer].set_submodule(name, adapted[-1])
     return adapted

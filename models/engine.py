@@ -58,8 +58,8 @@ class TanhGelu(nn.Module):
         return 0.5 * x * (1.0 + torch.tanh(inner))
 
 
-def swapped(module: nn.Module) -> nn.Module | None:
-    """What computes the same inside the delegate; None for modules that need no replacement."""
+def replacement(module: nn.Module) -> nn.Module | None:
+    """A module that computes the same inside the delegate; None for one that needs no replacement."""
     kind = type(module).__name__
     if kind.endswith("RMSNorm"):
         return RMSNorm(module)

@@ -1,4 +1,4 @@
-"""Model families: where each keeps its parts. Adding one is adding a `Family` to FAMILIES."""
+"""Model families: where each keeps its parts. To support another one, add a `Family` to FAMILIES."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from prge.manifest import AnswerAt
 
 
 class UnsupportedModel(ValueError):
-    """The checkpoint's architecture has no entry in FAMILIES, or a trait that its family does not cover."""
+    """The model's type is not in FAMILIES, or it has a trait that its family does not cover."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a model type keeps its parts: names as in the checkpoint, dotted paths where they are deeper.
+    """Where the models of one type keep their parts, as dotted names in the checkpoint.
 
     Attributes:
-        layers, embedding, head: of the model.
-        norms: between the last layer and the head, in order; ``"gelu"`` for one that is no module. Those that
-            a model lacks are left out.
-        rotary: makes the rotary tables; None without them.
-        positions, types, embedding_norm: learned positions, token types (all are of the first) and the norm
-            that are added to the embedding; None where there are none.
-        attention: within a layer.
-        queries_keys_values: linears within the attention; one name for a fused one.
-        output: the linear that closes the attention, where it is within it.
-        by_head: whether a fused linear's rows come head by head, (q, k, v) each; else all q, all k, all v.
-        gate_up: a fused linear of a gated feed-forward module, within a layer: first gate, then up.
-        transposed: whether linears are GPT-2's ``Conv1D``.
-        causal: whether a token sees only those before it; encoders answer at the mask token, or without a
-            masked-LM head at their first token.
+        layers: the list of layers.
+        embedding: the table of the tokens' embeddings.
+        head: the linear that predicts tokens.
+        norms: what stands between the last layer and the head, in order; ``"gelu"`` for the function, which is no
+            module. A model may lack some of them.
+        rotary: the module that makes the rotary tables; None without rotary positions.
+        positions: the table of learned positions, added to the embedding; None where there are none.
+        types: the table of token types, of which every token has the first; None where there are none.
+        embedding_norm: the norm behind that sum; None where there is none.
+        attention: the attention, named within a layer.
+        queries_keys_values: the three linears of queries, keys and values, named within the attention; one name where
+            they are fused into one linear.
+        output: the linear that closes the attention, named within it; None where it is outside.
+        by_head: whether the outputs of a fused linear come head by head, q, k and v of each; else all q, all k, all v.
+        gate_up: the fused linear of a gated feed-forward module, gate first, named within a layer; None where there is
+            none.
+        transposed: whether the linears are GPT-2's ``Conv1D``, with weights [in, out].
+        causal: whether a token sees only those before it. Other models are encoders. They answer at the mask token, or
+            at their first token where they have no masked-LM head.
     """
 
     layers: str = "model.layers"
@@ -126,19 +131,24 @@ FAMILIES = {
     ),
 }
 
-# The head that a plain encoder gets for a program (`build.add_label_head`).
+# The name of the head that `build.add_label_head` gives a plain encoder.
 LABEL_HEAD = "label_head"
 
 
 class Kind(NamedTuple):
-    """What a layer's attention shares with other layers': rotary tables by name, and a window in tokens, if any."""
+    """A kind of attention layer: layers of one kind share their rotary tables and masks.
+
+    Attributes:
+        rotary: name of the rotary tables; None without rotary positions.
+        window: how many tokens a token sees, itself among them; None for all.
+    """
 
     rotary: str | None
     window: int | None
 
 
 def answer_at(model: Any) -> AnswerAt:
-    """Of a model."""
+    """Where a model predicts a label's word: its last token, its mask token, or, without a head, its first token."""
     if FAMILIES[model.config.model_type].causal:
         return "last"
     return "first" if model.base_model is model else "mask"
@@ -148,18 +158,24 @@ class Parts:
     """A model's modules by their roles.
 
     Attributes:
-        layers: the decoder's (or encoder's), with `path` as their name.
-        embedding, head: the table and the linear; None for a plain encoder that got no label head yet.
-        norms: what stands between the last layer and the head.
-        heads, kv_heads, head_size: of the attention.
-        kinds: of each layer.
+        model, config: of transformers.
+        family: where its type keeps its parts.
+        path: the full name of the list of layers.
+        layers: the layers.
+        embedding: the table of the tokens' embeddings.
+        head: the linear that predicts tokens; None for a plain encoder that was given no label head yet.
+        norms: what stands between the last layer and the head, in order.
+        heads, kv_heads: heads of queries, and of keys and values.
+        head_size: numbers in a head.
+        final_cap: bounds the logits, as in Gemma 2; None for no bound.
+        kinds: the kind of each layer's attention.
     """
 
     def __init__(self, model: Any):
-        """GPT-2's transposed linears become ``nn.Linear``; nothing else in ``model`` changes.
+        """Find the parts. GPT-2's transposed linears become ``nn.Linear``; nothing else in ``model`` changes.
 
         Raises:
-            UnsupportedModel: when the type is not in FAMILIES, or has a trait that no family covers.
+            UnsupportedModel: the model's type is not in FAMILIES, or it has a trait that no family covers.
         """
         config = model.config
         if config.model_type not in FAMILIES:
@@ -186,18 +202,19 @@ class Parts:
         self.kinds = self._kinds()
 
     def _path(self, path: str) -> str:
-        """A base model without its head has the same names less the prefix."""
+        """A family's name as this model has it: a model without its head has the names without the prefix."""
         bare = self.model.base_model is self.model
         return path.removeprefix(self.model.base_model_prefix + ".") if bare else path
 
     def optional(self, path: str | None) -> Any:
-        """The module at a family's path; None where the model has none."""
+        """The module of a family's name; None where the model has none."""
         try:
             return path and self.model.get_submodule(self._path(path))
         except AttributeError:
             return None
 
     def attention(self, layer: int) -> Any:
+        """The attention module of the layer with this index."""
         return self.layers[layer].get_submodule(self.family.attention)
 
     def _kinds(self) -> list[Kind]:
@@ -212,43 +229,55 @@ class Parts:
         name = None if rotary is None else "all"
         return [Kind(t if several else name, window if t == "sliding_attention" else None) for t in types]
 
-    def rotary_tables(self, name: str, positions: int) -> tuple[Tensor, Tensor]:
-        """(cos, sin) f32[positions, rotated part of the head].
+    def check_length(self, tokens: int) -> None:
+        """Refuse rows of more tokens than the model has positions for.
 
         Raises:
-            UnsupportedModel: when the tables of longer rows than so many would differ from those of shorter ones.
+            UnsupportedModel: there are fewer learned positions; or the rotary tables of such rows differ from those of
+                shorter ones, so that no table serves both.
         """
-        given = self.config.rope_parameters
+        table = self._positions()
+        if table is not None and tokens > len(table):
+            raise UnsupportedModel(f"the model has {len(table)} positions, which is less than {tokens} tokens")
+        given = getattr(self.config, "rope_parameters", None) or {}
         limit = given.get("original_max_position_embeddings") or self.config.max_position_embeddings
-        if given.get("rope_type") in ("dynamic", "longrope") and positions > limit:
+        if given.get("rope_type") in ("dynamic", "longrope") and tokens > limit:
             raise UnsupportedModel(f"rows beyond {limit} tokens have other rotary positions than shorter ones")
+
+    def rotary_tables(self, name: str, positions: int) -> tuple[Tensor, Tensor]:
+        """The tables of that name: cos and sin, each f32[positions, rotated part of the head]."""
         rotary, places = self.optional(self.family.rotary), torch.arange(positions).unsqueeze(0)
         cos, sin = rotary(torch.zeros(1), places, *([] if name == "all" else [name]))
         return cos[0], sin[0]
 
     def learned_positions(self, count: int) -> Tensor | None:
-        """f32[count, H] to add to the embeddings of ``count`` positions; None where there is nothing to add.
+        """f32[count, H], what is added to the embeddings at the first ``count`` positions; None for nothing."""
+        table = self._positions()
+        if table is None:
+            return None
+        types = self.optional(self.family.types)
+        return table[:count] + (0 if types is None else types.weight.detach()[0])
 
-        Raises:
-            UnsupportedModel: when the model has fewer.
-        """
+    def _positions(self) -> Tensor | None:
+        """The learned positions, f32[positions, H]; None where there are none."""
         table = self.optional(self.family.positions)
         if table is None:
             return None
-        # OPT's first two rows and RoBERTa's up to the padding's are not positions.
+        # The first rows are no positions: two of OPT's, and those up to the padding's of RoBERTa's.
         first = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
-        rows = table.weight.detach()[first:]
-        if count > len(rows):
-            raise UnsupportedModel(f"the model has {len(rows)} positions, which is less than {count} tokens")
-        types = self.optional(self.family.types)
-        return rows[:count] + (0 if types is None else types.weight.detach()[0])
+        rows: Tensor = table.weight.detach()[first:]
+        return rows
 
     def logits(self, tokens: Tensor, mask: Tensor, at: tuple[Tensor, ...], words: Sequence[int] | None) -> Tensor:
-        """transformers' own, f32[n, V] (or of some ``words``), at n (row, position) of rows i64[R, T].
+        """The logits of transformers' own model at some positions, f32[n, V].
 
-        ``mask`` i64[R, T] is 1 at the rows' tokens, 0 at what fills them.
+        Args:
+            tokens: i64[R, T].
+            mask: i64[R, T], 1 at tokens and 0 at padding.
+            at: rows i64[n] and positions i64[n].
+            words: the tokens to give logits of; None for all V.
         """
-        if self.family.causal:  # whose own norm is within
+        if self.family.causal:  # the final norm is inside the base model
             out = self.model.base_model(tokens, attention_mask=mask, use_cache=False).last_hidden_state[at]
         else:
             out = nn.Sequential(*self.norms)(self.model.base_model(tokens, attention_mask=mask).last_hidden_state[at])
@@ -257,17 +286,17 @@ class Parts:
         return logits if self.final_cap is None else self.final_cap * torch.tanh(logits / self.final_cap)
 
     def linears(self) -> Iterator[tuple[int, str, nn.Linear]]:
-        """(layer, name within it, module) of all linears."""
+        """All linears of the layers: (layer's index, name within the layer, module)."""
         for i, layer in enumerate(self.layers):
             yield from ((i, name, m) for name, m in layer.named_modules() if isinstance(m, nn.Linear))
 
     def makes_keys(self, name: str) -> bool:
-        """Whether a linear, named within its layer, makes keys or values."""
+        """Whether the linear of this name within its layer makes keys or values."""
         own = self.family.queries_keys_values
         return name in (f"{self.family.attention}.{x}" for x in (own if len(own) == 1 else own[1:]))
 
     def fused_rows(self, name: str, linear: nn.Linear) -> list[Tensor] | None:
-        """Which rows of a fused linear, named within its layer, make each of its parts; None for others."""
+        """For each part of a fused linear, named within its layer, the outputs that make it; None for other linears."""
         rows = torch.arange(linear.out_features)
         if name == self.family.gate_up:
             return list(rows.chunk(2))
@@ -279,7 +308,11 @@ class Parts:
 
 
 def _refuse_traits(config: Any) -> None:
-    """Raise `UnsupportedModel` for traits that change the computation and that no family covers."""
+    """Refuse traits that change the computation and that no family covers.
+
+    Raises:
+        UnsupportedModel: naming the trait.
+    """
     if getattr(config, "use_bidirectional_attention", False):
         raise UnsupportedModel("decoders with bidirectional attention are not supported")
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
@@ -289,7 +322,7 @@ def _refuse_traits(config: Any) -> None:
 
 
 def _linear(conv: Conv1D) -> nn.Linear:
-    """The same computation as a linear layer."""
+    """The linear that computes what GPT-2's module computes."""
     inputs, outputs = conv.weight.shape
     linear = nn.Linear(inputs, outputs, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().T.contiguous(), requires_grad=False)

@@ -1,99 +1,97 @@
-"""Text from the same frozen layers as the step's: a decoder with a key-value cache, the state among its inputs."""
+"""Text from the same layers as the step's: a decoder with a key-value cache that takes the parameters as an input."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prge.models.adapter import AdaptedLinear
-from prge.models.attention import Attention, Shared, places
+from prge.manifest import AdaptedModule
 from prge.models.build import BuiltStep
+from prge.models.context import run_layers
 from prge.models.engine import SharedEmbedding, SharedHead
 from prge.models.objective import soft_cap, take_rows
-
-
-class PlainCores:
-    """Every core as the state has it, for one row.
-
-    Attributes:
-        params: f32[S].
-    """
-
-    params: Tensor
-    rows = 1
-
-    def core(self, low: Tensor, layer: AdaptedLinear, columns: Tensor | None = None) -> Tensor:
-        core = self.params[layer.offset : layer.offset + layer.size].reshape(1, *layer.core)
-        return torch.bmm(low, core if columns is None else core.index_select(2, columns))
-
-
-class Cache(Shared):
-    """Keys and values of the tokens before, by layer.
-
-    Attributes:
-        keys: f32[kv, d, C] each, C at least as many as are used.
-        values: f32[kv, C, d] each.
-        new: what the layers add of T tokens, (f32[kv, d, T], f32[kv, T, d]) by layer.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    new: dict[int, tuple[Tensor, Tensor]]
-
-    def remember(self, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.new[index] = k, v
-        return torch.cat((self.keys[index], k), dim=2), torch.cat((self.values[index], v), dim=1)
+from prge.models.positions import places
 
 
 class Generator(nn.Module):
-    """The next token's logits; `forward` is the traced program.
+    """The next token's logits. `forward` is what is traced and lowered.
 
-    It takes the layers over from a step that has been traced (and quantized): its adapters' frozen
-    factors are the step's, so a state of the step fits it.
+    It takes over the layers of a step that has been traced, and may have been quantized. Its adapters have the step's
+    frozen factors, so the step's parameters fit it.
+
+    Attributes:
+        backbone: the step's, all layers of which run with the cache.
+        head: the linear that predicts tokens.
     """
 
     def __init__(self, built: BuiltStep, share_table: bool):
-        """``share_table``: as for `build_step`."""
+        """Take the layers of ``built`` over; ``share_table`` is as for `build_step`."""
         super().__init__()
-        step = built.step
-        self.cores, self.cache = PlainCores(), Cache()
-        for layer in built.adapters:
-            layer.copies = self.cores
-        for module in step.layers.modules():
-            if isinstance(module, Attention):
-                module.shared = self.cache
-        self.layers, self.embedding, self.positions = step.layers, step.embedding, step.positions
-        self.norm, self.cap = step.objective.norm, built.parts.final_cap
+        self.backbone = built.step.backbone
+        self.norm, self.cap = built.step.objective.norm, built.parts.final_cap
         self.head: nn.Module = built.parts.head
         if share_table and built.architecture.tied:
-            table: Any = self.embedding.table
-            self.embedding.table = table if isinstance(table, SharedEmbedding) else SharedEmbedding(table)
-            self.head = SharedHead(self.embedding.table)
+            embedding = self.backbone.embedding
+            table: Any = embedding.table
+            embedding.table = table if isinstance(table, SharedEmbedding) else SharedEmbedding(table)
+            self.head = SharedHead(embedding.table)
 
     def forward(
         self, params: Tensor, tokens: Tensor, start: Tensor, keys: list[Tensor], values: list[Tensor]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Read T more tokens.
+        """Read T more tokens of one text.
 
         Args:
-            params: f32[S], the parameters of the step's state.
+            params: f32[S], the parameters, with which the step's state begins.
             tokens: i64[1, T].
             start: i64[1], how many tokens were read before; so many positions of the cache are used.
-            keys, values: of each layer, f32[kv, d, C] and f32[kv, C, d].
+            keys: of each layer, f32[kv heads, head, C].
+            values: of each layer, f32[kv heads, C, head].
 
         Returns:
-            the logits after the last token, f32[1, V], and each layer's new keys f32[kv, d, T] and values
-            f32[kv, T, d], which belong at ``start`` in the cache.
+            the logits after the last token, f32[1, V], and each layer's new keys f32[kv heads, head, T] and values
+            f32[kv heads, T, head], which belong at position ``start`` of the cache.
         """
-        self.cores.params = params
-        self.cache.keys, self.cache.values, self.cache.new = keys, values, {}
-        self.cache.tables = self.positions.following(tokens, start, keys[0][0, 0])
-        hidden = self.embedding(tokens, places(tokens) + start)
-        for layer in self.layers:
-            hidden = layer(hidden)
+        backbone, cache = self.backbone, GrowingCache(keys, values)
+        tables = backbone.positions.following(tokens, start, keys[0][0, 0])
+        hidden = backbone.embedding(tokens, places(tokens) + start)
+        hidden = run_layers(backbone.layers, hidden, tables, PlainCores(params), cache)
         last = torch.ones_like(tokens).sum(1, keepdim=True) - 1
         logits = soft_cap(self.head(self.norm(take_rows(hidden, last))), self.cap)
-        new = [self.cache.new[i] for i in sorted(self.cache.new)]
-        return logits.reshape(1, -1), [k for k, _ in new], [v for _, v in new]
+        new_keys, new_values = zip(*(cache.new[layer] for layer in range(len(backbone.layers))), strict=True)
+        return logits.reshape(1, -1), list(new_keys), list(new_values)
+
+
+class PlainCores:
+    """Every core as the parameters have it, for one row."""
+
+    def __init__(self, params: Tensor):
+        """``params`` is f32[S]."""
+        self.params = params
+
+    def apply(self, low: Tensor, module: AdaptedModule, columns: Tensor | None = None) -> Tensor:
+        """As `Cores.apply`."""
+        core = self.params[module.offset : module.offset + module.size].reshape(1, *module.core)
+        return torch.bmm(low, core if columns is None else core.index_select(2, columns))
+
+
+class GrowingCache:
+    """Keys and values of the tokens before, and those that the layers add.
+
+    Attributes:
+        new: what each layer adds, by its index: keys f32[kv heads, head, T] and values f32[kv heads, T, head]; filled
+            as the layers run.
+    """
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]):
+        """``keys`` and ``values`` are those of `Generator.forward`."""
+        self.keys, self.values = keys, values
+        self.new: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.join`."""
+        self.new[layer] = keys, values
+        return torch.cat((self.keys[layer], keys), dim=2), torch.cat((self.values[layer], values), dim=1)

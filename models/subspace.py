@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,13 @@ def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u.float(), s.float(), v.float()
 
 
-@dataclass(frozen=True)
-class Factors:
-    """Frozen factors of a linear: A [r, in], and D [out, k]."""
+class Factors(NamedTuple):
+    """The frozen factors of a linear whose core trains in a subspace.
+
+    Attributes:
+        inputs: A, f32[r, in].
+        outputs: D, f32[out, k].
+    """
 
     inputs: Tensor
     outputs: Tensor

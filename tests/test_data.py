@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import Record, read_records
+from prge.examples.rows import Example
 from prge.manifest import template_columns
 from prge.runtime_driver.data.batches import batches, collate
-from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
+from prge.runtime_driver.data.encoder import Encoder, check_classes, without
 from prge.runtime_driver.program.step import StepProgram
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.cost import weight_bytes
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.export.merge import merge_adapters
 from prge.export.plan import plan, planned
 from prge.export.program import REPORT_FILE
@@ -29,7 +30,7 @@ from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram
@@ -220,7 +221,7 @@ def test_what_is_not_supported_is_refused_by_name(family: str, changes: dict[str
 def test_keys_and_values_do_not_train_by_default() -> None:
     def trained(family: str) -> set[str]:
         built = build_step(tiny(family), AdapterConfig(rank=2), StepConfig(), LabelWordsObjective([1, 2]), 16)
-        return {layer.name.split(".1.")[1] for layer in built.adapters}
+        return {layer.module.name.split(".1.")[1] for layer in built.adapters}
 
     assert trained("llama") == {"self_attn.q_proj", "self_attn.o_proj"} | {
         f"mlp.{x}_proj" for x in ("gate", "up", "down")

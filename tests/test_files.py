@@ -86,7 +86,7 @@ def test_a_program_that_brings_the_runtime_down_is_refused(prge: Prge, program_f
     (tmp_path / "evil.pte").write_bytes(data.replace(b"aten::", b"\xff\xfe\xff\xff::"))
     seal(tmp_path / "evil.pte")
     code, message = prge("verify", tmp_path / "evil.pte")
-    assert code == 1 and "brings the runtime down by SIGABRT" in message["error"]
+    assert code == 1 and "crashes the runtime (SIGABRT)" in message["error"]
     lying = rewritten(program_folder, tmp_path / "lying", lambda m: m.update(batch=1))
     code, message = prge("inspect", lying)
     assert code == 1 and "is not what its manifest says: it takes and gives" in message["error"]

@@ -303,7 +303,7 @@ def test_a_message_is_written_by_the_chat_template(
             prompts.append(prompt)
             return iter([])
 
-    monkeypatch.setattr("prge.cli.generate.GenerateProgram", Speaker)
+    monkeypatch.setattr("prge.commands.generate.GenerateProgram", Speaker)
     assert prge("generate", folder, "call me", "--chat")[0] == 0
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     messages = [{"role": "user", "content": "call me"}]
@@ -330,4 +330,4 @@ def test_written_answers_are_scored(
     found = json.loads(printed)
     assert code == 0 and found["exact_match"] == pytest.approx(2 / 3) and found["f1"] == pytest.approx(2 / 3)
     code, printed = prge("eval", folder, "--data", tmp_path / "data.jsonl", "--generate", "--truncate", "--json")
-    assert code == 1 and "unknown label" in json.loads(printed)["error"]
+    assert code == 1 and "chooses among given answers" in json.loads(printed)["error"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
@@ -16,6 +16,7 @@ from prge.examples.detect import FormOptions, form_of, infer
 from prge.examples.form import Form, chosen
 from prge.examples.read import Record
 from prge.export.fit_form import fitted, label_words
+from prge.models.checkpoints import load_checkpoint
 from prge.runtime_driver.program.step import StepProgram
 
 NEWS = [{"headline": f"A headline of some length, number {i}", "kind": ("sports", "politics")[i % 2]} for i in range(8)]
@@ -133,10 +134,10 @@ def test_answers_by_text_letter_or_index() -> None:
 
 
 def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
 
     def single(words: list[str]) -> bool:
-        tokens = [tokenizer(word)["input_ids"] for word in words]
+        tokens = [tokenizer.encode(word).ids for word in words]
         return all(len(ids) == 1 for ids in tokens) and len({ids[0] for ids in tokens}) == len(words)
 
     assert label_words(["today", "later"], tokenizer) == [" today", " later"]
@@ -149,21 +150,22 @@ def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> N
         label_words([f"today {i}" for i in range(40)], tokenizer)
 
 
-def test_bounds_hold_the_data(tokenizer_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+def test_bounds_hold_the_data(tiny_model: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_model))
+    tokenizer = checkpoint.tokenizer
     texts = ["call me", "nobody can deploy until it's reverted, tests fail on main " * 3]
     longest = max(len(tokenizer(text)["input_ids"]) for text in texts)
     records = [(i, {"text": text, "reply": "yes, call me"}) for i, text in enumerate(texts)]
-    classes = fitted(Form("{text}", (("a", ""), ("b", ""))), tokenizer, records)
+    classes = fitted(Form("{text}", (("a", ""), ("b", ""))), checkpoint, records)
     assert longest <= (classes.max_tokens or 0) < longest + 8 and all(word for _, word in classes.labels)
     reply = len(tokenizer("yes, call me")["input_ids"])
-    text_to_text = fitted(Form("{text}", target="{reply}"), tokenizer, records)
+    text_to_text = fitted(Form("{text}", target="{reply}"), checkpoint, records)
     assert text_to_text.max_targets == reply and longest + reply <= (text_to_text.max_tokens or 0)
-    assert fitted(Form("", target="{text}"), tokenizer, records).max_targets == min(32, longest)
+    assert fitted(Form("", target="{text}"), checkpoint, records).max_targets == min(32, longest)
     given = Form("{text}", target="{reply}", max_tokens=30, max_targets=3)
-    assert fitted(given, tokenizer, records) == given
+    assert fitted(given, checkpoint, records) == given
     with pytest.raises(UserError, match="give --max-tokens"):
-        fitted(Form("{text}", target="{reply}"), tokenizer, [(1, {"text": "call me " * 600, "reply": "x"})])
+        fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 600, "reply": "x"})])
 
 
 def test_one_command_from_a_file_to_an_adapter(

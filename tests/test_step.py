@@ -14,6 +14,7 @@ from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM
 
 from prge.eager import build_again
+from prge.examples.rows import Example
 from prge.export.lower import lower, trace
 from prge.export.quantize import linear_config
 from prge.export.report import outside_ops
@@ -22,7 +23,7 @@ from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
@@ -189,7 +190,8 @@ def test_slopes_are_autograd_s_directional_derivatives(
     exact = reference.exact_activation_estimate if perturb == "activations" else reference.exact_weight_estimate
     expected = exact(hf, m, frozen, state[:size], batch, SEED)
     step = build_again(program, m.max_tokens).step.double()
-    monkeypatch.setattr("prge.models.step.noise", lambda *args: noise(*args).double())
+    for module in ("activation_step", "weight_step"):
+        monkeypatch.setattr(f"prge.models.{module}.noise", lambda *args: noise(*args).double())
     tokens, targets = collate(batch * m.copies, m)
     lr, eps = torch.tensor([1.0]).double(), torch.tensor([1e-7]).double()
     with torch.no_grad():

@@ -9,20 +9,21 @@ from typing import Annotated
 from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import has_part
+from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE
 from prge.options import Option
-from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
+from prge.runtime_driver.data.encoder import Encoder, check_classes, without
 from prge.runtime_driver.data.packed import is_packed, unpack
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's examples come from, and which of them it takes; a run's description holds it."""
+    """Where a run's examples come from, and which of them it takes. The run's folder keeps these settings."""
 
     train: Annotated[
         str | None,
         Option(
-            "Examples: .jsonl, .csv, .tsv, .txt ..., a folder, or a packed file; default: the hub's, for a named task.",
+            "Examples: .jsonl, .csv, .tsv, .txt ..., or a folder; default: the hub's, for a named task.",
             ("--data",),
         ),
     ] = None
@@ -30,31 +31,36 @@ class Source:
     dev_fraction: Annotated[
         float, Option("Without --dev: this share of the data; 0 for no evaluation.", least=0.0, most=0.9)
     ] = 0.2
-    limit: Annotated[int | None, Option("Use the first so many of --data.", ("--examples",), least=1)] = None
+    limit: Annotated[int | None, Option("Use only the first N examples of --data.", ("--examples",), least=1)] = None
     seed: Annotated[int, Option("Of the split, the batches and the directions.", least=0, most=2**31 - 1)] = 0
     truncate: Annotated[bool, Option("Cut long texts from the left instead of refusing them.")] = False
     tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None
 
     def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
-        """(training examples, dev examples, how many of the former were left out because they are in dev).
+        """Read and encode them.
+
+        Returns:
+            training examples, dev examples, and how many of the former were left out because they are in dev.
+            `Encoder.skipped` says how many of both held nothing to learn.
 
         Raises:
-            UserError: unreadable, or no example is left.
+            UserError: a file cannot be read or encoded, no example is left to train on, or all have one class.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
         if data and is_packed(data):
             if dev or self.limit:
                 raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
             return unpack(data, encoder.manifest)
-        records = encoder.records(data)[: self.limit]
+        records, apart = encoder.records(data)[: self.limit], True
         if dev is None and (data is None or has_part(data, "dev")):
             held, dev = encoder.records(data, "dev"), data
         elif dev is not None:
             held = encoder.records(dev, "dev")
         else:
-            fraction = self.dev_fraction
+            fraction, apart = self.dev_fraction, False
             records, held = split(records, encoder.form.text, fraction, self.seed) if fraction else (records, [])
-        examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
+        examples = encoder.encode_all(records, data)
+        dev_examples = encoder.encode_all(held, dev or data, required=apart)  # a share of a small file may hold nothing
         kept = without(examples, dev_examples)
         name = self.train or encoder.manifest.task
         if not kept:

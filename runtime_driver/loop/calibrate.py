@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.runtime_driver.data.batches import batches, collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

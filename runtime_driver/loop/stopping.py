@@ -26,9 +26,13 @@ _LOOK = 1.0
 class Limits:
     """When a run stops or waits before its last step; None for never."""
 
-    max_minutes: Annotated[float | None, Option("Stop after so long; --resume goes on.", least=0.0)] = None
-    max_temperature: Annotated[float | None, Option("Wait while the hottest sensor is above (degrees Celsius).")] = None
-    min_battery: Annotated[float | None, Option("Stop below (per cent), unless the charger is in.")] = None
+    max_minutes: Annotated[float | None, Option("Stop after this many minutes; --resume continues.", least=0.0)] = None
+    max_temperature: Annotated[
+        float | None, Option("Wait while the hottest sensor is above this many degrees Celsius.")
+    ] = None
+    min_battery: Annotated[
+        float | None, Option("Stop when the battery is below this many per cent and not charging.")
+    ] = None
 
     def __post_init__(self) -> None:
         """Raises a UserError for a limit that this machine has no sensor for."""

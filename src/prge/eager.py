@@ -66,7 +66,6 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
         from prge.models.build import LabelWordsObjective, LanguageModelObjective, add_label_head, build_step
         from prge.models.checkpoints import load_checkpoint
         from prge.models.step import StepConfig
-        from prge.models.subspace import Factors
 
         m = program.manifest
         checkpoint = load_checkpoint(m.model)
@@ -80,8 +79,9 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     words = [label.token for label in m.labels]
     objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
     tied = m.quantization == "f32"
-    found = frozen_factors(m, program.frozen()).items()
-    factors = {name: Factors(a, d) for name, (a, d) in found if d is not None}
     if m.answer_at == "first":
         add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in m.labels])
-    return build_step(checkpoint.model, adapter, config, objective, max_tokens, tied, factors, m.pad_token)
+    return build_step(
+        checkpoint.model, adapter, config, objective, max_tokens,
+        share_table=tied, factors=frozen_factors(m, program.frozen()), pad_token=m.pad_token,
+    )  # fmt: skip

@@ -18,8 +18,9 @@ from prge.export.lower import example_inputs
 from prge.export.quantize import linear_config, quantize
 from prge.export.write import write_program
 from prge.manifest import Manifest
-from prge.models.attention import places
+from prge.models.context import run_layers
 from prge.models.objective import take_rows
+from prge.models.positions import places
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.program.step import StepProgram
@@ -42,14 +43,14 @@ def write_inference(path: Path, program: StepProgram) -> None:
     m = program.manifest
     longest = inference_tokens(m, m.max_tokens)
     built = build_again(program, longest)
-    for parent in list(built.step.layers.modules()):
+    for parent in list(built.step.backbone.layers.modules()):
         for name, child in list(parent.named_children()):
             if child in built.adapters:
                 setattr(parent, name, child.base)
     with quiet():
         quantize(built.step, built.base_linears, m.quantization)
     least = longest if m.min_tokens == m.max_tokens else m.min_tokens
-    depth = len(built.step.layers)
+    depth = len(built.step.backbone.layers)
     _write(path, Inference(built.step), lambda tokens: example_inputs(built.step, tokens)[1:3], least, longest, depth)
 
 
@@ -58,15 +59,12 @@ class Inference(nn.Module):
 
     def __init__(self, step: Any):
         super().__init__()
-        self.embedding, self.layers, self.objective = step.embedding, step.layers, step.objective
-        self.positions, self.shared = step.positions, step.shared
+        self.backbone, self.objective = step.backbone, step.objective
 
     def forward(self, tokens: Tensor, targets: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """tokens i64[R, T] and the objective's targets -> losses f32[R], and the objective's detail."""
-        self.shared.tables = self.positions(tokens)
-        hidden = self.embedding(tokens, places(tokens))
-        for layer in self.layers:
-            hidden = layer(hidden)
+        backbone = self.backbone
+        hidden = run_layers(backbone.layers, backbone.embedding(tokens, places(tokens)), backbone.positions(tokens))
         position, *rest = targets
         losses, detail = self.objective(take_rows(hidden, position), *rest)
         losses = losses.sum(1)

@@ -19,7 +19,7 @@ _ANEW = {"resume", "program", "train", "dev", "max_minutes", "max_temperature", 
 _RESUME = option(
     "resume",
     None,
-    Annotated[Path | None, typer.Option(help="A run folder whose run was stopped or cut off: go on to its end.")],
+    Annotated[Path | None, typer.Option(help="Continue this run, which was stopped or cut off, to its end.")],
 )
 _CONTEXT = option("context", inspect.Parameter.empty, typer.Context)
 

@@ -1,4 +1,4 @@
-"""Builds `prge-run`, the native runner in ``native/``, with the libraries of an executorch wheel."""
+"""What `prge build-runner` does: compiles the native runner against the libraries of an executorch wheel."""
 
 from __future__ import annotations
 

@@ -17,9 +17,13 @@ def calibrate(
     program: ProgramPath,
     data: DataPath = None,
     output: Annotated[AnyPath | None, Option("A PNG of what was measured.", ("--output", "-o"))] = None,
-    examples: Annotated[int | None, Option("Use the first so many of --data.", least=1)] = None,
-    minutes: Annotated[float | None, Option("Time to train in; proposes the steps too.", least=0.1)] = None,
-    megabytes: Annotated[float | None, Option("Memory to stay within; bounds the batch.", least=1)] = None,
+    examples: Annotated[int | None, Option("Use only the first N examples of --data.", least=1)] = None,
+    minutes: Annotated[
+        float | None, Option("Time for training, in minutes; also proposes the number of steps.", least=0.1)
+    ] = None,
+    megabytes: Annotated[
+        float | None, Option("Memory that training may take, in MB; bounds the proposed batch.", least=1)
+    ] = None,
     truncate: Truncate = False,
     tokenizer: Tokenizer = None,
     hooks: Hooks = Hooks(),

@@ -22,8 +22,8 @@ _FORM = Form("{text} This is", (("today", " urgent"), ("later", " good")), max_t
 
 def demo(
     output: Annotated[AnyPath, Option("Folder for program and run.", ("--output", "-o"))] = "demo-out",
-    model: Annotated[str, Option("As for export.")] = "smollm2-135m",
-    steps: Annotated[int, Option("How many.", least=1)] = 300,
+    model: Annotated[str, Option("A preset, folder, .gguf file or hub id.")] = "smollm2-135m",
+    steps: Annotated[int, Option("Number of steps.", least=1)] = 300,
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Teach a language model which messages need a reply today, end to end; what is done already is reused."""

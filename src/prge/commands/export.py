@@ -44,25 +44,26 @@ def export(
     output: Annotated[AnyPath, Option("New folder for program and tokenizer.", ("--output", "-o"))],
     form: FormOptions = FormOptions(),
     data: Annotated[
-        AnyPath | None, Option("Examples to train on: what is not given is inferred from them; also --texts.")
+        AnyPath | None, Option("Examples: what you leave out is inferred from them, and they serve as --texts.")
     ] = None,
     texts: Annotated[
         AnyPath | None,
-        Option("Examples like those to come, labels not needed: the adapter's directions are chosen for them."),
+        Option("Examples like those to come; the adapter's directions are chosen for them. They need no labels."),
     ] = None,
     queries: Annotated[
         int | None,
-        Option("Random directions per step; default: 16, or 4 with --target.", ("--queries", "-q"), least=1),
+        Option("Random directions per step; default: 16, or 4 where the answer is text.", ("--queries", "-q"), least=1),
     ] = None,
     batch: Annotated[
         int | None,
-        Option("Examples per step; default: 16, or 4 with --target.", ("--batch", "-b"), least=1),
+        Option("Examples per step; default: 16, or 4 where the answer is text.", ("--batch", "-b"), least=1),
     ] = None,
     perturb: Annotated[
-        Literal["activations", "weights"], Option("What the copies differ in; weights: the paper's way.")
+        Literal["activations", "weights"],
+        Option("What differs between the copies: activations of the answering token, or weights as in the paper."),
     ] = "activations",
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
-    fixed: Annotated[bool, Option("One fixed row length instead of any up to --max-tokens.")] = False,
+    fixed: Annotated[bool, Option("Make every row --max-tokens long, instead of any length up to that.")] = False,
     quantization: Annotated[
         Literal["f32", "8da8w", "8da4w"], Option("Of the frozen weights: float32, int8, or int4 in groups of 32.")
     ] = "8da8w",
@@ -81,15 +82,22 @@ def export(
     alpha: Annotated[float | None, Option("LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
-        Option("Where the core trains; none: LoRA-FA's whole B; default: fisher with --texts, else svd."),
+        Option(
+            "Between which frozen directions the core trains: fisher (chosen by --texts), svd (of the weights), none "
+            "(LoRA-FA: all of B); default: fisher with --texts, else svd."
+        ),
     ] = None,
-    directions: Annotated[int, Option("Of a module's outputs (--subspace fisher).", least=1)] = 4,
+    directions: Annotated[
+        int, Option("How many directions of each module's outputs to train (--subspace fisher).", least=1)
+    ] = 4,
     noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
-    outer: Annotated[bool, Option("All queries in one execution.")] = True,
-    inner: Annotated[bool, Option("Both signs of eps in one execution.")] = True,
+    outer: Annotated[bool, Option("Run all queries in one execution; off: one after the other.")] = True,
+    inner: Annotated[bool, Option("Run both signs of eps in one execution; off: one after the other.")] = True,
     eps: Annotated[float | None, Option("Default eps to store in the program.")] = None,
     lr: Annotated[float | None, Option("Default learning rate to store in the program.")] = None,
-    generate: Annotated[bool, Option("Beside it a program for `prge generate`.", ("--generate",))] = False,
+    generate: Annotated[
+        bool, Option("Also write generate.pte, a program that continues text.", ("--generate",))
+    ] = False,
     context: Annotated[int, Option("Most tokens of prompt and continuation together (--generate).", least=16)] = 2048,
     adapter: Annotated[AnyPath | None, Option("A PEFT adapter folder to go on from.")] = None,
     allow_pickle: Annotated[
@@ -194,7 +202,7 @@ def write_program(
     records = records[:limit]
     if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
-    form = fitted(form, checkpoint.tokenizer, records)
+    form = fitted(form, checkpoint, records, texts or form.task)
     if hold_out and records:
         records, _ = split(records, form.text, *hold_out)
     if form != asked:
@@ -205,7 +213,7 @@ def write_program(
         config = replace(config, adapter=adapter_config(lora), lora=lora)
     manifest, report = export_program(
         checkpoint, config, output, lambda phase: hooks.show(phase, 0, None, model),
-        [record for _, record in records],
+        [record for _, record in records] if config.adapter.subspace == "fisher" else [],
     )  # fmt: skip
     result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),

@@ -24,12 +24,14 @@ def generate(
     text: Annotated[str, Option("What to continue.", argument=True)],
     state: StatePath = None,
     max_new_tokens: Annotated[int, Option("Most tokens to write.", least=1)] = 128,
-    temperature: Annotated[float, Option("0: always the most likely token.", least=0.0)] = 0.0,
+    temperature: Annotated[
+        float, Option("Divides the logits before a random draw; 0 takes the most likely token.", least=0.0)
+    ] = 0.0,
     top_p: Annotated[
-        float, Option("Draw among the likeliest tokens whose probabilities sum to so much.", least=0.0, most=1.0)
+        float, Option("Draw only among the most likely tokens whose probabilities add up to this.", least=0.0, most=1.0)
     ] = 1.0,
-    seed: Annotated[int, Option("Of the draws.", least=0, most=2**31 - 1)] = 0,
-    chat: Annotated[bool, Option("TEXT is a message, and what follows its answer.", ("--chat",))] = False,
+    seed: Annotated[int, Option("Seed of the random draws.", least=0, most=2**31 - 1)] = 0,
+    chat: Annotated[bool, Option("Take TEXT as a chat message and write the answer.", ("--chat",))] = False,
     tokenizer: Tokenizer = None,
     write: Callable[[str], None] = lambda piece: None,
 ) -> dict[str, Any]:

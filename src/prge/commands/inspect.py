@@ -10,7 +10,7 @@ from prge.examples.tasks import TASKS
 
 
 def inspect(program: ProgramPath) -> dict[str, Any]:
-    """What a program says about itself."""
+    """Show what a program is."""
     loaded = load(program)
     m = loaded.manifest
     return {"path": str(loaded.path), "bytes": loaded.path.stat().st_size, "rows": m.rows, **asdict(m)}

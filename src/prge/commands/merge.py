@@ -16,7 +16,7 @@ def merge(
     ],
     output: Annotated[AnyPath, Option("New folder for the merged model.", ("--output", "-o"))],
     weight: Annotated[
-        tuple[float, ...], Option("Of an adapter's update in the sum, once per adapter; default: 1.")
+        tuple[float, ...], Option("Weight of an adapter's update, once per adapter in their order; default: 1 each.")
     ] = (),
     model: Annotated[str | None, Option("The base model; default: the one that the adapters name.")] = None,
     allow_pickle: Annotated[

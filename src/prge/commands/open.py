@@ -29,7 +29,7 @@ Tokenizer = Annotated[AnyPath | None, Option(f"The {TOKENIZER_FILE}; default: be
 Runtime = Annotated[
     Literal["executorch", "torch"], Option("What runs the step; torch: eager PyTorch, from the base model.")
 ]
-Device = Annotated[str, Option("Of --runtime torch: cpu, cuda, cuda:1.")]
+Device = Annotated[str, Option("Device for --runtime torch: cpu, cuda, cuda:1.")]
 
 
 def load(

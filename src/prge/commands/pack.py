@@ -13,7 +13,7 @@ from prge.runtime_driver.data.source import Source
 
 def pack(
     program: ProgramPath,
-    output: Annotated[AnyPath, Option("The packed file, as data.prge.", ("--output", "-o"))],
+    output: Annotated[AnyPath, Option("The packed file to write, for example data.prge.", ("--output", "-o"))],
     source: Source = Source(),
 ) -> dict[str, Any]:
     """Turn examples into tokens, in one file that `prge train --data` and `prge-run` read."""

@@ -22,7 +22,9 @@ def parse_bytes(text: str) -> float:
 
 def plan(
     model: Annotated[str, Option("As for export; of a hub model the config alone is fetched.", argument=True)],
-    memory: Annotated[float, Option("Of the whole process, as 1.5GB or 800MB.", parse=parse_bytes)],
+    memory: Annotated[
+        float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_bytes)
+    ],
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
     queries: Annotated[int, Option("Random directions per step.", ("--queries", "-q"), least=1)] = 16,
     batch: Annotated[int, Option("Examples per step.", ("--batch", "-b"), least=1)] = 16,

@@ -19,11 +19,11 @@ from prge.commands.open import Device, Runtime, load, read_state, state_file
 from prge.commands.plots import plot_curves
 from prge.errors import UserError
 from prge.examples.detect import FormOptions
+from prge.examples.rows import Example
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
@@ -48,11 +48,13 @@ def parse_lr(text: str) -> float | None:
 
 
 def train(
-    program: Annotated[AnyPath, Option("A program.pte or its folder; or a model, exported first.", argument=True)],
+    program: Annotated[
+        AnyPath, Option("A program (program.pte or its folder), or a model, which is exported first.", argument=True)
+    ],
     output: Annotated[AnyPath, Option("New folder for the run.", ("--output", "-o"))],
     source: Source = Source(),
     form: FormOptions = FormOptions(),
-    steps: Annotated[int, Option("How many.", least=1)] = 300,
+    steps: Annotated[int, Option("Number of steps.", least=1)] = 300,
     lr: Annotated[
         float | None,
         Option("Learning rate of the first step; auto: measured on a few batches.", parse=parse_lr, shown="auto"),
@@ -67,7 +69,7 @@ def train(
     device: Device = "cpu",
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Fine-tune: forward passes only, on this machine's ExecuTorch runtime.
+    """Fine-tune a program on examples, with forward passes only.
 
     Returns:
         ``completed``, ``steps`` and ``lr``; ``before`` and ``after``, the evaluations; ``seconds_per_step`` (median);
