@@ -76,7 +76,7 @@ double median(std::vector<double> numbers) {
 
 // A folder that is removed at the end.
 struct Scratch {
-  std::string path = (prge::fs::temp_directory_path() / "prge-run-XXXXXX").string();
+  std::string path = std::string(std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp") + "/prge-run-XXXXXX";
   Scratch() {
     if (!mkdtemp(path.data())) throw prge::Error(path + " cannot be made; set TMPDIR to a folder that can be written");
   }

@@ -152,14 +152,4 @@ std::string Run::summary() const {
   return dump(found);
 }
 
-std::pair<std::string, std::string> Run::sources(const std::string& folder) {
-  const Json config = read_config(folder);
-  try {
-    const Json& train = config.at("data").at("train");
-    return {config.at("program"), train.is_null() ? "" : std::string(train)};
-  } catch (const std::exception& e) {
-    throw Error(folder + "/config.json is not the description of a run: " + e.what());
-  }
-}
-
 }  // namespace prge
