@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.models.noise import Noise, noise
 from prge.runtime_driver.data.batches import batches
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.calibrate import search_lr
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig
@@ -152,9 +152,13 @@ class Recorded(StepProgram):
     def __init__(self, m: Manifest, give: Any):
         self.manifest, self.give, self.asked = m, give, list[Case]()
 
+    def states(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, 1)
+
     def execute(
-        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         found: tuple[Tensor, Tensor, Tensor] = self.give(state, tokens, seed, lr, eps)
         return found
 
