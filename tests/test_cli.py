@@ -71,7 +71,8 @@ def rewritten(program: Path, folder: Path, change: Callable[[dict[str, Any]], ob
     folder.mkdir()
     (folder / "program.pte").write_bytes(data.replace(old, new.ljust(len(old))))
     seal(folder / "program.pte")
-    (folder / "tokenizer.json").write_bytes((program / "tokenizer.json").read_bytes())
+    for name in ("tokenizer.json", "frozen.pte"):
+        (folder / name).write_bytes((program / name).read_bytes())
     return folder
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,14 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.checked import open_mapped, write_mapped
+from prge.files.checked import open_mapped, scratch_of, write_mapped
 from prge.manifest import Manifest
+from prge.options import parse_bytes
 from prge.runtime_driver.data.packed import digest
 
 HIDDEN_FILE = "hidden.safetensors"
+# With the one that is being written.
+HIDDEN_FILES = (HIDDEN_FILE, scratch_of(Path(HIDDEN_FILE)).name)
 _VERSION = "1"
 _WHAT = "a file of hidden states"
 
@@ -58,6 +63,43 @@ class HiddenStates:
             count = min(place[1], len(row))
             out[:count] = self._states[place[0] : place[0] + count]
         return found
+
+
+# Bytes that hidden states may take where nobody says how many, and the share of the disk's free space.
+_BUDGET, _SHARE = 4e9, 0.25
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where hidden states are kept, if they are.
+
+    Attributes:
+        folder: None for the run's own.
+        budget: bytes that they may take; 0 to keep none. None for 4 GB, and at most a quarter of the free space.
+    """
+
+    folder: Path | None = None
+    budget: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Keeping:
+        """'off', a size as '2GB', or a folder."""
+        if text == "off":
+            return cls(budget=0.0)
+        if text[:1].isdigit() and text[-2:].upper() in ("MB", "GB"):
+            return cls(budget=parse_bytes(text))
+        return cls(Path(text))
+
+    def file(self, folder: Path, manifest: Manifest, examples: Sequence[Example]) -> Path | None:
+        """The file for a run in ``folder``; None where the states need more than the budget."""
+        place, needed = self.folder or folder, size_of(manifest, examples)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(place).free
+        except OSError as e:
+            raise UserError(f"{place} cannot be written: {e.strerror}") from e
+        budget = min(_BUDGET, _SHARE * free) if self.budget is None else self.budget
+        return place / HIDDEN_FILE if needed <= budget else None
 
 
 def size_of(manifest: Manifest, examples: Sequence[Example]) -> int:

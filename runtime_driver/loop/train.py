@@ -233,5 +233,6 @@ def train(
             that was yielded is the best one.
     """
     state = program.initial_state() if state is None else state
-    config = settle(program, examples, state, steps=steps, lr=lr, eps=eps, seed=seed, eval_every=eval_every)
-    yield from fold(program, state, examples, dev, config, evaluating=evaluating)
+    with program.kept([*examples, *dev]):
+        config = settle(program, examples, state, steps=steps, lr=lr, eps=eps, seed=seed, eval_every=eval_every)
+        yield from fold(program, state, examples, dev, config, evaluating=evaluating)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import tempfile
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE
 from prge.memory import return_freed
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.data.hidden import HiddenStates
+from prge.runtime_driver.data.hidden import HiddenStates, Keeping
+from prge.runtime_driver.data.hidden import write as write_hidden
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 
 # A kind of program: its file, and the command that writes it.
@@ -284,6 +287,43 @@ class StepProgram(Program):
                 )
             self._below = loaded
         return self._below
+
+    def keep(
+        self, path: Path, examples: Sequence[Example], progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """Take the hidden states of examples from a file from now on, and unload the frozen part.
+
+        The file is made where it is missing, damaged, or of other examples or another program.
+
+        Args:
+            progress: hears how many tokens are done while it is made.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.hidden = HiddenStates(path, self.manifest, examples)
+        except UserError:
+            try:
+                self.hidden = None
+                write_hidden(path, self.manifest, examples, self.states, progress)
+            except OSError as e:
+                raise UserError(f"{path} cannot be written: {e.strerror}") from e
+            self.hidden = HiddenStates(path, self.manifest, examples)
+        self.release()
+
+    @contextmanager
+    def kept(self, examples: Sequence[Example]) -> Iterator[None]:
+        """Keep the hidden states of examples in a temporary file for as long as the block runs, where they fit."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Keeping().file(Path(folder), self.manifest, examples)
+            before = self.hidden
+            try:
+                if file and not before:
+                    self.keep(file, examples)
+                yield
+            finally:
+                self.hidden = before
 
     def release(self) -> None:
         """Unload the frozen part, and give its memory back to the system."""

@@ -17,6 +17,7 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
+from prge.runtime_driver.data.hidden import HIDDEN_FILES
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
 from prge.runtime_driver.program.state import save_peft
@@ -165,7 +166,7 @@ def refuse_begun(folder: Path) -> None:
     """Raise a UserError unless a run may begin in ``folder``: it is new, empty, or a run was cut off as it began."""
     log = folder / LOG_FILE
     cut_off = log.exists() and log.stat().st_size == 0 and not (folder / CONFIG_FILE).exists()
-    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *SCRATCH) if cut_off else ())))
+    refuse_used(folder, but=(PROGRAM_FOLDER, *HIDDEN_FILES, *((LOG_FILE, STATE_FILE, *SCRATCH) if cut_off else ())))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -180,7 +181,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = parse_json(read_bounded(file, SETTINGS))
         train, data = parse(TrainConfig, config["train"]), config["data"]
-        for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
+        for text in (
+            config["program"],
+            config["runtime"],
+            data["crc"],
+            data["device"],
+            data["from"] or "",
+            data["cache"] or "",
+        ):
             parse(str, text)
         counts = (train.steps - 1, train.seed, train.eval_every, train.after)
         if min(train.lr, train.eps) <= 0 or not all(0 <= count < 2**31 for count in counts):

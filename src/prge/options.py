@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from prge.errors import UserError
 
 # Paths are taken as text too.
 AnyPath = str | os.PathLike[str]
@@ -33,3 +36,11 @@ class Option:
     parse: Callable[[str], Any] | None = None
     shown: str | None = None
     argument: bool = False
+
+
+def parse_bytes(text: str) -> float:
+    """'1.5GB' or '800MB', in bytes; a UserError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"{text!r}: write a number and MB or GB, as 1.5GB")
+    return float(found[1]) * {"mb": 1e6, "gb": 1e9}[found[2].lower()]

@@ -30,7 +30,9 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure the estimate's quality on this data, and propose eps, lr, q and B."""
     loaded = load(program, tokenizer=tokenizer, truncate=truncate)
-    found = measure(loaded, loaded.examples(data, examples), lambda text: hooks.show("calibrating", 0, None, text))
+    texts = loaded.examples(data, examples)
+    with loaded.kept(texts):
+        found = measure(loaded, texts, lambda text: hooks.show("calibrating", 0, None, text))
     m = loaded.manifest
     result: dict[str, Any] = {
         "eps": found.eps,

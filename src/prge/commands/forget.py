@@ -10,8 +10,9 @@ from prge.files.checked import scratch_of
 from prge.files.folders import PROGRAM_FOLDER
 from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
-from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
+from prge.runtime_driver.data.hidden import HIDDEN_FILES
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
@@ -19,8 +20,8 @@ from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 # What runs write, by folder. The run's description goes last, so that a removal that was cut off can be repeated.
 _WRITTEN = {
     ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
-    PROGRAM_FOLDER: (PROGRAM_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
-    ".": (STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
+    PROGRAM_FOLDER: (PROGRAM_FILE, FROZEN_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
+    ".": (*HIDDEN_FILES, STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
 }
 
 

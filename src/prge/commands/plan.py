@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from typing import Annotated, Any
 
 from prge.errors import UserError
-from prge.options import Option
+from prge.options import Option, parse_bytes
 from prge.quiet import quiet
-
-
-def parse_bytes(text: str) -> float:
-    """'1.5GB' or '800MB', in bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UserError(f"--memory {text!r}: write a number and MB or GB, as 1.5GB")
-    return float(found[1]) * {"mb": 1e6, "gb": 1e9}[found[2].lower()]
 
 
 def plan(

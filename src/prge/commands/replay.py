@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prge.commands.hooks import Hooks
 from prge.commands.open import read_state
-from prge.commands.train import reopen
+from prge.commands.train import kept_in, reopen
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.files.folders import new_folder
@@ -20,6 +20,7 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
@@ -56,12 +57,17 @@ def replay_run(
         if m.perturb == "weights":
             states = replay(m, state, rows)
         else:
-            states = again(loaded, state, source.read(loaded.encoder())[0], rows)
+            examples, dev_examples, _ = source.read(loaded.encoder())
+            kept = kept_in(folder, described)
+            if kept:  # the run's own file, or one to the same bits that is made for this replay
+                loaded.keep(kept if kept.is_file() else scratch / HIDDEN_FILE, [*examples, *dev_examples])
+            states = again(loaded, state, examples, rows)
         for done, reached in enumerate(states, 1):
             state = reached
             hooks.show("replaying", done, len(rows), "")
         save_state(scratch / STATE_FILE, state, m, config.after + len(rows))
         save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state)
+        (scratch / HIDDEN_FILE).unlink(missing_ok=True)
     passes = 0 if m.perturb == "weights" else len(rows) * m.executions
     result = {"steps": len(rows), "forward_passes": passes, "seconds": time.perf_counter() - began}
     return result | {"state": str(output / STATE_FILE), "adapter": str(output / ADAPTER_FOLDER)}

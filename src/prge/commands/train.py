@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
+from prge.runtime_driver.data.hidden import HIDDEN_FILES, Keeping
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
@@ -64,6 +65,14 @@ def train(
     start: Annotated[
         AnyPath | None, Option("Go on from this run folder, state or PEFT adapter folder.", ("--from",))
     ] = None,
+    cache: Annotated[
+        Keeping,
+        Option(
+            "Disk for the frozen layers' hidden states, which are computed once: a size as 2GB, a folder, or off.",
+            parse=Keeping.parse,
+            shown="4GB in the run's folder",
+        ),
+    ] = Keeping(),
     limits: Limits = Limits(),
     runtime: Runtime = "executorch",
     device: Device = "cpu",
@@ -101,13 +110,15 @@ def train(
     return_freed()
     refuse_begun(output)
     began = time.perf_counter()
-    hooks.show("loading", 0, None, "")
-    warm_up(loaded, [*examples, *dev])
-    hooks.show("calibrating", 0, None, "learning rate")
-    config = settle(
-        loaded, examples, state, steps=steps, lr=lr, eps=eps, seed=source.seed, eval_every=eval_every, after=behind
-    )
+    hidden = cache.file(output, loaded.manifest, [*examples, *dev])
+    with _removed_on_failure(output):
+        _prepare(loaded, hidden, [*examples, *dev], hooks)
+        hooks.show("calibrating", 0, None, "learning rate")
+        config = settle(
+            loaded, examples, state, steps=steps, lr=lr, eps=eps, seed=source.seed, eval_every=eval_every, after=behind
+        )
     described = {**asdict(source), "from": str(Path(start).resolve()) if start else None, "device": device}
+    described["cache"] = None if hidden is None else str(hidden.resolve()) if cache.folder else hidden.name
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev])}
     run = RunFolder.begin(output, loaded, config, described, state)
     result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
@@ -145,8 +156,7 @@ def resume(
     return_freed()
     found = RunFolder.resume(folder, loaded)
     began = time.perf_counter()
-    hooks.show("loading", 0, None, "")
-    warm_up(loaded, [*examples, *dev_examples])
+    _prepare(loaded, kept_in(folder, described), [*examples, *dev_examples], hooks)
     if found.cut:
         hooks.tell(f"{found.cut} were cut off the journal")
     return _go_on(found, examples, dev_examples, config, limits, began, hooks)
@@ -171,6 +181,36 @@ def reopen(
     path = program or described["program"]
     loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
+
+
+def kept_in(folder: Path, described: dict[str, Any]) -> Path | None:
+    """The file of a run's hidden states, by its description; None where it keeps none."""
+    cache = described["data"]["cache"]
+    return folder / cache if cache else None
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Leave no hidden states in the folder of a run that does not begin."""
+    try:
+        yield
+    except BaseException:
+        for name in HIDDEN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
+        raise
+
+
+def _prepare(program: StepProgram, hidden: Path | None, examples: Sequence[Example], hooks: Hooks) -> None:
+    """Compute the frozen part's hidden states, where they are kept, and make the runtime's buffers."""
+    total = sum(len(row.tokens) for e in examples for row in e.rows)
+    if hidden:
+        program.keep(hidden, examples, lambda done: hooks.show("reading once", done, total, "tokens"))
+    else:
+        hooks.tell("The hidden states of the frozen layers take more than --cache allows: every step computes them.")
+    hooks.show("loading", 0, None, "")
+    warm_up(program, examples)
 
 
 def _go_on(
