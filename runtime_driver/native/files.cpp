@@ -22,6 +22,8 @@ void check(bool done, const std::string& path, const char* what = "written") {
   if (!done) throw Error(path + " cannot be " + what + ": " + std::strerror(errno));
 }
 
+}  // namespace
+
 // Where the eight digits of the checksum stand in a header, or npos.
 size_t crc_place(std::string_view header) {
   for (size_t at = 0; (at = header.find(kPlace, at)) != header.npos; at++)
@@ -29,8 +31,6 @@ size_t crc_place(std::string_view header) {
       return at + 7;
   return header.npos;
 }
-
-}  // namespace
 
 Json parse_json(std::string_view text) try {
   // Values of any depth could be read, but not copied.
@@ -48,7 +48,7 @@ int64_t whole(const Json& json, int64_t most) {
   return json;
 }
 
-std::string crc32(std::string_view data) {
+uint32_t crc32_on(uint32_t crc, std::string_view data) {
   static const auto table = [] {
     std::array<uint32_t, 256> made{};
     for (uint32_t i = 0; i < 256; i++) {
@@ -57,10 +57,16 @@ std::string crc32(std::string_view data) {
     }
     return made;
   }();
-  uint32_t crc = ~0u;
+  crc = ~crc;
   for (unsigned char byte : data) crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8;
+  return ~crc;
+}
+
+std::string crc32(std::string_view data) { return hex(crc32_on(0, data)); }
+
+std::string hex(uint32_t number) {
   char digits[9];
-  std::snprintf(digits, sizeof digits, "%08x", ~crc);
+  std::snprintf(digits, sizeof digits, "%08x", number);
   return digits;
 }
 
@@ -105,22 +111,46 @@ void File::write(std::string_view data) {
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 
+void File::write_at(size_t place, std::string_view data) {
+  errno = ENOSPC;
+  check(pwrite(number_, data.data(), data.size(), static_cast<off_t>(place)) == static_cast<ssize_t>(data.size()),
+        path_);
+}
+
+void File::read_at(size_t place, char* to, size_t size) const {
+  errno = EIO;  // the reason where the file ends too early
+  check(pread(number_, to, size, static_cast<off_t>(place)) == static_cast<ssize_t>(size), path_, "read");
+}
+
+void File::allocate(size_t size) {
+  errno = posix_fallocate(number_, 0, static_cast<off_t>(size));
+  check(errno == 0, path_);
+}
+
+size_t File::size() const { return fs::file_size(path_); }
+
 void File::sync() { check(fsync(number_) == 0, path_); }
 
-std::string checked(Json metadata, std::initializer_list<Vector> vectors) {
+std::string checked_header(Json metadata, const Json& tensors) {
   metadata["crc"] = "00000000";
   Json header = {{"__metadata__", metadata}};
+  header.update(tensors);
+  std::string all = dump(header);
+  all.resize((all.size() + 7) / 8 * 8, ' ');
+  uint64_t length = all.size();
+  return all.insert(0, reinterpret_cast<char*>(&length), 8);
+}
+
+std::string checked(Json metadata, std::initializer_list<Vector> vectors) {
+  Json tensors = Json::object();
   size_t end = 0;
   for (auto [name, numbers] : vectors) {
     size_t from = std::exchange(end, end + bytes_of(numbers).size());
     if (!numbers.empty())
-      header[name] = {{"dtype", "F32"}, {"shape", {numbers.size()}}, {"data_offsets", {from, end}}};
+      tensors[name] = {{"dtype", "F32"}, {"shape", {numbers.size()}}, {"data_offsets", {from, end}}};
   }
-  std::string all = dump(header);
-  all.resize((all.size() + 7) / 8 * 8, ' ');
-  uint64_t length = all.size();
-  size_t place = 8 + crc_place(all);
-  all.insert(0, reinterpret_cast<char*>(&length), 8);
+  std::string all = checked_header(std::move(metadata), tensors);
+  size_t place = crc_place(all);
   for (auto [name, numbers] : vectors) all += bytes_of(numbers);
   return all.replace(place, 8, crc32(all));
 }

@@ -136,7 +136,7 @@ Json description(const std::string& program, const std::string& data, const Mani
                      {"after", s.after}};
   config["data"] = {{"train", data}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", s.seed},
                     {"truncate", false}, {"tokenizer", {}}, {"from", s.from.empty() ? Json() : Json(s.from)},
-                    {"device", "cpu"}, {"examples", examples.train.size()}, {"dropped", examples.dropped},
+                    {"device", "cpu"}, {"cache", s.hidden.empty() ? Json() : Json(s.hidden)}, {"examples", examples.train.size()}, {"dropped", examples.dropped},
                     {"crc", examples.crc}};
   return config;
 }
@@ -151,9 +151,9 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
     if (config.at("data").at("crc") != examples.crc)
       throw Error(examples.path + ": these are not the examples that " + folder + " was begun with; give the file as " +
                   "it was with --data, or begin a new run");
-    const Json& t = config.at("train");
-    Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "",
-               whole(t.at("after"))};
+    const Json &t = config.at("train"), &cache = config.at("data").at("cache");
+    Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "", "",
+               whole(t.at("after")), cache.is_null() ? "" : std::string(cache)};
     return s.steps ? s : throw Odd("a run of no steps");
   });
 }

@@ -63,16 +63,6 @@ Json described(const std::vector<Example>& all) {
   return found;
 }
 
-// The rows of all examples, in their order.
-Batch rows_of(const std::vector<Example>& all) {
-  Batch found;
-  for (auto& e : all) {
-    for (auto& candidate : e.candidates) found.push_back(&candidate);
-    if (e.candidates.empty()) found.push_back(&e);
-  }
-  return found;
-}
-
 void rows(const std::string& name, const Json& given) {
   Manifest m = manifest(given);
   auto all = examples(given.at("examples"));
@@ -90,6 +80,30 @@ void packed(const std::string& name, const Json& given) {
   same(name + ", dev", described(found.dev), given.at("dev"));
   same(name + ", dropped", Json(found.dropped), given.at("dropped"));
   same(name + ", crc", Json(found.crc), given.at("crc"));
+}
+
+void hidden(const std::string& name, const Json& given) {
+  Manifest m = manifest(given);
+  Examples all{"", examples(given.at("train")), examples(given.at("dev")), 0, given.at("crc")};
+  std::string path = scratch + "/hidden.safetensors";
+  size_t group = 0;
+  std::vector<int64_t> done;
+  auto give = [&](const std::vector<int64_t>& tokens, int64_t) {
+    const Json& one = given.at("groups").at(group++);
+    same(name + ", tokens", tokens, flat<int64_t>(one.at("tokens")));
+    return floats(one.at("states"));
+  };
+  Hidden::write(path, m, all, give, [&](int64_t tokens, int64_t) { done.push_back(tokens); });
+  same(name + ", groups", group, given.at("groups").size());
+  same(name + ", done", done, flat<int64_t>(given.at("done")));
+  bool equal = read_file(path) == read_file(folder + "/" + std::string(given.at("file")));
+  same(name + ", file", equal, true);
+  Batch rows = rows_of(all.train), others = rows_of(all.dev);
+  rows.insert(rows.end(), others.begin(), others.end());
+  Inputs in = collate(rows, m);
+  std::vector<float> read(in.tokens.size() * m.hidden);
+  same(name + ", read", Hidden(path, m, all).read(rows, in.length, read.data()), true);
+  same(name + ", states", read, floats(given.at("read")));
 }
 
 void batches(const std::string& name, const Json& given) {
@@ -111,7 +125,7 @@ void schedule(const std::string& name, const Json& given) {
   m.beta_mean = given.at("betas").at(0);
   m.beta_square = given.at("betas").at(1);
   m.queries = given.at("queries");
-  Settings s{given.at("steps"), given.at("lr"), 0, given.at("seed"), 0, "", given.at("after")};
+  Settings s{given.at("steps"), given.at("lr"), 0, given.at("seed"), 0, "", "", given.at("after"), ""};
   for (auto& made : given.at("made")) {
     same(name + ", lr", lr_at(s, made.at(0), m), double(made.at(1)));
     same(name + ", seed", seed_at(s, made.at(0), m), int64_t(made.at(2)));
@@ -199,7 +213,8 @@ std::optional<Evaluation> evaluated(const Json& row, const char* name) {
 void run(const std::string& name, const Json& given) {
   Manifest m = manifest(given);
   const Json& t = given.at("train");
-  Settings s{t.at("steps"), t.at("lr"), t.at("eps"), t.at("seed"), t.at("eval_every"), given.at("from"), t.at("after")};
+  Settings s{t.at("steps"), t.at("lr"), t.at("eps"), t.at("seed"), t.at("eval_every"), given.at("from"), "",
+             t.at("after"), given.at("cache")};
   auto file = [&](const char* part) { return folder + "/run/" + part; };
   auto state = floats(given.at("state")), good = floats(given.at("good")), start = floats(given.at("start"));
   int64_t steps = given.at("steps").size(), after = 0;
@@ -259,7 +274,7 @@ int main(int count, char** words) try {
   scratch = words[2];
   manifests = parse_json(read_file(folder + "/manifests.json"));
   const std::pair<const char*, void (*)(const std::string&, const Json&)> tests[] = {
-      {"rows", rows}, {"packed", packed}, {"batches", batches}, {"schedule", schedule}, {"guard", guard},
+      {"rows", rows}, {"packed", packed}, {"hidden", hidden}, {"batches", batches}, {"schedule", schedule}, {"guard", guard},
       {"search", search}, {"loops", loops}, {"evaluation", evaluation}, {"run", run}, {"journal", journal}};
   for (auto [name, test] : tests) {
     int number = 0;

@@ -27,7 +27,9 @@ std::string dump(const Json& json);  // spelled as Python does; a text that is n
 // A whole number from 0 to `most`; nlohmann/json itself would take 1.5 for 1.
 int64_t whole(const Json& json, int64_t most = INT32_MAX);
 
-std::string crc32(std::string_view data);  // in hex
+uint32_t crc32_on(uint32_t crc, std::string_view data);  // of data behind those that have this CRC-32
+std::string crc32(std::string_view data);                // in hex
+std::string hex(uint32_t number);
 bool finite(const std::vector<float>& numbers);
 double since(Clock::time_point began);  // seconds
 template <class Number>
@@ -48,6 +50,10 @@ class File {
   ~File();
   File(const File&) = delete;
   void write(std::string_view data);
+  void write_at(size_t place, std::string_view data);
+  void read_at(size_t place, char* to, size_t size) const;
+  void allocate(size_t size);  // all blocks now, or an Error
+  size_t size() const;
   void sync();
 
  protected:
@@ -65,6 +71,9 @@ struct Tensors {
   static Tensors read(const std::string& path, const std::string& what, bool required = true);
   std::string text(const char* name) const { return metadata.value(name, ""); }
 };
+// The bytes of such a file before its tensors, with zeros for the checksum; and where that stands.
+std::string checked_header(Json metadata, const Json& tensors);
+size_t crc_place(std::string_view header);
 // The bytes of such a file. Empty vectors are left out.
 using Vector = std::pair<const char*, const std::vector<float>&>;
 std::string checked(Json metadata, std::initializer_list<Vector> vectors);
@@ -105,6 +114,11 @@ struct Snapshot {
 };
 Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
 
+// The file of hidden states for a run in `folder`, as Settings::hidden has it, by Settings::cache.
+std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& manifest,
+                        const Examples& examples);
+constexpr const char *kHidden = "hidden.safetensors", *kHiddenScratch = "hidden.partial";
+
 // The content of config.json, by the whole paths of program and packed file.
 Json description(const std::string& program, const std::string& data, const Manifest& manifest,
                  const Examples& examples, const Settings& settings);
@@ -124,6 +138,32 @@ struct Inputs {
   std::vector<float> weight;
 };
 Inputs collate(const Batch& rows, const Manifest& manifest);
+// The rows of all examples, in their order: each example, or its candidates.
+Batch rows_of(const std::vector<Example>& examples);
+
+// Hidden states f32[n, length, H] of n rows of tokens i64[n, length].
+using States = std::function<std::vector<float>(const std::vector<int64_t>& tokens, int64_t length)>;
+
+// The hidden states of all rows of some examples, in a file (hidden.cpp).
+class Hidden {
+ public:
+  // Throws where the file is not whole, or not of these examples and this program. `examples` must outlive the object.
+  Hidden(const std::string& path, const Manifest& manifest, const Examples& examples);
+  // Computes and writes them: the rows by length, B at a time, so that the bits depend on the examples alone.
+  static void write(const std::string& path, const Manifest& manifest, const Examples& examples, const States& states,
+                    const std::function<void(int64_t done, int64_t all)>& progress);
+  // Copies those of rows to f32[n, length, H], zeros at the padding. Whether it has them all.
+  bool read(const Batch& rows, int64_t length, float* to) const;
+
+ private:
+  struct Place {
+    size_t at, count;  // in tokens
+  };
+  File file_;
+  int64_t width_, pad_;
+  size_t begin_;
+  std::map<std::string_view, Place> places_;
+};
 
 // `Program::step` by a function that executes with a seed, lr and eps.
 using Execute = std::function<Program::Result(int64_t seed, double lr, double eps)>;

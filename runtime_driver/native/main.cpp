@@ -19,6 +19,7 @@ constexpr const char* kUsage =
     "prge-run PROGRAM --data FILE --bench N      time N steps; leaves nothing behind\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
     "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
+    "  --cache X (4GB: a size, a folder, or off; for hidden states that are computed once)\n"
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
@@ -87,14 +88,15 @@ struct Scratch {
 };
 
 // Steps of a real run, with its journal and its snapshots; no evaluations.
-prge::Json bench(prge::Program& program, prge::Examples examples, int64_t count, double started) {
-  double packed = peak_megabytes();
+prge::Json bench(prge::Program& program, const prge::Examples& given, prge::Settings s, int64_t count,
+                 Clock::time_point began) {
+  prge::Examples examples = given;
   examples.dev.clear();
   Scratch folder;
-  prge::Settings s;
   s.steps = count + 1;
   s.lr = program.manifest().lr;
   prge::Run run(folder.path, program, examples, s);
+  double started = prge::since(began), packed = peak_megabytes();
   std::vector<double> steps, executions;
   while (!run.done()) {
     auto began = Clock::now();
@@ -109,6 +111,12 @@ prge::Json bench(prge::Program& program, prge::Examples examples, int64_t count,
   return {{"steps", count}, {"seconds_per_step", median(steps)}, {"execution_seconds", median(executions)},
           {"fastest", *std::min_element(steps.begin(), steps.end())}, {"start_seconds", started},
           {"loaded_megabytes", packed}, {"first_step", first}, {"peak_megabytes", peak_megabytes()}};
+}
+
+void report_reading(FILE* err, int64_t done, int64_t all) {
+  if (isatty(screen)) std::fprintf(err, "\r\033[K");
+  if (isatty(screen) || done == all)
+    std::fprintf(err, "read once: %ld of %ld tokens%s", long(done), long(all), done == all ? "\n" : "");
 }
 
 void report(FILE* err, const prge::Run& run, double mean, double speed) {
@@ -131,7 +139,7 @@ prge::Json train(Options o, FILE* err) {
   std::string folder = o["--resume"], path = o["PROGRAM"], data = o["--data"];
   bool resumes = !folder.empty();
   if (resumes) {
-    for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from"})
+    for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from", "--cache"})
       if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
     if (path.empty()) path = its_program;
@@ -153,13 +161,17 @@ prge::Json train(Options o, FILE* err) {
   if (o["--lr"] != "auto") o.read("--lr", s.lr, 1e-30);
   o.read("--eps", s.eps, 1e-30);
   s.from = o["--from"];
+  s.cache = o["--cache"];
   prge::Program program(path, threads);
   program.before_each = [] {
     if (asked) throw Stopped();
   };
   auto examples = prge::Examples::read(data, program.manifest());
-  if (timed) return bench(program, examples, timed, prge::since(began));
+  if (timed) return bench(program, examples, s, timed, began);
+  if (err) program.reading = [&](int64_t done, int64_t all) { report_reading(err, done, all); };
   prge::Run run = resumes ? prge::Run(folder, program, examples) : prge::Run(folder, program, examples, s);
+  if (err && run.settings().hidden.empty())
+    std::fputs("the hidden states of the frozen layers take more than --cache allows: every step computes them\n", err);
   std::string why;
   double mean = 0, made = 0, counted = 0;
   auto started = Clock::now();

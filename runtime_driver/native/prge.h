@@ -31,9 +31,9 @@ struct Error : std::runtime_error {
 // What a program says about itself. prge/manifest.py explains the fields.
 struct Manifest {
   std::string json;  // the whole manifest
-  std::string model, model_sha256, adapter_sha256, perturb, optimizer, objective, answer_at;
+  std::string model, model_sha256, adapter_sha256, frozen_sha256, perturb, optimizer, objective, answer_at;
   int64_t queries, batch, min_tokens, max_tokens, max_targets, state_size, pad_token, mask_token, vocabulary;
-  int64_t parameters, labels;
+  int64_t parameters, labels, hidden;  // hidden: width of the hidden states
   double beta_mean, beta_square, eps, lr;
   bool outer, inner, choices;
 
@@ -89,7 +89,7 @@ class Batches {
   std::vector<Batch> groups_;
 };
 
-// A .pte on the ExecuTorch runtime.
+// A program on the ExecuTorch runtime: program.pte, and beside it frozen.pte, the layers that nothing changes.
 class Program {
  public:
   struct Result {
@@ -99,7 +99,7 @@ class Program {
   };
 
   /**
-   * Maps the file and packs its weights, which takes a moment.
+   * Maps the file. Its weights are packed by `load`, or by the first execution.
    *
    * @param path The .pte, or the program's folder.
    * @param threads For all programs of the process; 0 leaves the choice to the runtime.
@@ -113,7 +113,18 @@ class Program {
   std::vector<float> initial_state() const;
 
   /**
-   * One execution of the program.
+   * Takes the hidden states of examples from a file from now on. Makes it where it is missing, damaged, or of other
+   * examples or another program. Then the frozen part is unloaded.
+   *
+   * @param examples Must outlive this object.
+   * @throws Error The file cannot be written, or frozen.pte is missing, damaged, or another program's.
+   */
+  void keep(const std::string& path, const Examples& examples);
+  // Packs the weights, which takes a moment.
+  void load();
+
+  /**
+   * One execution of the program, behind those of the frozen part where no hidden states are kept.
    *
    * @param rows R examples.
    * @param state [state_size].
@@ -134,13 +145,20 @@ class Program {
 
   // Called before every execution. It may throw to stop.
   std::function<void()> before_each = [] {};
+  // Hears how many tokens' hidden states are made, of how many, while `keep` makes them.
+  std::function<void(int64_t done, int64_t all)> reading = [](int64_t, int64_t) {};
   // Seconds spent inside the runtime's execute so far.
   double execution_seconds = 0;
 
  private:
   struct Runtime;
+  std::vector<float> states(const Batch& rows);
+  std::vector<float> compute_states(const std::vector<int64_t>& tokens, int64_t length);
+  Result execute(const Batch& rows, std::vector<float>& hidden, const std::vector<float>& state, int64_t seed,
+                 double lr, double eps);
   std::string path_;
-  std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<Runtime> runtime_, frozen_;
+  std::unique_ptr<class Hidden> hidden_;
   Manifest manifest_;
 };
 
@@ -167,7 +185,9 @@ struct Settings {
   int64_t seed = 0;
   int64_t eval_every = 50;  // steps between evaluations; 0 for the end alone
   std::string from;         // a run's folder or a state file to begin with, instead of the program's initial state
+  std::string cache;        // of hidden states: "off", a size as "2GB", or a folder; "" for at most 4 GB
   int64_t after = 0;        // how many steps made that state; Run sets it
+  std::string hidden;       // the file of hidden states, in the run's folder or by its whole path; Run sets it
 };
 
 // Remembers which state of a run was the best, and tells when the run has diverged. docs/run-folder.md has the rules.

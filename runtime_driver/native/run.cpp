@@ -15,7 +15,7 @@ constexpr std::chrono::seconds kSync(5);
 std::string new_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  std::set<fs::path> allowed = {"program"};
+  std::set<fs::path> allowed = {"program", kHidden, kHiddenScratch};
   if (fs::file_size(folder + kJournal, error) == 0)
     allowed.insert({"log.jsonl", "state.safetensors", "state.partial", "start.safetensors", "start.partial",
                     "config.partial"});
@@ -33,6 +33,12 @@ std::vector<float> start(const Program& program, Settings& s) {
   return state_from(fs::is_directory(s.from) ? s.from + kState : s.from, program.manifest(), s.after);
 }
 
+// The frozen part runs, if it is to run once, and is gone before the weights of the other are packed.
+void prepare(const std::string& folder, const Settings& s, Program& program, const Examples& examples) {
+  if (!s.hidden.empty()) program.keep((fs::path(folder) / s.hidden).string(), examples);
+  program.load();
+}
+
 }  // namespace
 
 Run::~Run() = default;
@@ -44,7 +50,14 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
   Settings& s = settings_;
   const Manifest& m = program.manifest();
   if (!s.eps) s.eps = m.eps;
-  if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
+  try {
+    s.hidden = hidden_file(folder, s.cache, m, examples);
+    prepare(folder, s, program, examples);
+    if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
+  } catch (...) {  // no hidden states stay in the folder of a run that does not begin
+    for (auto* name : {kHidden, kHiddenScratch}) fs::remove(fs::path(folder) / name);
+    throw;
+  }
   if (s.from.empty())
     fs::remove(folder + kStart);
   else
@@ -77,6 +90,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
   journal_->keep(newest);
   records_.resize(newest);
   for (auto& r : records_) guard_.note(r.loss, r.backed_off);
+  prepare(folder, settings_, program, examples);
 }
 
 // Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.

@@ -27,6 +27,15 @@ int64_t seed_at(const Settings& s, int64_t step, const Manifest& m) {
   return (s.seed << 32) + (s.after + step) * m.queries;
 }
 
+Batch rows_of(const std::vector<Example>& examples) {
+  Batch rows;
+  for (auto& e : examples) {
+    for (auto& candidate : e.candidates) rows.push_back(&candidate);
+    if (e.candidates.empty()) rows.push_back(&e);
+  }
+  return rows;
+}
+
 Inputs collate(const Batch& rows, const Manifest& m) {
   int64_t length = m.min_tokens, width = m.label_words() ? 1 : m.max_targets;
   for (auto* e : rows) length = std::max<int64_t>(length, e->tokens.size());
@@ -114,11 +123,7 @@ Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
     int64_t highest;  // of the label words
   };
   std::map<const Example*, Given> given;
-  Batch rows;
-  for (auto& e : examples) {
-    for (auto& candidate : e.candidates) rows.push_back(&candidate);
-    if (e.candidates.empty()) rows.push_back(&e);
-  }
+  Batch rows = rows_of(examples);
   // Rows of like length share an execution; the last one is filled up by repetition.
   std::stable_sort(rows.begin(), rows.end(), [](auto* a, auto* b) { return a->tokens.size() < b->tokens.size(); });
   for (size_t start = 0, count = m.rows(); start < rows.size(); start += count) {

@@ -13,9 +13,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
+from prge.manifest import Manifest
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates
+from prge.runtime_driver.data.hidden import write as write_hidden
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
@@ -47,6 +51,54 @@ def packed_files() -> Files:
     return found | {"packed.json": lines("packed files, byte for byte, and their examples", cases)}
 
 
+def hidden_files() -> Files:
+    """Files of hidden states, and the executions that made them."""
+    cases, found = list[Case](), Files()
+    for name, texts in HIDDEN.items():
+        m, chance, groups = MANIFESTS[name], random.Random(name), list[Case]()
+        train, dev = texts[:-2], texts[-2:]
+
+        def give(
+            tokens: Tensor, m: Manifest = m, chance: random.Random = chance, groups: list[Case] = groups
+        ) -> Tensor:
+            states = torch.tensor(numbers(chance, tokens.numel() * m.architecture.hidden))
+            groups.append({"tokens": tokens.tolist(), "states": states.tolist()})
+            return states.reshape(*tokens.shape, m.architecture.hidden)
+
+        done, file = list[int](), f"hidden/{name}.safetensors"
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / HIDDEN_FILE
+            write_hidden(path, m, texts, give, done.append)
+            found[file] = path.read_bytes()
+            rows = [row for e in texts for row in e.rows]
+            length = max(len(row.tokens) for row in rows)
+            padded = [[*row.tokens, *[m.pad_token] * (length - len(row.tokens))] for row in rows]
+            read = HiddenStates(path, m, texts).rows(torch.tensor(padded))
+        assert read is not None
+        cases.append({
+            "manifest": name, "file": file, "train": [described(e) for e in train], "dev": [described(e) for e in dev],
+            "crc": digest(texts), "groups": groups, "done": done, "read": read.flatten().tolist(),
+        })  # fmt: skip
+    return found | {"hidden.json": lines("the hidden states of examples: which rows go together, and the file", cases)}
+
+
+# Rows that come twice, in other examples too; that differ in the padding token at their ends, which is 1; that are
+# shorter than the program's least.
+_CHOICES = (Example((5, 6, 7), -1, 1), Example((5, 6, 8, 9), -1, 2), Example((5, 6, 7, 8, 9, 10), -1, 3))
+HIDDEN = {
+    "classification": [
+        Example((9, 8, 7, 6, 5), 0), Example((9, 8), 1), Example((7, 7, 7), 1), Example((9, 8, 7, 6, 5), 1),
+        Example((9, 8, 1), 0), Example((4, 4, 4, 4, 1, 1), 0), Example((4, 4, 4, 4), 1), Example((7, 7, 7), 1),
+        Example((3, 1, 2, 1), 0),
+    ],
+    "choices": [
+        Example(_CHOICES[1].tokens, 1, 2, _CHOICES), Example(_CHOICES[0].tokens, 0, 1, _CHOICES[:2]),
+        Example((6, 7, 8), 1, 1, (Example((8, 7, 6), -1, 1), Example((6, 7, 8), -1, 1))),
+        Example(_CHOICES[2].tokens, 0, 3, (_CHOICES[2], Example((2, 2), -1, 1))),
+    ],
+}  # fmt: skip
+
+
 # A run that began with a state of 40 steps, as it is after three of its own.
 AFTER, STEPS = 40, 3
 CONFIG = TrainConfig(steps=10, lr=0.02, eps=0.01, seed=3, eval_every=3, after=AFTER)
@@ -59,7 +111,7 @@ def run_files() -> Files:
     start, state, good = (torch.tensor(numbers(chance, m.state_size)) for _ in range(3))
     data = {
         "train": DATA, "dev": None, "dev_fraction": 0.0, "limit": None, "seed": CONFIG.seed, "truncate": False,
-        "tokenizer": None, "from": FROM, "device": "cpu", "examples": len(EXAMPLES), "dropped": 2,
+        "tokenizer": None, "from": FROM, "device": "cpu", "cache": HIDDEN_FILE, "examples": len(EXAMPLES), "dropped": 2,
         "crc": digest(EXAMPLES),
     }  # fmt: skip
     evaluations = [Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3}) for _ in range(2)]
@@ -94,9 +146,9 @@ def run_files() -> Files:
                 row[name] = {"loss": evaluations[0].loss, "accuracy": evaluations[0].accuracy}
         steps.append(row)
     given: Case = {
-        "manifest": "classification", "program": PROGRAM, "data": DATA, "from": FROM, "dropped": 2,
-        "examples": [described(e) for e in EXAMPLES], "train": vars(CONFIG), "start": start.tolist(), "steps": steps,
-        "state": state.tolist(), "good": good.tolist(),
+        "manifest": "classification", "program": PROGRAM, "data": DATA, "from": FROM, "cache": HIDDEN_FILE,
+        "dropped": 2, "examples": [described(e) for e in EXAMPLES], "train": vars(CONFIG), "start": start.tolist(),
+        "steps": steps, "state": state.tolist(), "good": good.tolist(),
     }  # fmt: skip
     return found | {"run.json": lines("what the folder `run` was made of", [given])}
 
@@ -139,4 +191,4 @@ def journal_files() -> Files:
 
 def files() -> Files:
     """The vectors of this part."""
-    return packed_files() | run_files() | journal_files()
+    return packed_files() | hidden_files() | run_files() | journal_files()
