@@ -53,7 +53,10 @@ def merge_adapters(
         for adapter, weight in zip(adapters, weights, strict=True):
             merged = _folded(merged, adapter, weight, base, digest)
         with new_folder(output) as out:
-            merged.save_pretrained(out)
+            try:
+                merged.save_pretrained(out)
+            except SafetensorError as e:  # which a full disk raises too
+                raise UserError(f"{output} cannot be written: {e}; nothing was left there") from e
             checkpoint.tokenizer.save_pretrained(out)
     return {
         "model": str(output),

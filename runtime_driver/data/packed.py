@@ -91,7 +91,7 @@ def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
     """
     tensors, metadata = load_checked(path, "a file of `prge pack`", required=True)
     version, content = metadata.get("packed"), tensors.get("words")
-    if version is None or content is None or content.dtype != torch.int32:
+    if version is None or content is None or content.dtype != torch.int32 or content.dim() != 1:
         raise UserError(f"{path} is not a file of `prge pack`")
     if version != VERSION:
         raise UserError(f"{path} has version {version}, not {VERSION}; pack the data again")
@@ -99,7 +99,7 @@ def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
         counts = [parse(int, parse_json(metadata[name])) for name in ("train", "dev", "dropped")]
     except (KeyError, ValueError) as e:
         raise UserError(f"{path} is damaged: it does not say how many examples it holds") from e
-    return metadata, counts, content.flatten().tolist()
+    return metadata, counts, content.tolist()
 
 
 def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:

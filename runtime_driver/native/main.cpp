@@ -10,13 +10,13 @@
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using prge::Clock;
 
 // It also says which options there are, as Options looks them up here.
 constexpr const char* kUsage =
     "prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
     "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
-    "prge-run PROGRAM --data FILE --bench N      time N steps; writes nothing\n"
+    "prge-run PROGRAM --data FILE --bench N      time N steps; leaves nothing behind\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
     "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
     "  --threads N  --max-minutes X  --json ";
@@ -31,8 +31,6 @@ void hush(int, char**, char**) {
   dup2(open("/dev/null", O_WRONLY), 2);
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
-
-double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
 
 // Of this program; getrusage would also tell of the one that started it.
 double peak_megabytes() {
@@ -65,30 +63,52 @@ struct Options : std::map<std::string, std::string> {
     char* end = nullptr;
     double value = std::strtod(word.c_str(), &end);
     if (word.empty()) return;
-    if (*end || !(value >= least && value <= (whole ? INT32_MAX : 1e30)) || (whole && value != std::floor(value)))
+    if (*end || !(value >= least && value <= (whole ? INT32_MAX : 1e300)) || (whole && value != std::floor(value)))
       throw prge::Error(std::string(name) + " " + word + " is no number that it takes");
     number = static_cast<Number>(value);
   }
 };
 
-prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double started) {
-  const prge::Manifest& m = program.manifest();
-  double packed = peak_megabytes();
-  prge::Batches batches(examples.train, m.batch, 0);
-  auto state = program.initial_state();
-  std::vector<double> seconds;
-  for (int64_t i = 0; i <= count; i++) {
-    const prge::Batch& batch = batches.at(i);
-    auto began = Clock::now();
-    state = program.step(batch, state, i, m.lr, m.eps).state;
-    seconds.push_back(since(began));
+double median(std::vector<double> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  return numbers[numbers.size() / 2];
+}
+
+// A folder that is removed at the end.
+struct Scratch {
+  std::string path = (prge::fs::temp_directory_path() / "prge-run-XXXXXX").string();
+  Scratch() {
+    if (!mkdtemp(path.data())) throw prge::Error(path + " cannot be made; set TMPDIR to a folder that can be written");
   }
-  double first = seconds[0];  // which makes buffers
-  seconds.erase(seconds.begin());
-  std::sort(seconds.begin(), seconds.end());
-  return {{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
-          {"start_seconds", started}, {"loaded_megabytes", packed}, {"first_step", first},
-          {"peak_megabytes", peak_megabytes()}};
+  ~Scratch() {
+    std::error_code ignored;
+    prge::fs::remove_all(path, ignored);
+  }
+};
+
+// Steps of a real run, with its journal and its snapshots; no evaluations.
+prge::Json bench(prge::Program& program, prge::Examples examples, int64_t count, double started) {
+  double packed = peak_megabytes();
+  examples.dev.clear();
+  Scratch folder;
+  prge::Settings s;
+  s.steps = count + 1;
+  s.lr = program.manifest().lr;
+  prge::Run run(folder.path, program, examples, s);
+  std::vector<double> steps, executions;
+  while (!run.done()) {
+    auto began = Clock::now();
+    double executed = program.execution_seconds;
+    run.step();
+    steps.push_back(prge::since(began));
+    executions.push_back(program.execution_seconds - executed);
+  }
+  double first = steps[0];  // which makes buffers
+  steps.erase(steps.begin());
+  executions.erase(executions.begin());
+  return {{"steps", count}, {"seconds_per_step", median(steps)}, {"execution_seconds", median(executions)},
+          {"fastest", *std::min_element(steps.begin(), steps.end())}, {"start_seconds", started},
+          {"loaded_megabytes", packed}, {"first_step", first}, {"peak_megabytes", peak_megabytes()}};
 }
 
 void report(FILE* err, const prge::Run& run, double mean, double speed) {
@@ -138,16 +158,18 @@ prge::Json train(Options o, FILE* err) {
     if (asked) throw Stopped();
   };
   auto examples = prge::Examples::read(data, program.manifest());
-  if (timed) return bench(program, examples, timed, since(began));
+  if (timed) return bench(program, examples, timed, prge::since(began));
   prge::Run run = resumes ? prge::Run(folder, program, examples) : prge::Run(folder, program, examples, s);
   std::string why;
-  double mean = 0, made = 0;
+  double mean = 0, made = 0, counted = 0;
   auto started = Clock::now();
   try {
     while (!run.done() && why.empty()) {
-      mean += (run.step().loss - mean) / std::min(++made, 20.0);
-      if (err) report(err, run, mean, made / since(started));
-      if (since(began) >= 60 * minutes && !run.done()) why = o["--max-minutes"] + " minutes are over";
+      double loss = run.step().loss;
+      made++;
+      if (std::isfinite(loss)) mean += (loss - mean) / std::min(++counted, 20.0);  // one NaN would stay for ever
+      if (err) report(err, run, mean, made / prge::since(started));
+      if (prge::since(began) >= 60 * minutes && !run.done()) why = o["--max-minutes"] + " minutes are over";
     }
   } catch (const Stopped&) {
     why = "interrupted";

@@ -213,7 +213,7 @@ def write_program(
         config = replace(config, adapter=adapter_config(lora), lora=lora)
     manifest, report = export_program(
         checkpoint, config, output, lambda phase: hooks.show(phase, 0, None, model),
-        [record for _, record in records],
+        [record for _, record in records] if config.adapter.subspace == "fisher" else [],
     )  # fmt: skip
     result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),
