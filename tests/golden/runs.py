@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from prge.errors import UserError
-from prge.runtime_driver.data.encoder import Example
+from prge.examples.rows import Example
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.models.noise import Noise, noise
 from prge.runtime_driver.data.batches import batches
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.calibrate import search_lr
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig
