@@ -7,7 +7,7 @@
 namespace prge {
 namespace {
 
-// Of the run folder's format, which docs/formats.md explains.
+// Version of the run folder's format (docs/formats.md).
 constexpr int kVersion = 2;
 
 std::optional<Evaluation> evaluation(const Json& row, const char* name) {
@@ -42,7 +42,7 @@ auto described(const std::string& folder, Read read) {
     const Json config = parse_json(text), version = config.value("version", Json(1));
     if (version != kVersion)
       throw Error(folder + " was begun by another version of prge (run format " + dump(version) + ", this one reads " +
-                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from " + folder);
+                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from");
     return read(config);
   } catch (const Error&) {
     throw;
@@ -63,7 +63,7 @@ Json to_json(const Evaluation& e) {
 Json to_json(const Step& s) {
   std::vector<double> losses;
   for (float loss : s.losses) {
-    char nine[32];  // digits: all that a float has
+    char nine[32];  // nine digits are all that a float has
     std::snprintf(nine, sizeof nine, "%.9g", static_cast<double>(loss));
     losses.push_back(std::strtod(nine, nullptr));
   }
