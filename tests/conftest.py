@@ -140,8 +140,9 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data
         key = repr((model, config))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("program") / "out"
+            records = texts if config.adapter.subspace == "fisher" else []
             with quiet():
-                export_program(load_checkpoint(str(model)), config, made[key], records=texts)
+                export_program(load_checkpoint(str(model)), config, made[key], records=records)
         return made[key]
 
     return run

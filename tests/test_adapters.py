@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from prge.eager import TorchProgram
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.state import load_state, save_peft, save_state, steps_behind

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tiny_config
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from prge.cli import app as cli
+from prge.runtime_driver.loop import train
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
@@ -48,7 +50,8 @@ def model_with_words(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     tokenizer.save_pretrained(folder)
-    AutoModelForCausalLM.from_config(tiny_config(vocab_size=len(tokenizer))).save_pretrained(folder)
+    smallest = tiny_config(vocab_size=len(tokenizer), num_hidden_layers=1)
+    AutoModelForCausalLM.from_config(smallest).save_pretrained(folder)
     return folder
 
 
@@ -102,6 +105,19 @@ def run(words: list[str], patch: pytest.MonkeyPatch, line: str) -> None:
     assert not stop.value.code, line
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of at most twenty steps, and small products in place of those that tell a machine's limits."""
+
+    def settle(*arguments: Any, steps: int, **settings: Any) -> Any:
+        return train.settle(*arguments, steps=min(steps, 20), **settings)
+
+    monkeypatch.setattr("prge.commands.train.settle", settle)
+    chains = {"f32": (16, 64, 2, False), "int8": (16, 64, 2, True), "bandwidth": (1, 64, 2, False)}
+    monkeypatch.setattr("prge.bench.step._CHAINS", chains)
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_s_commands_run(
     page: str, model_with_words: Path, encoders: dict[str, Path], data: Path, tmp_path: Path,

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.cost import weight_bytes
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.export.merge import merge_adapters
 from prge.export.plan import plan, planned
 from prge.export.program import REPORT_FILE
@@ -29,7 +30,7 @@ from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES, Family, UnsupportedModel
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.state import save_peft
 from prge.runtime_driver.program.step import StepProgram

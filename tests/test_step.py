@@ -14,6 +14,7 @@ from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM
 
 from prge.eager import build_again
+from prge.examples.rows import Example
 from prge.export.lower import lower, trace
 from prge.export.quantize import linear_config
 from prge.export.report import outside_ops
@@ -22,7 +23,7 @@ from prge.models.noise import noise
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 

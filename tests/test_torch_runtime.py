@@ -17,6 +17,7 @@ from prge.eager import TorchProgram, build_again
 from prge.errors import UserError
 from prge.export.lower import example_inputs
 from prge.export.quantize import quantize
+from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.train import TrainConfig, fold
@@ -34,6 +35,24 @@ def five_steps(program: StepProgram, data: Path, lr: float = 5e-3) -> tuple[torc
         state = new_state
         losses.append(record.loss)
     return state, torch.tensor(losses)
+
+
+@pytest.mark.parametrize(("subspace", "seed"), [(None, 7), ("svd", 0), ("fisher", 0)])
+def test_the_frozen_factors_are_the_program_s(export: Callable[..., Path], subspace: Any, seed: int) -> None:
+    """From whatever they were made at export: LoRA-FA's A here is of another seed than the default."""
+    adapter = AdapterConfig(rank=4, alpha=8.0, subspace=subspace, directions=3, seed=seed)
+    program = StepProgram(export(step=WEIGHTS, adapter=adapter))
+    built = build_again(program, program.manifest.max_tokens)
+    factors = [f.reshape(-1) for layer in built.adapters for f in (layer.down, layer.up) if f is not None]
+    assert torch.equal(torch.cat(factors), program.frozen())
+
+
+def test_five_steps_of_lora_fa_with_another_seed(export: Callable[..., Path], demo_data: Path) -> None:
+    folder = export(step=WEIGHTS, adapter=AdapterConfig(rank=4, alpha=8.0, subspace=None, seed=7))
+    expected, losses = five_steps(StepProgram(folder), demo_data / "train.tsv", lr=0.1)
+    state, others = five_steps(TorchProgram(folder), demo_data / "train.tsv", lr=0.1)
+    torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(others, losses, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [None, WEIGHTS, LOOPS], ids=["activations", "weights", "loops"])

@@ -16,10 +16,11 @@ from conftest import tiny_config
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from prge.examples.rows import Example
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.state import load_state, save_peft, save_state

@@ -1,1 +1,1 @@
-"""Examples as token rows: encoded, packed, in batches."""
+"""The data of a run: examples encoded, packed and in batches."""

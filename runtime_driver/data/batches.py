@@ -1,4 +1,4 @@
-"""Which examples make a step, and their rows as tensors."""
+"""Batches: which examples make a step, and their rows as tensors."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from prge.examples.rows import Example
 from prge.manifest import Manifest, answer_position
-from prge.runtime_driver.data.encoder import Example
 
 _BITS = 2**64 - 1
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of examples of like length, as places among them: a pure function of the arguments.
+    """Endless batches, as indices into ``examples``. They depend on the arguments alone.
 
-    Every epoch is shuffled, then sorted by length within windows of about 8 batches, so that a
-    batch wastes little on padding and batches come in random order of length. Each batch
-    has the classes in the data's own proportion: a batch's chance surplus of one class
-    would be the estimate's largest noise.
+    Every epoch is shuffled, and then sorted by length within windows of about 8 batches. So the rows of a batch are of
+    like length and need little padding, and the batches of an epoch come in a random order of length.
+
+    Every batch has the classes in the proportion of the whole data. Else a batch that has more of one class by chance
+    would be the largest noise of the estimate.
     """
     classes: dict[int, list[int]] = {}
     for i, e in enumerate(examples):
@@ -34,7 +35,7 @@ def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
             by_length = sorted(order, key=lambda item: (item[0] * windows // n, len(examples[item[1]].tokens)))
             ranked += [((rank + 0.5) / n, i) for rank, (_, i) in enumerate(by_length)]
         merged = [i for _, i in sorted(ranked, key=lambda item: item[0])]
-        while len(merged) % size:  # the last batch is filled up from the epoch's start
+        while len(merged) % size:  # fill the last batch up from the epoch's start
             merged.append(merged[len(merged) % len(examples)])
         groups = [merged[i : i + size] for i in range(0, len(merged), size)]
         for i in sorted(range(len(groups)), key=lambda i: scramble(seed, epoch, 1, i)):
@@ -42,7 +43,10 @@ def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
 
 
 def scramble(*numbers: int) -> int:
-    """64 bits that look random, the same in every language: the finalizer of SplitMix64 over one number at a time."""
+    """64 bits that look random, made of some numbers. Every driver makes the same.
+
+    It takes one number after the other through the finalizer of SplitMix64.
+    """
     state = 0
     for number in numbers:
         state = (state ^ number) + 0x9E3779B97F4A7C15 & _BITS
@@ -53,7 +57,13 @@ def scramble(*numbers: int) -> int:
 
 
 def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(tokens i64[n, T], the objective's targets), right-padded to the longest or the least T."""
+    """The rows of n examples as tensors, padded on the right to the longest row or to the program's least T.
+
+    Returns:
+        tokens i64[n, T], and the objective's targets. With label words these are position i64[n, 1], of the token that
+        predicts the label, and label i64[n], the class. Else they are position and target i64[n, M], and weight
+        f32[n, M], which is one over the row's number of targets, and 0 where there is none.
+    """
     longest = max(len(e.tokens) for e in examples)
     length = max(longest, manifest.min_tokens)
     tokens = torch.full((len(examples), length), manifest.pad_token, dtype=torch.int64)
@@ -66,8 +76,8 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> tuple[Tensor, tu
     position = torch.zeros(len(examples), manifest.max_targets, dtype=torch.int64)
     target, weight = torch.zeros_like(position), torch.zeros(position.shape)
     for i, e in enumerate(examples):
-        n, end = e.targets, len(e.tokens)
-        position[i, :n] = torch.arange(end - n - 1, end - 1)
-        target[i, :n] = torch.tensor(e.tokens[end - n :])
+        n = e.targets
+        position[i, :n] = torch.tensor(e.target_positions)
+        target[i, :n] = torch.tensor(e.tokens[len(e.tokens) - n :])
         weight[i, :n] = 1.0 / n
     return tokens, (position, target, weight)

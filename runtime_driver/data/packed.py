@@ -1,6 +1,6 @@
-"""Examples as 32-bit words, little-endian: what two drivers, or two days, must have alike to make the same run.
+"""Packed files: the examples of one program, its training and its dev set, as 32-bit words.
 
-A packed file holds those of one program's training and dev set; docs/run-folder.md gives its layout.
+Two drivers that read the same words make the same run. docs/run-folder.md gives the layout.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.files.checked import load_checked, save_checked
 from prge.files.typed import parse, parse_json
 from prge.manifest import Manifest
-from prge.runtime_driver.data.encoder import Example
 
 VERSION = "1"
 
-# The metadata's first name, which tells a packed file from others.
+# The beginning of the metadata, by which a packed file is known.
 _MARK = b'{"__metadata__":{"packed":'
 
 
 def words(examples: Iterable[Example]) -> Iterator[int]:
-    """Of each: label, targets, number of tokens, number of candidates; the tokens; and the candidates likewise."""
+    """The words of each example: its label, targets, number of tokens, number of candidates, and its tokens.
+
+    The words of its candidates follow in the same way.
+    """
     for e in examples:
         yield from (e.label, e.targets, len(e.tokens), len(e.candidates), *e.tokens)
         yield from words(e.candidates)
 
 
 def digest(examples: Iterable[Example]) -> str:
-    """CRC-32 of the words, in hex."""
+    """CRC-32 of the examples' words (little-endian), in hex: equal examples have the same."""
     return f"{zlib.crc32(_tensor(examples).numpy().tobytes()):08x}"
 
 
@@ -42,7 +45,7 @@ def _tensor(examples: Iterable[Example]) -> Tensor:
 
 
 def form(manifest: Manifest) -> str:
-    """CRC-32, in hex, of all that decides, beside the tokenizer, which examples a text becomes."""
+    """CRC-32, in hex, of all in the manifest that decides which examples a text becomes; the tokenizer is apart."""
     m = manifest
     texts = [m.objective, m.template, m.target, m.label_column, m.choices, m.chat_template, m.answer_at]
     texts += [str(-1 if m.mask_token is None else m.mask_token), str(m.max_tokens), str(m.max_targets)]
@@ -51,7 +54,10 @@ def form(manifest: Manifest) -> str:
 
 
 def pack(path: Path, manifest: Manifest, train: Sequence[Example], dev: Sequence[Example], dropped: int) -> None:
-    """Write a packed file; an interrupted write leaves the file that was there.
+    """Write a packed file. If that is interrupted, the file that was there before stays.
+
+    Args:
+        dropped: how many training examples were left out because they are in dev.
 
     Raises:
         UserError: it cannot be written.
@@ -66,7 +72,7 @@ def pack(path: Path, manifest: Manifest, train: Sequence[Example], dev: Sequence
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file begins as a packed one does."""
+    """Whether a file begins like a packed file."""
     try:
         with path.open("rb") as f:
             return f.read(8 + len(_MARK))[8:] == _MARK
@@ -75,14 +81,17 @@ def is_packed(path: Path) -> bool:
 
 
 def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
-    """A packed file's metadata, counts (training and dev examples, those left out) and words, for whatever program.
+    """Read a packed file, of any program.
+
+    Returns:
+        its metadata; how many training examples it holds, how many of dev, and how many were left out; and its words.
 
     Raises:
-        UserError: damaged, of another version, or no packed file.
+        UserError: it is damaged, of another version, or no packed file.
     """
     tensors, metadata = load_checked(path, "a file of `prge pack`", required=True)
     version, content = metadata.get("packed"), tensors.get("words")
-    if version is None or content is None or content.dtype != torch.int32:
+    if version is None or content is None or content.dtype != torch.int32 or content.dim() != 1:
         raise UserError(f"{path} is not a file of `prge pack`")
     if version != VERSION:
         raise UserError(f"{path} has version {version}, not {VERSION}; pack the data again")
@@ -90,14 +99,17 @@ def read_packed(path: Path) -> tuple[dict[str, str], list[int], list[int]]:
         counts = [parse(int, parse_json(metadata[name])) for name in ("train", "dev", "dropped")]
     except (KeyError, ValueError) as e:
         raise UserError(f"{path} is damaged: it does not say how many examples it holds") from e
-    return metadata, counts, content.flatten().tolist()
+    return metadata, counts, content.tolist()
 
 
 def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example], int]:
-    """(training examples, dev examples, how many of the former were left out because they are in dev).
+    """Read the packed file of a program.
+
+    Returns:
+        training examples, dev examples, and how many of the former were left out because they are in dev.
 
     Raises:
-        UserError: as `read_packed`, or packed for a program with another tokenizer or form.
+        UserError: as `read_packed`, or it was packed for a program with another tokenizer or form.
     """
     metadata, (train, dev, dropped), content = read_packed(path)
     if metadata.get("tokenizer_sha256") != manifest.tokenizer_sha256:
@@ -120,7 +132,7 @@ def unpack(path: Path, manifest: Manifest) -> tuple[list[Example], list[Example]
 
 
 def _example(content: Sequence[int], at: int, m: Manifest, candidate: bool = False) -> tuple[Example, int]:
-    """The example at a place, and the place behind it; a ValueError where there is none."""
+    """(the example that begins at a word, index of the word behind it); a ValueError if there is none."""
     label, targets, count, choices = content[at : at + 4]
     at += 4
     tokens = tuple(content[at : at + max(count, 0)])

@@ -9,15 +9,16 @@ from typing import Annotated
 from prge.errors import UserError
 from prge.examples.form import split
 from prge.examples.read import has_part
+from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE
 from prge.options import Option
-from prge.runtime_driver.data.encoder import Encoder, Example, check_classes, without
+from prge.runtime_driver.data.encoder import Encoder, check_classes, without
 from prge.runtime_driver.data.packed import is_packed, unpack
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's examples come from, and which of them it takes; a run's description holds it."""
+    """Where a run's examples come from, and which of them it takes. The run's folder keeps these settings."""
 
     train: Annotated[
         str | None,
@@ -36,25 +37,29 @@ class Source:
     tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None
 
     def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
-        """(training examples, dev examples, how many of the former were left out because they are in dev).
+        """Read and encode them.
+
+        Returns:
+            training examples, dev examples, and how many of the former were left out because they are in dev.
+            `Encoder.skipped` says how many of both held nothing to learn.
 
         Raises:
-            UserError: unreadable, or no example is left.
+            UserError: a file cannot be read or encoded, no example is left to train on, or all have one class.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
         if data and is_packed(data):
             if dev or self.limit:
                 raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
             return unpack(data, encoder.manifest)
-        records = encoder.records(data)[: self.limit]
-        if dev is None and (data is None or has_part(data, "dev")):
-            held, dev = encoder.records(data, "dev"), data
-        elif dev is not None:
-            held = encoder.records(dev, "dev")
-        else:
-            fraction = self.dev_fraction
-            records, held = split(records, encoder.form.text, fraction, self.seed) if fraction else (records, [])
-        examples, dev_examples = encoder.encode_all(records, data), encoder.encode_all(held, dev or data)
+        records, held = encoder.records(data)[: self.limit], []
+        divided = data is not None and dev is None and not has_part(data, "dev")
+        if not divided:
+            held = encoder.records(dev or data, "dev")
+        elif self.dev_fraction:
+            records, held = split(records, encoder.form.text, self.dev_fraction, self.seed)
+        examples = encoder.encode_all(records, data)
+        # The share of a small file may be a single text, with nothing to learn.
+        dev_examples = encoder.encode_all(held, dev or data, required=not divided)
         kept = without(examples, dev_examples)
         name = self.train or encoder.manifest.task
         if not kept:

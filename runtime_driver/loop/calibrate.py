@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.runtime_driver.data.batches import batches, collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
@@ -103,12 +103,25 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
     if m.optimizer == "adam":
         direction = direction / (gradients.square().mean(0).sqrt() + 1e-12)
     held = [example for batch in estimates.batches[half:] for example in batch]
-    along = [(0.0, evaluate(program, estimates.state, held).loss)]
-    way = m.lr / 4
-    for _ in range(16):
+
+    def loss_at(way: float) -> float:
         state = estimates.state.clone()
         state[: len(direction)] -= way * direction
-        along.append((way, evaluate(program, state, held).loss))
+        return evaluate(program, state, held).loss
+
+    return search_lr(evaluate(program, estimates.state, held).loss, m.lr / 4, loss_at)
+
+
+def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
+    """(lr, all (way, loss)): ways along a direction are doubled until the loss rises, or 16 times.
+
+    Args:
+        before: the loss where they begin.
+        way: the first.
+    """
+    along = [(0.0, before)]
+    for _ in range(16):
+        along.append((way, loss_at(way)))
         best = min(along, key=lambda point: point[1])
         if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + _ROUNDING:
             break

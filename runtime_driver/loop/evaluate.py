@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from prge.examples.metrics import METRICS
+from prge.examples.rows import Example
 from prge.examples.tasks import find_task
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.program.step import StepProgram
 
 

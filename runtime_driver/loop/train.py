@@ -11,9 +11,9 @@ from itertools import islice
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.runtime_driver.data.batches import batches, collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram

@@ -12,27 +12,27 @@ struct Reader {
   size_t at = 0;
 
   int32_t next(int64_t least = INT32_MIN, int64_t below = INT64_MAX) {
-    if (at == words.size() || words[at] < least || words[at] >= below) throw Error("");
+    if (at == words.size() || words[at] < least || words[at] >= below) throw Odd("");
     return words[at++];
   }
 
   Example example(bool candidate = false) {
     Example e{next(), next(), {}, {}};
     int64_t count = next(1, m.max_tokens + 1), choices = next(0);
-    if ((choices > 0) != (m.choices && !candidate)) throw Error("");
+    if ((choices > 0) != (m.choices && !candidate)) throw Odd("");
     while (count-- > 0) e.tokens.push_back(next(0, m.vocabulary));
     bool once = m.answer_at != "mask" || std::count(e.tokens.begin(), e.tokens.end(), m.mask_token) == 1;
     int64_t most = std::min<int64_t>(m.max_targets, e.tokens.size() - 1);
     bool fits = m.label_words() ? once && e.targets == 0 && e.label >= 0 && e.label < m.labels
                                 : e.targets > 0 && e.targets <= most &&
                                       (choices > 0 ? e.label >= 0 && e.label < choices : e.label == -1);
-    if (!fits) throw Error("");
+    if (!fits) throw Odd("");
     while (choices-- > 0) e.candidates.push_back(example(true));
     return e;
   }
 };
 
-// CRC-32 of what decides, beside the tokenizer, which examples a text becomes.
+// CRC-32 of all that decides, beside the tokenizer, which examples a text becomes.
 std::string form(const Manifest& m, const Json& manifest) {
   std::string text;
   for (auto* name : {"objective", "template", "target", "label_column", "choices", "chat_template", "answer_at"})
@@ -64,29 +64,30 @@ void sort_by(std::vector<int64_t>& items, Key key) {
 Examples Examples::read(const std::string& path, const Manifest& m) {
   auto held = Tensors<int32_t>::read(path, "a file of `prge pack`");
   Json manifest = parse_json(m.json);
-  std::string version = held.metadata["packed"];
-  if (version.empty()) throw Error(path + " is not a file of `prge pack`");
-  if (version != "1") throw Error(path + " has version " + version + ", not 1; pack the data again");
-  if (held.metadata["tokenizer_sha256"] != manifest.at("tokenizer_sha256"))
+  if (!held.metadata.contains("packed") || !held.vectors.count("words"))
+    throw Error(path + " is not a file of `prge pack`");
+  if (held.text("packed") != "1")
+    throw Error(path + " has version " + held.text("packed") + ", not 1; pack the data again");
+  if (held.text("tokenizer_sha256") != manifest.at("tokenizer_sha256"))
     throw Error(path + " was packed with another tokenizer than the program's; pack the data again");
-  if (held.metadata["form"] != form(m, manifest))
+  if (held.text("form") != form(m, manifest))
     throw Error(path + " was packed for a program with another template, other labels or another bound of tokens; "
                 "pack the data again");
   try {
-    auto count = [&](const char* name) { return whole(parse_json(held.metadata[name])); };
+    auto count = [&](const char* name) { return whole(parse_json(held.text(name))); };
     auto& words = held.vectors["words"];
     Examples found{path, {}, {}, count("dropped"), crc32(bytes_of(words))};
     Reader reader{words, m};
     for (int64_t i = count("train"); i > 0; i--) found.train.push_back(reader.example());
     for (int64_t i = count("dev"); i > 0; i--) found.dev.push_back(reader.example());
-    if (reader.at != words.size() || found.train.empty()) throw Error("");
+    if (reader.at != words.size() || found.train.empty()) throw Odd("");
     return found;
   } catch (const std::exception&) {
     throw Error(path + " is damaged: what it holds are no examples of this program");
   }
 }
 
-// Shuffled, then sorted by length within windows of about 8 batches, class by class, the classes evenly spread.
+// Every class is shuffled, then sorted by length within windows of about 8 batches; the classes are spread evenly.
 const Batch& Batches::at(int64_t number) {
   int64_t total = examples_.size(), windows = std::max<int64_t>(1, total / (8 * size_));
   int64_t each = (total + size_ - 1) / size_, epoch = number / each;

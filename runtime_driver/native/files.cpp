@@ -7,13 +7,14 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include "internal.h"
 
 namespace prge {
 namespace {
 
-constexpr const char* kMark = ",\"crc\":\"";
+constexpr const char *kMark = ",\"crc\":\"", *kPlace = "\"crc\":\"";
 template <class Number>
 constexpr const char* kType = std::is_same_v<Number, float> ? "F32" : "I32";
 
@@ -21,21 +22,29 @@ void check(bool done, const std::string& path, const char* what = "written") {
   if (!done) throw Error(path + " cannot be " + what + ": " + std::strerror(errno));
 }
 
+// Where the eight digits of the checksum stand in a header, or npos.
+size_t crc_place(std::string_view header) {
+  for (size_t at = 0; (at = header.find(kPlace, at)) != header.npos; at++)
+    if (size_t end = header.find_first_not_of("0123456789abcdef", at + 7); end == at + 15 && header[end] == '"')
+      return at + 7;
+  return header.npos;
+}
+
 }  // namespace
 
 Json parse_json(std::string_view text) try {
-  // Values of any depth could be read, but not copied.
+  // The library reads values of any depth, but to copy a deep one overflows the stack.
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
-    return depth < 64 ? true : throw Error("it is nested too deep");
+    return depth < 64 ? true : throw Odd("it is nested too deep");
   });
-} catch (const Json::exception&) {  // whose text would quote what may be no UTF-8
-  throw Error("it is not JSON");
+} catch (const Json::exception&) {  // its text may quote bytes that are not UTF-8
+  throw Odd("it is not JSON");
 }
 
-std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& json) { return json.dump(-1, ' ', true, Json::error_handler_t::replace); }
 
 int64_t whole(const Json& json, int64_t most) {
-  if (!json.is_number_integer() || json < 0 || json > most) throw Error(dump(json) + " is out of bounds");
+  if (!json.is_number_integer() || json < 0 || json > most) throw Odd(dump(json) + " is out of bounds");
   return json;
 }
 
@@ -59,6 +68,8 @@ bool finite(const std::vector<float>& numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
 }
 
+double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
+
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   file.peek();  // a folder can be opened, but not read
@@ -70,6 +81,16 @@ void replace_file(const std::string& from, const std::string& to) {
   check(std::rename(from.c_str(), to.c_str()) == 0, to);
 }
 
+void write_file(const std::string& path, std::string_view data) {
+  std::string scratch = scratch_of(path);
+  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
+  file.write(data);
+  file.sync();
+  replace_file(scratch, path);
+}
+
+std::string scratch_of(const std::string& path) { return fs::path(path).replace_extension("partial").string(); }
+
 File::File(const std::string& path, int flags) : path_(path), number_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {
   check(number_ >= 0, path);
   if (!(flags & O_APPEND) || flock(number_, LOCK_EX | LOCK_NB) == 0) return;
@@ -80,54 +101,68 @@ File::File(const std::string& path, int flags) : path_(path), number_(open(path.
 File::~File() { close(number_); }
 
 void File::write(std::string_view data) {
-  errno = ENOSPC;  // what a part that is written means
+  errno = ENOSPC;  // why only a part is written, where the system does not say
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 
 void File::sync() { check(fsync(number_) == 0, path_); }
 
-template <class Number>
-std::string Tensors<Number>::bytes() const {
+std::string checked(Json metadata, std::initializer_list<Vector> vectors) {
+  metadata["crc"] = "00000000";
   Json header = {{"__metadata__", metadata}};
-  header["__metadata__"]["crc"] = "00000000";
-  std::string data;
-  for (auto& [name, vector] : vectors) {
-    size_t from = data.size();
-    data += bytes_of(vector);
-    header[name] = {{"dtype", kType<Number>}, {"shape", {vector.size()}}, {"data_offsets", {from, data.size()}}};
+  size_t end = 0;
+  for (auto [name, numbers] : vectors) {
+    size_t from = std::exchange(end, end + bytes_of(numbers).size());
+    if (!numbers.empty())
+      header[name] = {{"dtype", "F32"}, {"shape", {numbers.size()}}, {"data_offsets", {from, end}}};
   }
-  std::string text = dump(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  uint64_t length = text.size();
-  std::string all = std::string(reinterpret_cast<char*>(&length), 8) + text + data;
-  return all.replace(all.find("\"crc\":\"00000000\"") + 7, 8, crc32(all));
+  std::string all = dump(header);
+  all.resize((all.size() + 7) / 8 * 8, ' ');
+  uint64_t length = all.size();
+  size_t place = 8 + crc_place(all);
+  all.insert(0, reinterpret_cast<char*>(&length), 8);
+  for (auto [name, numbers] : vectors) all += bytes_of(numbers);
+  return all.replace(place, 8, crc32(all));
 }
 
 template <class Number>
-Tensors<Number> Tensors<Number>::read(const std::string& path, const char* what) {
+Tensors<Number> Tensors<Number>::read(const std::string& path, const std::string& what, bool required) {
   std::string all = read_file(path);
+  uint64_t length = 0;
+  std::memcpy(&length, all.data(), std::min<size_t>(all.size(), 8));
+  auto header = std::string_view(all).substr(std::min<size_t>(all.size(), 8), length);
+  if (size_t place = crc_place(header); place != header.npos) {
+    std::string crc(header.substr(place, 8));
+    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc) throw Error(path + " is damaged: its checksum is another");
+  } else if (required) {
+    throw Error(path + " is damaged, or not " + what + ": it has no checksum");
+  }
   try {
-    uint64_t length = UINT64_MAX;
-    std::memcpy(&length, all.data(), std::min<size_t>(all.size(), 8));
-    if (all.size() < 8 || length > all.size() - 8) throw Error("it ends too early");
-    Json header = parse_json(std::string_view(all).substr(8, length));
-    Tensors found{header.at("__metadata__"), {}};
-    std::string crc = found.metadata["crc"];
-    size_t place = all.find("\"crc\":\"" + crc + "\""), end = 8 + length;
-    if (place >= end || crc.size() != 8 || crc32(all.replace(place + 7, 8, 8, '0')) != crc)
-      throw Error("its checksum is another");
-    header.erase("__metadata__");
-    for (auto& [name, tensor] : header.items()) {
-      int64_t to = whole(tensor.at("data_offsets").at(1), all.size() - end);
-      int64_t from = whole(tensor.at("data_offsets").at(0), to);
-      if (tensor.at("dtype") != kType<Number> || (to - from) % 4)
-        throw Error(std::string("its vectors are not of ") + kType<Number>);
-      auto& numbers = found.vectors[name] = std::vector<Number>((to - from) / 4);
-      std::copy_n(all.data() + end + from, to - from, reinterpret_cast<char*>(numbers.data()));
+    if (header.size() != length) throw Odd("it ends too early");
+    Json described = parse_json(header);
+    const char* data = header.data() + length;
+    Tensors found{described.value("__metadata__", Json::object()), {}};
+    for (auto& text : found.metadata.get_ref<const Json::object_t&>()) (void)text.second.get_ref<const std::string&>();
+    described.erase("__metadata__");
+    std::set<std::pair<int64_t, int64_t>> parts;  // of the data, which must follow each other up to the end
+    for (auto& [name, tensor] : described.items()) {
+      const Json &shape = tensor.at("shape"), &offsets = tensor.at("data_offsets");
+      if (tensor.at("dtype") != kType<Number> || shape.size() != 1 || offsets.size() != 2)
+        throw Odd(std::string("its tensors are not vectors of ") + kType<Number>);
+      auto& numbers = found.vectors[name];
+      int64_t to = whole(offsets.at(1), all.data() + all.size() - data), from = whole(offsets.at(0), to);
+      if (from + 4 * whole(shape.at(0)) != to) throw Odd("the shape of " + name + " is not that of its data");
+      numbers.resize((to - from) / 4);
+      std::copy_n(data + from, to - from, reinterpret_cast<char*>(numbers.data()));
+      parts.emplace(from, to);
     }
+    int64_t end = 0;
+    for (auto [from, to] : parts)
+      if (std::exchange(end, to) != from) throw Odd("its tensors do not follow each other");
+    if (data + end != all.data() + all.size()) throw Odd("its tensors do not fill it");
     return found;
   } catch (const std::exception& e) {
-    throw Error(path + " is damaged, or not " + what + ": " + e.what());
+    throw Error(path + " is not " + what + ": " + e.what());
   }
 }
 
@@ -136,7 +171,7 @@ template struct Tensors<int32_t>;
 
 void Journal::read(const std::function<void(const Json&)>& each) {
   std::string data = read_file(path_);
-  // A last line without its end is what a run that was cut off leaves.
+  // A run that was cut off leaves a last line without its end.
   for (size_t at = 0, end; (end = data.find('\n', at)) != std::string::npos; at = end + 1) {
     std::string line = data.substr(at, end - at);
     size_t mark = line.rfind(kMark);
@@ -144,7 +179,7 @@ void Journal::read(const std::function<void(const Json&)>& each) {
       std::string text = line.substr(0, mark) + "}";
       bool unharmed = mark != std::string::npos && line.substr(mark) == kMark + crc32(text) + "\"}";
       Json row = parse_json(text);
-      if (!unharmed || row.at("step") != ends_.size()) throw Error("");
+      if (!unharmed || row.at("step") != ends_.size()) throw Odd("");
       each(row);
     } catch (const std::exception&) {
       throw Error(path_ + " is damaged at byte " + std::to_string(at) + " (record " + std::to_string(ends_.size() + 1) +

@@ -1,4 +1,4 @@
-// Files that are whole or not there: what the library's parts share.
+// What the library's parts share: files that are whole or not there, and the arithmetic that golden vectors pin.
 #pragma once
 
 #include <fcntl.h>
@@ -13,15 +13,23 @@
 namespace prge {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;  // its errors are std::exceptions
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+// A prge::Error is a whole sentence for the user. What reads a file's content throws other exceptions, which say what
+// was odd; who called it makes a sentence of that.
+struct Odd : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
 
 Json parse_json(std::string_view text);
-std::string dump(const Json& json);  // with a mark where a text, as a path may be, is no UTF-8
-// A whole number from 0 on; the library itself would take 1.5 for 1.
+std::string dump(const Json& json);  // spelled as Python does; a text that is no UTF-8, as a path may be, gets marks
+// A whole number from 0 to `most`; nlohmann/json itself would take 1.5 for 1.
 int64_t whole(const Json& json, int64_t most = INT32_MAX);
 
 std::string crc32(std::string_view data);  // in hex
 bool finite(const std::vector<float>& numbers);
+double since(Clock::time_point began);  // seconds
 template <class Number>
 std::string_view bytes_of(const std::vector<Number>& numbers) {
   return {reinterpret_cast<const char*>(numbers.data()), sizeof(Number) * numbers.size()};
@@ -29,8 +37,11 @@ std::string_view bytes_of(const std::vector<Number>& numbers) {
 
 std::string read_file(const std::string& path);
 void replace_file(const std::string& from, const std::string& to);
+// Writes through to the disk; an interrupted write leaves the file that was there.
+void write_file(const std::string& path, std::string_view data);
+std::string scratch_of(const std::string& path);  // where a file is written before it replaces the one that is there
 
-// An open file, for this process alone where it is for appending.
+// An open file. One for appending is this process's alone.
 class File {
  public:
   File(const std::string& path, int flags);
@@ -44,15 +55,19 @@ class File {
   const int number_;
 };
 
-// A safetensors file of float or int32_t vectors, with a checksum of all its bytes in its metadata (prge/files/checked.py).
+// A safetensors file of vectors of float or int32_t. Its metadata, all texts, hold a checksum of all its bytes.
 template <class Number>
 struct Tensors {
-  std::map<std::string, std::string> metadata;
+  Json metadata;
   std::map<std::string, std::vector<Number>> vectors;
 
-  std::string bytes() const;
-  static Tensors read(const std::string& path, const char* what);  // for the message where it is none
+  // `what` it should be, for the messages. A file without a checksum is refused where one is required.
+  static Tensors read(const std::string& path, const std::string& what, bool required = true);
+  std::string text(const char* name) const { return metadata.value(name, ""); }
 };
+// The bytes of such a file. Empty vectors are left out.
+using Vector = std::pair<const char*, const std::vector<float>&>;
+std::string checked(Json metadata, std::initializer_list<Vector> vectors);
 
 // One line of JSON per step, each with its own checksum; on the disk after `sync`.
 class Journal : public File {
@@ -65,5 +80,59 @@ class Journal : public File {
  private:
   std::vector<size_t> ends_;
 };
+
+// What a run's folder holds (folder.cpp).
+
+// A step as the journal has it.
+struct Step : Record {
+  int64_t step, seed, tokens;
+  double lr, eps;
+  std::vector<float> losses;
+  std::vector<int64_t> examples;  // the batch, as places among the training examples
+};
+Json to_json(const Evaluation& evaluation);
+Json to_json(const Step& step);
+Record record(const Json& row);
+
+// A state file. A snapshot is one that also has the run's steps, and its good state once there is one.
+std::string state_bytes(const Manifest& manifest, const std::vector<float>& state, int64_t steps,
+                        std::optional<int64_t> run_steps = {}, const std::vector<float>& good = {});
+// Reads a state to begin with, and sets `after`. Another optimizer's numbers are left out.
+std::vector<float> state_from(const std::string& path, const Manifest& manifest, int64_t& after);
+struct Snapshot {
+  int64_t steps;  // of the run
+  std::vector<float> state, good;
+};
+Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
+
+// The content of config.json, by the whole paths of program and packed file.
+Json description(const std::string& program, const std::string& data, const Manifest& manifest,
+                 const Examples& examples, const Settings& settings);
+// A run's settings, if it is one of this program and these examples.
+Settings settings_of(const std::string& folder, const Program& program, const Examples& examples);
+
+// A step's arithmetic, apart from the program that executes it (training.cpp).
+
+Manifest read_manifest(const std::string& text, const std::string& where);
+double lr_at(const Settings& s, int64_t step, const Manifest& manifest);
+int64_t seed_at(const Settings& s, int64_t step, const Manifest& manifest);
+
+// Rows as the program takes them: right-padded, i64[R, length]; and the objective's targets.
+struct Inputs {
+  int64_t length;
+  std::vector<int64_t> tokens, position, target;
+  std::vector<float> weight;
+};
+Inputs collate(const Batch& rows, const Manifest& manifest);
+
+// `Program::step` by a function that executes with a seed, lr and eps.
+using Execute = std::function<Program::Result(int64_t seed, double lr, double eps)>;
+Program::Result step_by(const Manifest& m, const std::vector<float>& state, int64_t seed, double lr, double eps,
+                        const Execute& execute);
+// `evaluate` by a function that executes R rows.
+Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
+                       const std::function<Program::Result(const Batch&)>& execute);
+// The line search of `propose_lr`: from the loss at the start and those at ways along a direction, the first one given.
+double search_lr(double before, double way, const std::function<double(double)>& loss_at);
 
 }  // namespace prge

@@ -1,4 +1,4 @@
-// prge-run: fine-tunes a program on packed examples, and leaves a run folder that the Python driver knows.
+// prge-run: fine-tunes a program on packed examples. The run's folder is one that the Python driver reads too.
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,21 +10,21 @@
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using prge::Clock;
 
-// It also says which options there are, as Options looks them up here.
+// Options knows an option by finding it in this text.
 constexpr const char* kUsage =
     "prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
     "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
-    "prge-run PROGRAM --data FILE --bench N      time N steps; writes nothing\n"
+    "prge-run PROGRAM --data FILE --bench N      time N steps; leaves nothing behind\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
-    "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
+    "  --eval-every N (50; 0: at the end only)  --from RUN (begin with its state)\n"
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
 volatile std::sig_atomic_t asked = 0;
 
-// Libraries write to descriptor 2, some as they are loaded, before main; what is ours goes to a copy of it.
+// Libraries write to descriptor 2, some of them before main. So it leads nowhere, and our own messages go to a copy.
 int screen = -1;
 void hush(int, char**, char**) {
   screen = dup(2);
@@ -32,9 +32,7 @@ void hush(int, char**, char**) {
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
 
-double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
-
-// Of this program; getrusage would also tell of the one that started it.
+// Of this process. getrusage would also count the one that started it.
 double peak_megabytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -65,30 +63,52 @@ struct Options : std::map<std::string, std::string> {
     char* end = nullptr;
     double value = std::strtod(word.c_str(), &end);
     if (word.empty()) return;
-    if (*end || !(value >= least && value <= (whole ? INT32_MAX : 1e30)) || (whole && value != std::floor(value)))
+    if (*end || !(value >= least && value <= (whole ? INT32_MAX : 1e300)) || (whole && value != std::floor(value)))
       throw prge::Error(std::string(name) + " " + word + " is no number that it takes");
     number = static_cast<Number>(value);
   }
 };
 
-prge::Json bench(prge::Program& program, const prge::Examples& examples, int64_t count, double started) {
-  const prge::Manifest& m = program.manifest();
-  double packed = peak_megabytes();
-  prge::Batches batches(examples.train, m.batch, 0);
-  auto state = program.initial_state();
-  std::vector<double> seconds;
-  for (int64_t i = 0; i <= count; i++) {
-    const prge::Batch& batch = batches.at(i);
-    auto began = Clock::now();
-    state = program.step(batch, state, i, m.lr, m.eps).state;
-    seconds.push_back(since(began));
+double median(std::vector<double> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  return numbers[numbers.size() / 2];
+}
+
+// A folder that is removed at the end.
+struct Scratch {
+  std::string path = std::string(std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp") + "/prge-run-XXXXXX";
+  Scratch() {
+    if (!mkdtemp(path.data())) throw prge::Error(path + " cannot be made; set TMPDIR to a folder that can be written");
   }
-  double first = seconds[0];  // which makes buffers
-  seconds.erase(seconds.begin());
-  std::sort(seconds.begin(), seconds.end());
-  return {{"steps", count}, {"seconds_per_step", seconds[seconds.size() / 2]}, {"fastest", seconds[0]},
-          {"start_seconds", started}, {"loaded_megabytes", packed}, {"first_step", first},
-          {"peak_megabytes", peak_megabytes()}};
+  ~Scratch() {
+    std::error_code ignored;
+    prge::fs::remove_all(path, ignored);
+  }
+};
+
+// Times the steps of a real run, with journal and snapshots, but without evaluations.
+prge::Json bench(prge::Program& program, prge::Examples examples, int64_t count, double started) {
+  double packed = peak_megabytes();
+  examples.dev.clear();
+  Scratch folder;
+  prge::Settings s;
+  s.steps = count + 1;
+  s.lr = program.manifest().lr;
+  prge::Run run(folder.path, program, examples, s);
+  std::vector<double> steps, executions;
+  while (!run.done()) {
+    auto began = Clock::now();
+    double executed = program.execution_seconds;
+    run.step();
+    steps.push_back(prge::since(began));
+    executions.push_back(program.execution_seconds - executed);
+  }
+  double first = steps[0];  // which makes buffers
+  steps.erase(steps.begin());
+  executions.erase(executions.begin());
+  return {{"steps", count}, {"seconds_per_step", median(steps)}, {"execution_seconds", median(executions)},
+          {"fastest", *std::min_element(steps.begin(), steps.end())}, {"start_seconds", started},
+          {"loaded_megabytes", packed}, {"first_step", first}, {"peak_megabytes", peak_megabytes()}};
 }
 
 void report(FILE* err, const prge::Run& run, double mean, double speed) {
@@ -138,16 +158,18 @@ prge::Json train(Options o, FILE* err) {
     if (asked) throw Stopped();
   };
   auto examples = prge::Examples::read(data, program.manifest());
-  if (timed) return bench(program, examples, timed, since(began));
+  if (timed) return bench(program, examples, timed, prge::since(began));
   prge::Run run = resumes ? prge::Run(folder, program, examples) : prge::Run(folder, program, examples, s);
   std::string why;
-  double mean = 0, made = 0;
+  double mean = 0, made = 0, counted = 0;
   auto started = Clock::now();
   try {
     while (!run.done() && why.empty()) {
-      mean += (run.step().loss - mean) / std::min(++made, 20.0);
-      if (err) report(err, run, mean, made / since(started));
-      if (since(began) >= 60 * minutes && !run.done()) why = o["--max-minutes"] + " minutes are over";
+      double loss = run.step().loss;
+      made++;
+      if (std::isfinite(loss)) mean += (loss - mean) / std::min(++counted, 20.0);  // one NaN would stay for ever
+      if (err) report(err, run, mean, made / prge::since(started));
+      if (prge::since(began) >= 60 * minutes && !run.done()) why = o["--max-minutes"] + " minutes are over";
     }
   } catch (const Stopped&) {
     why = "interrupted";

@@ -1,7 +1,13 @@
-// Fine-tuning on a device, without Python: a program of prge's, its packed examples, and a run's folder.
+// Fine-tuning on a device, without Python: load a program of prge's, read packed examples, make a run in a folder.
 //
-// What the Python driver does, to the same bits; docs/run-folder.md has the files' formats. Every function throws
-// prge::Error with a sentence for the user. Nothing here is safe to call from two threads at once.
+//   prge::Program program("program/program.pte");
+//   auto examples = prge::Examples::read("data.prge", program.manifest());
+//   prge::Run run("run", program, examples, prge::Settings{100});
+//   while (!run.done()) std::printf("%f\n", run.step().loss);
+//   run.sync();
+//
+// The results are those of the Python driver, to the same bits; docs/run-folder.md specifies the files and a step's
+// arithmetic. Every function throws prge::Error. Nothing here may be called from two threads at once.
 #pragma once
 
 #include <chrono>
@@ -17,14 +23,14 @@
 
 namespace prge {
 
-// What was wrong, where, and what to do.
+// A sentence for the user: what was wrong, where, and what to do.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What a program says about itself; the fields are explained in prge/manifest.py.
+// What a program says about itself. prge/manifest.py explains the fields.
 struct Manifest {
-  std::string json;  // all of it
+  std::string json;  // the whole manifest
   std::string model, model_sha256, adapter_sha256, perturb, optimizer, objective, answer_at;
   int64_t queries, batch, min_tokens, max_tokens, max_targets, state_size, pad_token, mask_token, vocabulary;
   int64_t parameters, labels;
@@ -32,35 +38,49 @@ struct Manifest {
   bool outer, inner, choices;
 
   bool label_words() const { return objective == "label-words"; }
+  // Copies of every example in one execution, and its rows R.
   int64_t copies() const { return perturb == "activations" ? 1 : (outer ? queries : 1) * (inner ? 2 : 1); }
   int64_t rows() const { return copies() * batch; }
 };
 
-// One encoded example: the index of the right class or candidate (or -1), how many tokens at the end are targets, its
-// tokens, and the rows of all answers to choose from, where there are some.
+// One encoded example.
 struct Example {
-  int32_t label, targets;
+  int32_t label;                    // index of the right class or candidate, or -1
+  int32_t targets;                  // how many tokens at the end are to be learned; 0 with label words
   std::vector<int32_t> tokens;
-  std::vector<Example> candidates;
+  std::vector<Example> candidates;  // the rows of all answers to choose from, where there are some
 };
 
-// A file of `prge pack`. `crc` is that of all examples, `dropped` how many are left out because they are in dev.
+// The examples in a file of `prge pack`.
 struct Examples {
   std::string path;
   std::vector<Example> train, dev;
-  int64_t dropped;
-  std::string crc;
+  int64_t dropped;  // how many training examples were left out because they are in dev
+  std::string crc;  // CRC-32 of all examples
 
+  /**
+   * Reads a packed file.
+   *
+   * @param path The file.
+   * @param manifest The program that the examples are for.
+   * @throws Error It cannot be read, is damaged, or was packed for another program.
+   */
   static Examples read(const std::string& path, const Manifest& manifest);
 };
 
 using Batch = std::vector<const Example*>;
 
-// The batches of a run, by number: of like length, each with the classes in the data's own proportion.
+// The batches of a run. The examples of a batch have like lengths, and the classes in the data's own proportion.
 class Batches {
  public:
+  /**
+   * @param examples Must outlive this object.
+   * @param size B, the examples of a batch.
+   * @param seed The run's.
+   */
   Batches(const std::vector<Example>& examples, int64_t size, int64_t seed)
       : examples_(examples), size_(size), seed_(seed) {}
+  // The batch of a step, counted from 0. It stays as it is until the next call.
   const Batch& at(int64_t number);
 
  private:
@@ -73,24 +93,49 @@ class Batches {
 class Program {
  public:
   struct Result {
-    std::vector<float> state, losses, scores;  // [S], [R], label words' logits [R, K]
+    std::vector<float> state;   // [state_size], the new one
+    std::vector<float> losses;  // [R]
+    std::vector<float> scores;  // [R, labels], the label words' logits; empty without label words
   };
 
-  // Maps the file and packs its weights. `path` may be the program's folder; `threads` 0 leaves the runtime's choice,
-  // and counts for all programs of the process.
+  /**
+   * Maps the file and packs its weights, which takes a moment.
+   *
+   * @param path The .pte, or the program's folder.
+   * @param threads For all programs of the process; 0 leaves the choice to the runtime.
+   * @throws Error There is no program of prge's, or this runtime cannot load it.
+   */
   explicit Program(const std::string& path, unsigned threads = 0);
   ~Program();
   const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
+  // Zeros, or the state of the adapter that the program was exported with.
   std::vector<float> initial_state() const;
 
-  // One execution on R rows.
+  /**
+   * One execution of the program.
+   *
+   * @param rows R examples.
+   * @param state [state_size].
+   * @param seed Query i draws its direction from seed + i.
+   * @param lr Learning rate; 0 to evaluate.
+   * @param eps Size of the perturbation; 0 to evaluate.
+   */
   Result execute(const Batch& rows, const std::vector<float>& state, int64_t seed, double lr, double eps);
-  // One fine-tuning step on B examples: the new state, and losses of each example or of each copy. No scores.
+
+  /**
+   * One fine-tuning step: as many executions as the program needs for it.
+   *
+   * @param batch B examples.
+   * @returns The new state, and the losses: of each example with perturbed activations, else the batch's mean of each
+   *     copy, those at +eps first. No scores.
+   */
   Result step(const Batch& batch, const std::vector<float>& state, int64_t seed, double lr, double eps);
 
-  // Called before every execution; may throw to stop.
+  // Called before every execution. It may throw to stop.
   std::function<void()> before_each = [] {};
+  // Seconds spent inside the runtime's execute so far.
+  double execution_seconds = 0;
 
  private:
   struct Runtime;
@@ -105,57 +150,84 @@ struct Evaluation {
 };
 
 Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples);
-// The lr of the first step, measured on a few batches.
+
+/**
+ * Measures a learning rate for the first step, on a few batches.
+ *
+ * @param state Where the run begins.
+ * @param eps The run's.
+ */
 double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& state, double eps);
 
+// What a run is asked to do.
 struct Settings {
   int64_t steps = 300;
-  double lr = 0, eps = 0;  // 0: as measured; the program's
-  int64_t seed = 0, eval_every = 50;
-  std::string from;   // a run's folder or snapshot to go on from, instead of the program's own state
-  int64_t after = 0;  // steps that made it
+  double lr = 0;   // of the first step, falling linearly to zero; 0 to measure it
+  double eps = 0;  // size of the perturbation; 0 for the program's
+  int64_t seed = 0;
+  int64_t eval_every = 50;  // steps between evaluations; 0 for the end alone
+  std::string from;         // a run's folder or a state file to begin with, instead of the program's initial state
+  int64_t after = 0;        // how many steps made that state; Run sets it
 };
 
-// Remembers a run's best state, and tells when it has left that for good; see prge/runtime_driver/loop/train.py.
+// Remembers which state of a run was the best, and tells when the run has diverged. docs/run-folder.md has the rules.
 struct Guard {
   static constexpr double kNone = std::numeric_limits<double>::infinity();
-  double scale = 1, first = kNone, mean = kNone, best = kNone;
-  std::vector<double> losses;
+  double scale = 1;       // of the learning rate; halved whenever the run goes back
+  double first = kNone;   // the first loss
+  double mean = kNone;    // a running mean over 10 steps
+  double best = kNone;    // the lowest mean of ten
+  std::vector<double> losses;  // since the last ten were summed up
 
-  bool diverged(double loss) const;
-  // A step's loss, and whether the step was thrown away; returns whether the state before it is the best so far.
+  struct Decision {
+    bool back_off;  // throw the new state away and go back to the good one
+    bool good;      // the state before the step is the good one from now on
+  };
+
+  /**
+   * Decides what follows from a step.
+   *
+   * @param loss Mean over the batch, of the state before the step.
+   * @param finite Whether all numbers of the new state are finite.
+   * @throws Error The run's first loss is not finite, so that there is no good state.
+   */
+  Decision watch(double loss, bool finite);
+  // Notes a step that the journal has. Returns whether the state before it is the good one from then on.
   bool note(double loss, bool backed_off);
 };
 
-// What a step gave: the mean loss of the state before it, whether the run had diverged and is back at its best state,
-// and evaluations of the states before and behind it, where they were due. The journal has more.
+// What a step gave. The journal has more.
 struct Record {
-  double loss, seconds;
-  bool backed_off;
-  std::optional<Evaluation> before, dev;
+  double loss;      // mean over the batch, of the state before the step
+  double seconds;   // of the step, without evaluations
+  bool backed_off;  // the run had diverged, and is back at its best state
+  std::optional<Evaluation> before, dev;  // of the states before and behind the step, where they were due
 };
 
-// A run and its folder. Every step is in the journal, and the state behind it on disk, when `step` returns; a process
-// may end at any moment, and another go on. The program and the examples must outlive it.
+// A run and its folder. When `step` returns, the step is in the journal and its state on disk. So a process may end at
+// any moment, and another one goes on. Program and examples must outlive the object.
 class Run {
  public:
-  // Begins one in a new folder.
+  // Begins a run in a new folder.
   Run(const std::string& folder, Program& program, const Examples& examples, const Settings& settings);
-  // Goes on with one of this driver or the Python one, behind its last whole step.
+  // Goes on behind the last whole step of a run, whether this driver or the Python one made it.
   Run(const std::string& folder, Program& program, const Examples& examples);
   ~Run();
 
-  // One step, and the evaluations that are due beside it. After a throw, on with a new object.
+  // Makes one step, and the evaluations that are due beside it. After an Error, go on with a new object.
   const Record& step();
-  void sync();  // all through to the disk
+  // Writes everything through to the disk.
+  void sync();
   bool done() const { return steps() >= settings_.steps; }
-  int64_t steps() const { return static_cast<int64_t>(records_.size()); }  // that are made
+  // How many steps are made.
+  int64_t steps() const { return static_cast<int64_t>(records_.size()); }
   const std::vector<Record>& records() const { return records_; }
   const Settings& settings() const { return settings_; }
   const std::vector<float>& state() const { return state_; }
-  std::string summary() const;  // of all steps so far, a JSON object
+  // A JSON object about all steps so far.
+  std::string summary() const;
 
-  // What a folder says of its run: where its program and its examples are.
+  // Where a run's program and its examples are, as its folder says.
   static std::pair<std::string, std::string> sources(const std::string& folder);
 
  private:
@@ -164,7 +236,7 @@ class Run {
   const Examples& examples_;
   Settings settings_;
   std::vector<float> state_, good_;
-  std::string folder_;  // which is made when all that is given has been read
+  std::string folder_;  // made once everything that was given has been read
   Batches batches_;
   std::unique_ptr<class Journal> journal_;
   Guard guard_;

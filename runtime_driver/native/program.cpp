@@ -1,9 +1,6 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor_ptr.h>
 
-#include <algorithm>
-#include <numeric>
-
 #include "internal.h"
 
 // The wheel has the library, not its header (extension/threadpool/threadpool.h).
@@ -33,10 +30,12 @@ std::vector<float> floats(const EValue& value) {
   return {tensor.const_data_ptr<float>(), tensor.const_data_ptr<float>() + tensor.numel()};
 }
 
+}  // namespace
+
 Manifest read_manifest(const std::string& text, const std::string& where) try {
   Json j = parse_json(text), adapter = j.at("adapter"), mask = j.at("mask_token");
-  if (j.at("format") != "prge" || j.at("version") != 1) throw Error("another version");
-  if (j.at("kind") != "step") throw Error("it continues text, and does not train");
+  if (j.at("format") != "prge" || j.at("version") != 1) throw Odd("another version");
+  if (j.at("kind") != "step") throw Odd("it continues text, and does not train");
   Manifest m{};
   m.json = text;
   m.adapter_sha256 = adapter.at("sha256");
@@ -56,7 +55,7 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   for (auto& module : adapter.at("modules"))
     m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
   if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.parameters < 1 || m.parameters > m.state_size)
-    throw Error("its sizes make no step");
+    throw Odd("its sizes make no step");
   m.beta_mean = j.at("betas").at(0);
   m.beta_square = j.at("betas").at(1);
   m.eps = j.at("eps");
@@ -68,8 +67,6 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
 } catch (const std::exception& e) {
   throw Error(where + " is not a program made by prge, or by another version of it (" + e.what() + ")");
 }
-
-}  // namespace
 
 Program::Program(const std::string& path, unsigned threads)
     : path_(fs::exists(path + "/program.pte") ? path + "/program.pte" : path) {
@@ -94,9 +91,9 @@ std::vector<float> Program::initial_state() const {
   const Manifest& m = manifest_;
   if (parse_json(m.json).at("adapter").at("subspace") != "peft") return std::vector<float>(m.state_size);
   std::string file = fs::path(path_).replace_filename("initial.safetensors").string();
-  auto held = Tensors<float>::read(file, "a state of prge");
+  auto held = Tensors<float>::read(file, "a state of prge", false);
   auto& state = held.vectors["state"];
-  if (static_cast<int64_t>(state.size()) != m.state_size || held.metadata["adapter_sha256"] != m.adapter_sha256)
+  if (static_cast<int64_t>(state.size()) != m.state_size || held.text("adapter_sha256") != m.adapter_sha256)
     throw Error(file + " is not the state that the program goes on from; copy it there again");
   return state;
 }
@@ -105,40 +102,23 @@ Program::Result Program::execute(const Batch& rows, const std::vector<float>& st
                                  double eps) {
   before_each();
   const Manifest& m = manifest_;
-  int64_t length = m.min_tokens, width = m.label_words() ? 1 : m.max_targets;
-  for (auto* e : rows) length = std::max<int64_t>(length, e->tokens.size());
-  // Right-padded rows; positions whose next token is a target; the targets' or the label's index; their weights.
-  std::vector<int64_t> tokens(rows.size() * length, m.pad_token), position(rows.size() * width), target = position;
-  std::vector<float> weight(position.size());
-  for (size_t row = 0; row < rows.size(); row++) {
-    const Example& e = *rows[row];
-    std::copy(e.tokens.begin(), e.tokens.end(), tokens.begin() + row * length);
-    int64_t end = e.tokens.size(), at = row * width;
-    if (m.label_words()) {
-      auto mask = std::find(e.tokens.begin(), e.tokens.end(), m.mask_token) - e.tokens.begin();
-      position[at] = m.answer_at == "mask" ? mask : m.answer_at == "first" ? 0 : end - 1;
-      target[at] = std::max(e.label, 0);
-    }
-    for (int64_t i = 0; i < e.targets; i++) {
-      position[at + i] = end - e.targets - 1 + i;
-      target[at + i] = e.tokens[end - e.targets + i];
-      weight[at + i] = static_cast<float>(1.0 / e.targets);
-    }
-  }
+  Inputs in = collate(rows, m);
+  int64_t n = rows.size(), width = in.position.size() / rows.size();
   std::vector<executorch::extension::TensorPtr> inputs;
   auto give = [&](std::vector<int64_t> sizes, auto numbers) {
     inputs.push_back(executorch::extension::make_tensor_ptr({sizes.begin(), sizes.end()}, std::move(numbers)));
   };
-  int64_t n = rows.size();
   give({m.state_size}, state);
-  give({n, length}, std::move(tokens));
-  give({n, width}, std::move(position));
-  give(m.label_words() ? std::vector{n} : std::vector{n, width}, std::move(target));
-  if (!m.label_words()) give({n, width}, std::move(weight));
+  give({n, in.length}, std::move(in.tokens));
+  give({n, width}, std::move(in.position));
+  give(m.label_words() ? std::vector{n} : std::vector{n, width}, std::move(in.target));
+  if (!m.label_words()) give({n, width}, std::move(in.weight));
   give({1}, std::vector<int64_t>{seed});
   give({1}, std::vector<float>{static_cast<float>(lr)});
   give({1}, std::vector<float>{static_cast<float>(eps)});
+  auto began = Clock::now();
   auto outputs = runtime_->execute("forward", std::vector<EValue>(inputs.begin(), inputs.end()));
+  execution_seconds += since(began);
   if (!outputs.ok()) throw Error(path_ + ": the ExecuTorch runtime could not run a step");
   Result result{floats(outputs->at(0)), floats(outputs->at(1)), {}};
   if (m.label_words()) result.scores = floats(outputs->at(2));
@@ -150,28 +130,11 @@ Program::Result Program::execute(const Batch& rows, const std::vector<float>& st
 
 Program::Result Program::step(const Batch& batch, const std::vector<float>& state, int64_t seed, double lr,
                               double eps) {
-  const Manifest& m = manifest_;
   Batch rows;
-  for (int64_t copy = 0; copy < m.copies(); copy++) rows.insert(rows.end(), batch.begin(), batch.end());
-  int64_t seeds = m.outer ? 1 : m.queries, executions = seeds * (m.inner ? 1 : 2);
-  std::vector<float> total(state.size()), losses[2];  // at +eps, at -eps
-  for (int64_t i = 0; i < executions; i++) {
-    bool negative = !m.inner && i % 2;
-    int64_t query = m.inner ? i : i / 2;
-    Result one = execute(rows, state, seed + query, lr / static_cast<double>(seeds), negative ? -eps : eps);
-    one.scores.clear();
-    if (m.perturb == "activations") return one;
-    for (int64_t copy = 0; copy < m.copies(); copy++) {
-      auto from = one.losses.begin() + copy * m.batch;
-      double mean = std::accumulate(from, from + m.batch, 0.0) / static_cast<double>(m.batch);
-      losses[m.inner ? 2 * copy >= m.copies() : negative].push_back(static_cast<float>(mean));
-    }
-    for (size_t k = 0; k < total.size(); k++) total[k] += one.state[k] - state[k];
-    if (executions == 1) total = std::move(one.state);
-  }
-  losses[0].insert(losses[0].end(), losses[1].begin(), losses[1].end());
-  for (size_t k = 0; k < total.size() && executions > 1; k++) total[k] += state[k];
-  return {std::move(total), std::move(losses[0]), {}};
+  for (int64_t copy = 0; copy < manifest_.copies(); copy++) rows.insert(rows.end(), batch.begin(), batch.end());
+  return step_by(manifest_, state, seed, lr, eps, [&](int64_t query_seed, double query_lr, double signed_eps) {
+    return execute(rows, state, query_seed, query_lr, signed_eps);
+  });
 }
 
 }  // namespace prge

@@ -5,25 +5,97 @@
 #include "internal.h"
 
 namespace prge {
+namespace {
 
-// Far above where the run began: a mean over 10 steps of twice the first loss, and more than 1 nat over it.
-bool Guard::diverged(double loss) const {
-  double next = mean + (loss - mean) / 10;  // not a number at the first loss, which is never far
-  return !std::isfinite(loss) || next > first + std::max(first, 1.0);
+// Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
+constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
+// A loss measured in int8 may rise by so much from rounding alone.
+constexpr double kRounding = 1e-2;
+
+}  // namespace
+
+double lr_at(const Settings& s, int64_t step, const Manifest& m) {
+  double now = s.lr * (1.0 - static_cast<double>(step) / static_cast<double>(s.steps));
+  // The optimizer's means begin at zero, and are too small at first.
+  auto behind = static_cast<double>(s.after + step + 1);
+  double mean = 1.0 - std::pow(m.beta_mean, behind), square = 1.0 - std::pow(m.beta_square, behind);
+  if (m.optimizer == "sgd") return now;
+  return m.optimizer == "momentum" ? now / mean : now * std::sqrt(square) / mean;
+}
+
+int64_t seed_at(const Settings& s, int64_t step, const Manifest& m) {
+  return (s.seed << 32) + (s.after + step) * m.queries;
+}
+
+Inputs collate(const Batch& rows, const Manifest& m) {
+  int64_t length = m.min_tokens, width = m.label_words() ? 1 : m.max_targets;
+  for (auto* e : rows) length = std::max<int64_t>(length, e->tokens.size());
+  std::vector<int64_t> tokens(rows.size() * length, m.pad_token), zeros(rows.size() * width);
+  Inputs in{length, std::move(tokens), zeros, zeros, std::vector<float>(zeros.size())};
+  for (size_t row = 0; row < rows.size(); row++) {
+    const Example& e = *rows[row];
+    std::copy(e.tokens.begin(), e.tokens.end(), in.tokens.begin() + row * length);
+    int64_t end = e.tokens.size(), at = row * width;
+    if (m.label_words()) {
+      auto mask = std::find(e.tokens.begin(), e.tokens.end(), m.mask_token) - e.tokens.begin();
+      in.position[at] = m.answer_at == "mask" ? mask : m.answer_at == "first" ? 0 : end - 1;
+      in.target[at] = std::max(e.label, 0);
+    }
+    for (int64_t i = 0; i < e.targets; i++) {
+      in.position[at + i] = end - e.targets - 1 + i;
+      in.target[at + i] = e.tokens[end - e.targets + i];
+      in.weight[at + i] = static_cast<float>(1.0 / e.targets);
+    }
+  }
+  return in;
+}
+
+// Loops that are not in the program run here: over the queries, and inside over the signs of eps.
+Program::Result step_by(const Manifest& m, const std::vector<float>& state, int64_t seed, double lr, double eps,
+                        const Execute& execute) {
+  int64_t seeds = m.outer ? 1 : m.queries, executions = seeds * (m.inner ? 1 : 2);
+  std::vector<float> moved(state.size()), losses[2];  // at +eps, at -eps
+  for (int64_t i = 0; i < executions; i++) {
+    bool negative = !m.inner && i % 2;
+    auto one = execute(seed + (m.inner ? i : i / 2), lr / static_cast<double>(seeds), negative ? -eps : eps);
+    one.scores.clear();
+    if (m.perturb == "activations") return one;
+    for (int64_t copy = 0; copy < m.copies(); copy++) {
+      auto from = one.losses.begin() + copy * m.batch;
+      double mean = std::accumulate(from, from + m.batch, 0.0) / static_cast<double>(m.batch);
+      losses[m.inner ? 2 * copy >= m.copies() : negative].push_back(static_cast<float>(mean));
+    }
+    for (size_t k = 0; k < moved.size(); k++)
+      moved[k] = executions == 1 ? one.state[k] : moved[k] + (one.state[k] - state[k]);
+  }
+  losses[0].insert(losses[0].end(), losses[1].begin(), losses[1].end());
+  for (size_t k = 0; k < moved.size() && executions > 1; k++) moved[k] += state[k];
+  return {std::move(moved), std::move(losses[0]), {}};
+}
+
+Guard::Decision Guard::watch(double loss, bool finite) {
+  if (first == kNone && !std::isfinite(loss))
+    throw Error("the first loss is not finite; is --eps far from what `prge calibrate` proposes?");
+  // Diverged: the running mean over 10 steps is twice the first loss, and more than 1 nat above it. At the first step
+  // `next` is not a number, and the comparison false.
+  double next = mean + (loss - mean) / 10;
+  bool back_off = !std::isfinite(loss) || !finite || next > first + std::max(first, 1.0);
+  return {back_off, note(loss, back_off)};
 }
 
 bool Guard::note(double loss, bool backed_off) {
+  bool fresh = first == kNone;
+  if (fresh) first = mean = best = loss;
   if (backed_off) {
     scale /= 2;
     mean = best;
     losses.clear();
-    return false;
+    return fresh;
   }
-  bool fresh = first == kNone;
-  if (fresh) first = mean = best = loss;
   mean += (loss - mean) / 10;
   losses.push_back(loss);
   if (losses.size() < 10) return fresh;
+  // Ten count, because one low loss may be luck of the batch in a state that is already lost.
   double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10, before = best;
   losses.clear();
   best = std::min(of_ten, before);
@@ -31,7 +103,12 @@ bool Guard::note(double loss, bool backed_off) {
 }
 
 Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples) {
-  const Manifest& m = program.manifest();
+  return evaluate_by(program.manifest(), examples,
+                     [&](const Batch& rows) { return program.execute(rows, state, 0, 0, 0); });
+}
+
+Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
+                       const std::function<Program::Result(const Batch&)>& execute) {
   struct Given {
     float loss;
     int64_t highest;  // of the label words
@@ -48,7 +125,7 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
     count = std::min(count, rows.size() - start);
     Batch part;
     for (int64_t i = 0; i < m.rows(); i++) part.push_back(rows[start + i % count]);
-    auto result = program.execute(part, state, 0, 0, 0);
+    auto result = execute(part);
     for (size_t i = 0; i < count; i++) {
       auto scores = result.scores.begin() + (m.label_words() ? i * m.labels : 0), end = result.scores.end();
       auto highest = std::max_element(scores, m.label_words() ? scores + m.labels : end) - scores;
@@ -71,10 +148,8 @@ Evaluation evaluate(Program& program, const std::vector<float>& state, const std
 }
 
 // As prge/runtime_driver/loop/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
-// Half of the batches give the direction, the other half the losses.
 double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
   const Manifest& m = program.manifest();
-  constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
   size_t size = m.parameters;
   std::vector<float> state = start;
   std::fill(state.begin() + size, state.end(), 0.0f);
@@ -84,7 +159,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     auto stepped = program.step(batches.at(i), state, kDirections + i * m.queries, 1.0, eps).state;
     if (!finite(stepped)) throw Error("the estimate is not finite at eps " + dump(eps));
     for (size_t k = 0; k < size; k++) {
-      // The first mean of an optimizer that has one is its share of the gradient; else the step itself.
+      // Momentum and Adam keep (1 - beta) times the gradient. A step of SGD with lr 1 is the gradient.
       double g = m.optimizer == "sgd" ? state[k] - stepped[k] : stepped[size + k] / static_cast<float>(1 - m.beta_mean);
       direction[k] += g / kHalf;
       square[k] += g * g / kHalf;
@@ -94,17 +169,23 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
     for (auto* e : batches.at(i)) held.push_back(*e);
-  double before = evaluate(program, state, held).loss, way = m.lr / 4, least = before;
-  std::vector<std::pair<double, double>> along;
-  for (int tries = 0; tries < 16; tries++, way *= 2) {
+  return search_lr(evaluate(program, state, held).loss, m.lr / 4, [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
-    double loss = evaluate(program, moved, held).loss;
+    return evaluate(program, moved, held).loss;
+  });
+}
+
+double search_lr(double before, double way, const std::function<double(double)>& loss_at) {
+  double least = before;
+  std::vector<std::pair<double, double>> along;
+  for (int tries = 0; tries < 16; tries++, way *= 2) {
+    double loss = loss_at(way);
     along.emplace_back(way, loss);
     least = std::min(least, loss);
-    if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + 1e-2) break;
+    if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + kRounding) break;
   }
-  // Where a parabola through the least and its neighbours has its bottom; ways double.
+  // The bottom of a parabola through the least loss and its neighbours, in octaves from the least: ways double.
   auto best = std::min_element(along.begin(), along.end(), [](auto& a, auto& b) { return a.second < b.second; });
   double octaves = 0;
   if (best != along.begin() && best + 1 != along.end()) {

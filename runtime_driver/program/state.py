@@ -132,7 +132,7 @@ def steps_behind(path: Path, manifest: Manifest) -> int:
         return 0
     state, metadata = open_state(path)
     steps = metadata.get("steps", "0")
-    if not (steps.isdecimal() and len(steps) < 16):
+    if not (steps.isascii() and steps.isdecimal() and len(steps) < 10):
         raise UserError(f"{path} is not a state of prge: it says of its steps {steps[:20]!r}")
     return int(steps) if state.shape == (manifest.state_size,) else 0
 

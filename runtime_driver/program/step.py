@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.files.seal import sealed
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
 from prge.memory import return_freed
 from prge.quiet import quiet
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 
 # A kind of program: its file, and the command that writes it.

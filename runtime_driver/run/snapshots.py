@@ -75,8 +75,8 @@ def read_snapshot(path: Path) -> Snapshot:
         if state.dim() != 1 or any(t.dtype != torch.float32 or t.shape != state.shape for t in tensors.values()):
             raise ValueError("its tensors are no states")
         steps = parse(int, parse_json(metadata["run_steps"]))
-        if steps < 0 or (steps and good is None):
-            raise ValueError("its steps are below zero, or it lacks a best state")
+        if steps < 0 or (steps > 0) != (good is not None):
+            raise ValueError("its steps are below zero; or it lacks a best state, or has one before the first step")
         return Snapshot(steps, state, good)
     except (KeyError, ValueError, TypeError) as e:
         raise UserError(f"{path} is not a snapshot of a run: {e!r}") from e

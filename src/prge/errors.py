@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do; the command line prints it and exits with 1."""
+    """One sentence: what was wrong, where, and what to do. The command line prints it and exits with 1."""

@@ -17,16 +17,16 @@ from prge.files.typed import parse, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-# Of a run folder.
+# Its name in a run folder.
 ADAPTER_FOLDER = "adapter"
 
-# Settings of PEFT's under which an adapter is more, or other, than pairs of one rank on an unchanged base.
+# PEFT settings that make an adapter something else than pairs of one rank on an unchanged base.
 _BEYOND_PAIRS = (
     "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora", "layer_replication",
     "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config",
 )  # fmt: skip
-# Initializations that take something out of the base's own weights.
+# Initializations that change the base's own weights.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -35,9 +35,10 @@ class Lora:
     """An adapter that adds ``scale * B A`` to the weights of some linear modules.
 
     Attributes:
-        path: its folder.
-        base, base_sha256: the name of the model that it was trained on, and its digest where prge wrote it.
-        rank: r.
+        path: the adapter's folder.
+        base: name of the model that it was trained on.
+        base_sha256: the model's digest, where prge wrote the adapter; else None.
+        rank: r, the rank of every pair.
         scale: ``alpha / r``, or ``alpha / sqrt(r)`` where the adapter says so.
         pairs: (A [r, in], B [out, r]) in float32, by the module's name in the base model.
     """
@@ -54,7 +55,7 @@ def read_lora(folder: Path) -> Lora:
     """Read a PEFT adapter folder, whoever trained it.
 
     Raises:
-        UserError: nothing there, damaged, or more than LoRA pairs of one rank, naming the field.
+        UserError: no adapter there, damaged, or not plain LoRA pairs of one rank. The message names the field.
     """
     config, data = folder / CONFIG_FILE, read_config(folder)
     weights = folder / WEIGHTS_FILE
@@ -90,7 +91,7 @@ def read_lora(folder: Path) -> Lora:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of ``adapter_config.json``; a UserError where there is none, or it cannot be read."""
+    """The fields of ``adapter_config.json``; a UserError if it is missing or cannot be read."""
     config = folder / CONFIG_FILE
     if not config.is_file():
         raise UserError(f"{folder} is not a PEFT adapter folder (no {CONFIG_FILE})")
@@ -102,11 +103,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_base(path: Path, base: str, sha256: str | None, here: str, expected: str) -> None:
-    """Raise a UserError when what is at ``path`` says that it was trained on ``base``, which is not ``here``.
+    """Raise a UserError if ``path`` was trained on another base than the one here.
 
     Args:
-        sha256: digest of ``base``; None where nobody wrote it down.
-        expected: digest of ``here``.
+        base: name of the base that ``path`` was trained on.
+        sha256: that base's digest; None if it is not known, and then nothing is raised.
+        here: name of the base here.
+        expected: its digest.
     """
     if sha256 not in (None, expected):
         raise UserError(
@@ -129,11 +132,11 @@ def _pairs(weights: Path, tensors: dict[str, Tensor], rank: int) -> dict[str, tu
 
 
 def core_between(b: Tensor, d: Tensor) -> Tensor:
-    """R [k, r] with ``D R`` nearest to B, for B [out, r] and D [out, k] of full column rank."""
+    """The core R [k, r] for which ``D R`` is nearest to B. B is [out, r]; D is [out, k], of full column rank."""
     solution: Tensor = torch.linalg.lstsq(d.double(), b.double()).solution
     return solution.float()
 
 
 def adapter_folder(path: Path) -> Path:
-    """The PEFT adapter folder of a run folder; else ``path`` itself."""
+    """The adapter folder in a run folder; any other ``path`` itself."""
     return path / ADAPTER_FOLDER if (path / ADAPTER_FOLDER).is_dir() else path

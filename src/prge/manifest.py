@@ -1,12 +1,13 @@
-"""What a program says about itself: the JSON that its ``manifest`` method returns.
+"""What a program says about itself: the JSON text that its ``manifest`` method returns.
 
-The only thing that the export side and the driver share.
+It is all that the exporter tells the drivers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 from prge.errors import UserError
 from prge.files.typed import parse, parse_json
 
-# Where a label's word is predicted: at the last token, the mask, or the first token.
+# The token at which a label's word is predicted.
 AnswerAt = Literal["last", "mask", "first"]
 
 FORMAT = "prge"
@@ -27,13 +28,19 @@ GENERATE_FILE = "generate.pte"
 TOKENIZER_FILE = "tokenizer.json"
 INITIAL_FILE = "initial.safetensors"
 
-# Sizes and tokens stay below, as the runtime's do.
+# Sizes and tokens are below this bound, as those of the runtime are.
 _LARGEST = 2**31
 
 
 @dataclass(frozen=True)
 class Label:
-    """A class: its name in the data, its label word, and that word's vocabulary index."""
+    """A class.
+
+    Attributes:
+        name: as the data has it.
+        word: the label word that stands for it.
+        token: the word's vocabulary index; of a plain encoder, the label's row in its head.
+    """
 
     name: str
     word: str
@@ -74,9 +81,13 @@ class Adapter:
     """What trains.
 
     Attributes:
-        task_type: PEFT's name of what the model is for.
-        fan_in_fan_out: whether the checkpoint's weights are [in, out].
-        sha256: of all the other fields and the frozen factors (`digest`); empty before there are factors.
+        rank: LoRA's r.
+        alpha: LoRA's alpha; the pairs are scaled by ``alpha / rank``.
+        subspace: where the cores train; None for the whole B of LoRA-FA.
+        modules: the adapted linears, in state order.
+        task_type: PEFT's name of what the model is for; None where it has none.
+        fan_in_fan_out: whether the checkpoint's weights are [in, out], as GPT-2's are.
+        sha256: hex digest of the other fields and the frozen factors (`digest`); empty before there are factors.
     """
 
     rank: int
@@ -88,22 +99,27 @@ class Adapter:
     sha256: str = ""
 
     def digest(self, factors: bytes) -> str:
-        """Hex digest of the layout and the frozen factors: which states fit."""
-        # A whole alpha is written as it comes, 8, and read as 8.0.
+        """Hex digest of these fields and the frozen factors; a state fits adapters of the same digest."""
+        # An alpha of 8 is read again as 8.0, and both must give one digest.
         layout = replace(self, alpha=float(self.alpha), sha256="")
         return hashlib.sha256(json.dumps(asdict(layout)).encode() + factors).hexdigest()
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The frozen decoder's sizes.
+    """The frozen model's sizes.
 
     Attributes:
-        layer_weights, layer_outputs: numbers in one layer's linears, and their outputs in all.
-        head: of one attention head.
+        layers: how many.
+        hidden: H, numbers in a hidden state.
+        heads: heads of queries in a layer.
+        head: numbers in a head.
+        layer_weights: weights in the linears of one layer.
+        layer_outputs: outputs of the linears of one layer, all together.
+        vocabulary: tokens of the embedding.
         tied: whether the LM head is the embedding's table.
-        transform: numbers in the linears between the last layer and the head.
-        learned_positions: whether every position of a row has a learned vector.
+        transform: weights in the linears between the last layer and the head.
+        learned_positions: whether the positions of a row have learned embeddings.
     """
 
     layers: int
@@ -120,35 +136,39 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a driver needs to know.
+    """All that a driver needs to know of a program.
 
     Attributes:
-        model: where the checkpoint came from.
-        model_sha256: of its parameters (`Checkpoint.digest`).
-        quantization: ``"f32"``, ``"8da8w"`` or ``"8da4w"``.
-        queries, batch, outer, inner, noise, perturb, optimizer: the step's shape (`StepConfig`).
-        betas: decay of the optimizer's means, for the correction of the first steps in lr.
-        min_tokens, max_tokens: bounds of T; equal in a program of fixed length.
-        state_size: of the state: the parameters, and behind them the optimizer's slots.
-        objective: ``"label-words"`` or ``"language-modelling"``.
-        template: the prompt, with the data's column names in braces.
+        model: where the checkpoint came from: a preset, path or hub id.
+        model_sha256: hex digest of its parameters (`Checkpoint.digest`).
+        quantization: how the frozen weights are stored.
+        queries, batch, outer, inner, noise, perturb, optimizer: the step's shape, as in `StepConfig`.
+        betas: decay of the optimizer's two means. A driver corrects lr for the means' first steps by them.
+        min_tokens, max_tokens: bounds of T, tokens of a row; equal in a program of one length.
+        state_size: numbers in the state: the parameters, and the optimizer's slots behind them.
+        objective: classification by label words, or language modelling.
+        template: the prompt, with the data's column names in braces; empty for plain text.
         labels: the classes (label words only).
-        label_column: where the data names the class (label words only).
-        answer_at: the token at which the label is predicted: "last", "mask" or "first" (label words only).
-        mask_token: of an encoder that predicts at it; ``{mask}`` in the template.
-        target: the template of the target text (language modelling only).
-        choices: the data's column of candidates for ``{choice}``, among which evaluation chooses; else empty.
-        chat_template, special_tokens: the tokenizer's, for chat messages and generation; else empty.
-        task: its name in `prge.examples.tasks`, or empty.
-        max_targets: M, the most target tokens of an example (language modelling only).
-        tokenizer_sha256: of the tokenizer file's bytes.
+        label_column: the data's column of label names (label words only).
+        answer_at: the token at which the label is predicted: the row's last, the mask, or the first (label words only).
+        mask_token: the token that ``{mask}`` in the template becomes, of an encoder that answers there; else None.
+        target: the answer's template (language modelling only).
+        choices: the data's column of candidate answers, which stand for ``{choice}`` one by one; empty where there are
+            none.
+        chat_template: the chat's template, in jinja, for chats and for generation; empty where there is none.
+        special_tokens: the tokens that the chat's template names.
+        task: name of the task in `prge.examples.tasks`; empty for none.
+        max_targets: M, most target tokens of an example (language modelling only).
+        tokenizer_sha256: hex digest of the tokenizer file.
         pad_token: fills rows on the right.
         eps, lr: what `prge train` uses unless told otherwise.
         adapter: what trains.
-        architecture: what it trains on.
-        kind: ``"step"``, or ``"generate"`` for the program that continues text with a state of the step.
-        stop_tokens: what ends a text (generate only). Its ``max_tokens`` bounds prompt and continuation together.
+        architecture: the frozen model's sizes.
+        kind: ``"step"``, or ``"generate"`` for the program that continues text with the parameters of a step's state.
+        stop_tokens: the tokens that end a text (generate only). There ``max_tokens`` bounds prompt and continuation
+            together.
         chunk: most tokens of one execution (generate only).
+        format, version: say that this is a manifest of prge's, and of which version.
     """
 
     model: str
@@ -191,17 +211,17 @@ class Manifest:
 
     @property
     def parameters(self) -> int:
-        """How many numbers train; they stand first in the state."""
-        return sum(module.core[0] * module.core[1] for module in self.adapter.modules)
+        """S, how many parameters train; they stand first in the state."""
+        return sum(module.size for module in self.adapter.modules)
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a state or an adapter carries as metadata: its base, and its layout and frozen factors."""
+        """Metadata of states and adapters: which base they belong to, and which adapter."""
         return {"base": self.model, "base_sha256": self.model_sha256, "adapter_sha256": self.adapter.sha256}
 
     @property
     def copies(self) -> int:
-        """Copies of every row in one execution."""
+        """Copies of every row in one execution; 1 for perturbed activations, which copy no whole rows."""
         if self.perturb == "activations":
             return 1
         return (self.queries if self.outer else 1) * (2 if self.inner else 1)
@@ -217,14 +237,18 @@ class Manifest:
         return (1 if self.outer else self.queries) * (1 if self.inner else 2)
 
     def to_json(self) -> str:
+        """The text that `from_json` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
-        """Parse and check; ``where`` names the file in messages.
+        """Read a manifest, and check it.
+
+        Args:
+            where: names the file in messages.
 
         Raises:
-            UserError: not a prge manifest, of a newer version, or with missing or odd fields.
+            UserError: it is no manifest of prge's, of a newer version, or a field is missing, unknown or out of range.
         """
         try:
             data = parse_json(text)
@@ -240,7 +264,8 @@ class Manifest:
             )
         try:
             manifest = parse(cls, data)
-            manifest._check()
+            if fault := manifest.fault():
+                raise ValueError(" ".join(fault))
         except ValueError as e:
             raise UserError(
                 f"{where} has a manifest with missing, unknown or odd fields ({e}): it is damaged, or another version "
@@ -248,38 +273,44 @@ class Manifest:
             ) from e
         return manifest
 
-    def _check(self) -> None:
-        """Raise a ValueError naming the field that is out of range, or contradicts the others."""
+    def fault(self) -> tuple[str, str] | None:
+        """The first field that is out of range or contradicts the others, and what it must be; None where all fit."""
         a, offset = self.adapter, 0
         sizes = {"queries": self.queries, "batch": self.batch, "rank": a.rank, "layers": self.architecture.layers}
         sizes |= {"chunk": self.chunk} if self.kind == "generate" else {}
         sizes |= {"max_targets": self.max_targets} if self.objective == "language-modelling" else {}
-        above = {"eps": self.eps, "lr": self.lr, "alpha": a.alpha}
+        sizes |= {"max_tokens": self.max_tokens, "min_tokens": self.min_tokens}
+        for name, size in sizes.items():
+            if not 1 <= size < _LARGEST:
+                return name, f"must be from 1 to {_LARGEST - 1:,}, not {size:,}"
+        for name, value in {"eps": self.eps, "lr": self.lr, "alpha": a.alpha}.items():
+            if not 0 < value < math.inf:
+                return name, f"must be above zero and finite, not {value}"
+        if self.min_tokens > self.max_tokens:
+            return "min_tokens", f"must be at most max_tokens ({self.max_tokens:,}), not {self.min_tokens:,}"
+        if not all(0 <= beta < 1 for beta in self.betas):
+            return "betas", f"must be from 0 to below 1, not {self.betas}"
         tokens = [self.pad_token, self.mask_token or 0, *self.stop_tokens, *(label.token for label in self.labels)]
+        if not all(0 <= token < _LARGEST for token in tokens):
+            return "a token", f"must be from 0 to {_LARGEST - 1:,}"
         names = {label.name for label in self.labels}
-        checks = [(name, 1 <= value < _LARGEST) for name, value in sizes.items()]
-        checks += [(name, value > 0) for name, value in above.items()]
-        checks += [
-            ("betas", all(0 <= beta < 1 for beta in self.betas)),
-            ("a token", all(0 <= token < _LARGEST for token in tokens)),
-            ("min_tokens or max_tokens", 1 <= self.min_tokens <= self.max_tokens < _LARGEST),
-            ("labels", len(names) >= 2 if self.objective == "label-words" else not names),
-            ("mask_token", self.mask_token is not None or self.answer_at != "mask"),
-        ]
+        if (len(names) < 2) if self.objective == "label-words" else names:
+            return "labels", "must be two or more with different names, and none for language modelling"
+        if self.answer_at == "mask" and self.mask_token is None:
+            return "mask_token", "must be given where the model answers at it"
         for module in a.modules:
-            features, width = (module.in_features, module.out_features), module.core[1] if a.subspace else None
-            core = (a.rank, width or module.out_features)
-            right = min(*features, *core) >= 1 and (module.core, module.offset) == (core, offset)
-            checks.append((module.name, right))
-            offset += core[0] * core[1]
-        checks.append(("state_size", 0 < offset < _LARGEST and self.state_size in (offset, 2 * offset, 3 * offset)))
-        for name, right in checks:
-            if not right:
-                raise ValueError(f"{name} out of range")
+            columns = module.core[1] if a.subspace else module.out_features
+            right = min(module.in_features, module.out_features, columns) >= 1
+            if not right or module.core != (a.rank, columns) or module.offset != offset:
+                return module.name, "must have sizes, a core and an offset that fit each other"
+            offset += module.size
+        if not 0 < offset < _LARGEST or self.state_size not in (offset, 2 * offset, 3 * offset):
+            return "state_size", f"must be one, two or three times the {offset:,} parameters, not {self.state_size:,}"
+        return None
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex SHA-256 digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as f:
         while block := f.read(1 << 20):
@@ -288,7 +319,16 @@ def file_sha256(path: Path) -> str:
 
 
 def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
-    """Index of the token whose hidden state predicts the label; a UserError when there is no such mask token."""
+    """Index of the token whose hidden state predicts the label.
+
+    Args:
+        tokens: a row.
+        answer_at, mask_token: as in `Manifest`.
+        where: names the row in messages.
+
+    Raises:
+        UserError: the model answers at its mask token, and the row does not hold it exactly once.
+    """
     if answer_at != "mask":
         return 0 if answer_at == "first" else len(tokens) - 1
     if list(tokens).count(mask_token or 0) != 1:
@@ -300,19 +340,23 @@ def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | Non
 
 
 def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
-    """The last ``bound`` tokens; an encoder's first one, which opens every row, stays."""
+    """The last ``bound`` tokens of a row; an encoder's rows also keep their first token, which opens every text."""
     if len(tokens) <= bound or answer_at == "last":
         return tuple(tokens[-bound:])
     return (tokens[0], *tokens[len(tokens) - bound + 1 :])
 
 
 def template_columns(template: str) -> list[str]:
-    """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
+    """The column names in a template; ``{mask}`` is none.
+
+    Raises:
+        UserError: the template holds more than text and names in braces.
+    """
     try:
         fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
-    # A format or conversion, as in '{text:>9}', would be a second way to change the text, and can ask for gigabytes.
+    # Formats and conversions, as in '{text:>9}', are refused: they could ask for gigabytes.
     if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
     return [str(name) for name, _, _ in fields if name != "mask"]

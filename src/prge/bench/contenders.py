@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from prge.cost import inference_tokens
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram, load_plain, runtime, set_threads, without_exporter
 from prge.runtime_driver.run.folder import RunFolder

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Example
 
 
 class LoraAdamW:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from prge.bench.lora import LoraAdamW
+from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE, Manifest
 from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import batches
-from prge.runtime_driver.data.encoder import Encoder, Example, without
+from prge.runtime_driver.data.encoder import Encoder, without
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, fold

@@ -1,4 +1,4 @@
-"""Builds `prge-run`, the native runner in ``native/``, with the libraries of an executorch wheel."""
+"""What `prge build-runner` does: compiles the native runner against the libraries of an executorch wheel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,12 +31,12 @@ def build_runner(
     wheel: Annotated[
         AnyPath | None, Option("The target's executorch wheel, or a folder into which pip unpacked it; default: pip's.")
     ] = None,
-    sanitize: bool = False,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Build prge-run: the native runner for devices without Python.
 
     Args:
-        sanitize: stop at what AddressSanitizer and UndefinedBehaviorSanitizer find.
+        settings: of CMake, for developers, as ``-DPRGE_SANITIZE=ON``; with some, symbols are kept.
 
     Returns:
         ``runner``, its path; ``bytes``, its size; ``libraries``, the bytes of those beside it.
@@ -55,14 +56,14 @@ def build_runner(
     with tempfile.TemporaryDirectory() as scratch:
         package = _unpacked(target, wheel, Path(scratch)) if target else _package("executorch")
         build = str(Path(scratch) / "build")
-        settings = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}", f"-DPRGE_SANITIZE={'ON' if sanitize else 'OFF'}"]
-        settings.append(f"-DNLOHMANN_JSON={_package('nlohmann_json') / 'include'}")
+        found = [f"-Dexecutorch_DIR={package / 'share' / 'cmake'}"]
+        found.append(f"-DNLOHMANN_JSON={_package('nlohmann_json') / 'include'}")
         if target:
-            settings += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target}"]
-            settings.append(f"-DCMAKE_CXX_COMPILER={compiler}")
-        _run(cmake, "-S", str(SOURCES), "-B", build, *settings)
+            found += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target}"]
+            found.append(f"-DCMAKE_CXX_COMPILER={compiler}")
+        _run(cmake, "-S", str(SOURCES), "-B", build, *found, *settings)
         _run(cmake, "--build", build, "--parallel", str(os.cpu_count() or 1))
-        _run(cmake, "--install", build, "--prefix", str(output.resolve()), *([] if sanitize else ["--strip"]))
+        _run(cmake, "--install", build, "--prefix", str(output.resolve()), *([] if settings else ["--strip"]))
     runner = output / RUNNER
     libraries = sum(file.stat().st_size for file in output.glob("*.so"))
     return {"runner": str(runner), "bytes": runner.stat().st_size, "libraries": libraries}

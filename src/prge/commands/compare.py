@@ -1,4 +1,4 @@
-"""Runs side by side, from their folders alone."""
+"""What `prge compare` does: sets runs side by side, from their folders."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def compare(
     return result
 
 
-# Of a run's description, what `_summary` says, and digests.
+# Left out of the settings: `_summary` has them, or they are digests.
 _SHOWN = ("program", "base", "base_sha256", "adapter_sha256")
 
 
 def table_rows(result: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """(name, a value per run) of all that `compare` found."""
+    """The rows of a table of what `compare` found: a name, and a value for each run."""
     runs = result["runs"]
     for name in runs[0]:
         if name != "folder":

@@ -11,11 +11,12 @@ from torch import Tensor
 from prge.commands.hooks import Hooks
 from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
 from prge.errors import UserError
-from prge.examples.form import Numbered, fill
+from prge.examples.form import Numbered
 from prge.examples.metrics import answer_scores
+from prge.examples.rows import Example
 from prge.manifest import template_columns
 from prge.options import AnyPath, Option
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.run.folder import summary
@@ -88,7 +89,7 @@ def predict(
     scores = evaluate(loaded, read_state(loaded, state), examples).scores
     assert scores is not None
     predictions = [
-        {"label": m.labels[int(p.argmax())].name, "probability": float(p.max()), "text": " ".join(record.values())}
+        {"label": m.labels[int(p.argmax())].name, "probability": float(p.max()), "text": encoder.form.shown(record)}
         for p, (_, record) in zip(scores.softmax(1), records, strict=True)
     ]
     return {"predictions": predictions}
@@ -110,6 +111,6 @@ def score_answers(
         tokens = list(generator.generate(encoder.prompt(record, where), state, m.max_targets))
         text = encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         predictions.append(text.partition("\n")[0].strip())
-        golds.append(record.get("answers") or [fill(m.target, record, where)])
+        golds.append(encoder.form.golds(record, where))
         hooks.show("writing answers", len(golds), len(records), "")
     return answer_scores(predictions, golds)

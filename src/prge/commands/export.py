@@ -202,7 +202,7 @@ def write_program(
     records = records[:limit]
     if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
-    form = fitted(form, checkpoint.tokenizer, records)
+    form = fitted(form, checkpoint, records, texts or form.task)
     if hold_out and records:
         records, _ = split(records, form.text, *hold_out)
     if form != asked:
@@ -213,7 +213,7 @@ def write_program(
         config = replace(config, adapter=adapter_config(lora), lora=lora)
     manifest, report = export_program(
         checkpoint, config, output, lambda phase: hooks.show(phase, 0, None, model),
-        [record for _, record in records],
+        [record for _, record in records] if config.adapter.subspace == "fisher" else [],
     )  # fmt: skip
     result: dict[str, Any] = {
         "program": str(output / PROGRAM_FILE),

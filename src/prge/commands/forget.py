@@ -1,4 +1,4 @@
-"""`prge forget`: removes all that a run wrote, and nothing else."""
+"""What `prge forget` does: it removes what a run wrote, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, 
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 
-# What runs write, by folder; the description of the run goes last, so that a removal that was cut off can be repeated.
+# What runs write, by folder. The run's description goes last, so that a removal that was cut off can be repeated.
 _WRITTEN = {
     ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
     PROGRAM_FOLDER: (PROGRAM_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
@@ -25,10 +25,10 @@ _WRITTEN = {
 
 
 def written(folder: Path) -> list[Path]:
-    """What a run wrote of a run folder's files, in the order in which they may go; not behind links to other folders.
+    """The files that a run wrote, in the order in which to remove them. Links to other folders are not followed.
 
     Raises:
-        UserError: no run folder.
+        UserError: ``folder`` is not a run folder.
     """
     read_config(folder)
     found = []
@@ -45,7 +45,7 @@ def forget(run: Annotated[AnyPath, Option("A run folder.", argument=True)]) -> d
         ``files`` and ``bytes`` that were removed, and what is ``left`` in the folder, which prge did not write.
 
     Raises:
-        UserError: no run folder, one that a process works on, or something cannot be removed.
+        UserError: it is not a run folder, a process is working on it, or a file cannot be removed.
     """
     folder = Path(run)
     files = written(folder)

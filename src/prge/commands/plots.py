@@ -1,4 +1,4 @@
-"""A picture of one result: made off screen, written as a PNG."""
+"""Pictures of results, as PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's state made again from its journal: seeds give the directions, losses their weights."""
+"""What `prge replay` does: it makes a run's state again from the journal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prge.commands.hooks import Hooks
 from prge.commands.open import read_state
 from prge.commands.train import reopen
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.files.folders import new_folder
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
@@ -68,13 +68,14 @@ def replay_run(
 
 
 def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
-    """The states f32[state_size] after each of some steps from ``state``, without one forward pass.
+    """The state f32[state_size] after each step of a run with perturbed weights, without a forward pass.
 
-    The estimate of perturbed weights is ``mean_i (L+_i - L-_i) / 2 eps * z_i`` (arXiv 2409.15520, eq. 2), and the
-    journal has all of its numbers.
+    The estimate is ``mean_i (L+_i - L-_i) / 2 eps * z_i`` (arXiv 2409.15520, eq. 2). Seeds give the directions z_i, and
+    the journal has the losses.
 
     Args:
-        rows: of the journal, from its first on.
+        state: where the run began.
+        rows: the journal's, from the first on.
     """
     from prge.models.noise import noise
     from prge.models.optimizer import update
@@ -92,10 +93,10 @@ def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) ->
 def again(
     program: StepProgram, state: Tensor, examples: Sequence[Example], rows: Sequence[dict[str, Any]]
 ) -> Iterator[Tensor]:
-    """As `replay`, by the program itself: an update of perturbed activations also holds what the layers were given.
+    """As `replay`, by running the program again: with perturbed activations an update also needs the layers' inputs.
 
     Raises:
-        UserError: a loss is not the journal's to 1 %, so that examples or program are not the run's.
+        UserError: a loss differs from the journal's by more than 1 %: examples or program are not the run's.
     """
     guard = Guard()
     for row in rows:

@@ -19,11 +19,11 @@ from prge.commands.open import Device, Runtime, load, read_state, state_file
 from prge.commands.plots import plot_curves
 from prge.errors import UserError
 from prge.examples.detect import FormOptions
+from prge.examples.rows import Example
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
-from prge.runtime_driver.data.encoder import Example
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.read import read_records
+from prge.examples.rows import Example
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
@@ -20,7 +21,7 @@ from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
@@ -42,7 +43,7 @@ def verify(
     """Say what a file or folder is, and whether it is whole; a program runs once, in a process of its own.
 
     Raises:
-        UserError: nothing that prge knows, or not whole, with where.
+        UserError: it is nothing that prge knows, or it is damaged. The message says where.
     """
     path = Path(file)
     if path.is_dir():
@@ -52,7 +53,7 @@ def verify(
         if (path / GENERATE_FILE).is_file():
             return _program(path / GENERATE_FILE)
         raise UserError(
-            f"{path} is no program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})"
+            f"{path} is not a program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})"
         )
     if path.suffix == ".pte":
         return _program(path)
@@ -79,7 +80,7 @@ def _programs(folder: Path) -> dict[str, Any]:
 
 
 def _program(path: Path) -> dict[str, Any]:
-    """Of a program that does not bring its process down: no check of bytes tells one that was made to do so."""
+    """Run a program in a process of its own: one that was made to crash the runtime passes every check of its bytes."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     check_file(path)
@@ -99,7 +100,7 @@ def _program(path: Path) -> dict[str, Any]:
 
 
 def _try(path: Path) -> dict[str, Any]:
-    """Run a program once, on no text."""
+    """Run a program once, on rows of padding."""
     program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
     m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
     if m.adapter.sha256 != m.adapter.digest(frozen.numpy().tobytes()):

@@ -1,4 +1,4 @@
-"""Chat messages as text, by a tokenizer's own chat template, without transformers."""
+"""Chat messages as text, by the tokenizer's own chat template; transformers is not needed."""
 
 from __future__ import annotations
 
@@ -24,22 +24,31 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prge.errors import UserError
 from prge.examples.read import Record
 
-# What a template may take for a conversation; they take milliseconds and kilobytes.
+# The most seconds and bytes that a template may take for a conversation. It usually needs milliseconds and kilobytes.
 _SECONDS, _BYTES = 5.0, 1 << 29
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A tokenizer's chat template, and the special tokens (``bos_token`` ...) that it may name."""
+    """How a model takes a conversation.
+
+    Attributes:
+        template: the tokenizer's chat template, in Jinja.
+        special_tokens: the tokens that the template may name, as ``bos_token``.
+    """
 
     template: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, reply: bool = False) -> str:
-        """The conversation as text; with ``reply`` up to where the assistant begins to speak.
+        """The conversation as text.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+            reply: whether the text ends where the assistant begins to speak.
 
         Raises:
-            UserError: when the template refuses the messages, or is broken.
+            UserError: the template refuses the messages, or is broken.
         """
         values = {**self.special_tokens, "messages": messages, "add_generation_prompt": reply}
         try:
@@ -52,10 +61,12 @@ class Chat:
             raise UserError(f"the chat template cannot write this conversation: {str(e) or type(e).__name__}") from e
 
     def records(self, row: Record, where: str) -> list[Record]:
-        """Every turn of the assistant's: ``prompt``, all before it, and ``answer``, it and its end-of-turn token.
+        """A record for every turn of the assistant.
+
+        Its ``prompt`` is the conversation before the turn. Its ``answer`` is the turn with its end-of-turn token.
 
         Raises:
-            UserError: no ``messages``, odd ones, or none of the assistant's.
+            UserError: the row has no ``messages`` of text, or none of them is the assistant's.
         """
         messages = row.get("messages")
         if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
@@ -73,10 +84,10 @@ class Chat:
                 raise UserError(f"{where}: {e}") from e
             if not whole.startswith(prompt):
                 raise UserError(f"{where}: the chat template does not begin a turn as it asks for one")
-            # What a template writes behind the end-of-turn token is nobody's to say.
+            # White space behind the end-of-turn token is the template's; the assistant does not write it.
             records.append({"prompt": prompt, "answer": whole[len(prompt) :].rstrip()})
         if not records:
-            raise UserError(f"{where}: no message of the role assistant, and nothing to learn")
+            raise UserError(f"{where}: no message of the role assistant, so there is nothing to learn")
         return records
 
 
@@ -85,7 +96,7 @@ def _is_message(message: Any) -> bool:
 
 
 class _Generation(Extension):
-    """``{% generation %} ... {% endgeneration %}``, with which some templates mark replies, is what stands in it."""
+    """``{% generation %} ... {% endgeneration %}``, with which some templates mark replies. Only the inside is kept."""
 
     tags = {"generation"}
 
@@ -95,26 +106,26 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Without powers: one of large numbers would not be interrupted."""
+    """Without the power operator: the signal that stops a slow template cannot interrupt a power of large numbers."""
 
     intercepted_binops = frozenset(("**",))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        raise jinja2.TemplateError("a chat template raises nothing to a power")
+        raise jinja2.TemplateError("a chat template must not use the power operator")
 
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """Bound the time and memory of a template, which comes with a program, from anywhere.
+    """Bound the time and memory of the block. A template comes with a program, and so from anywhere.
 
     Raises:
-        TimeoutError, MemoryError: inside of the block.
+        TimeoutError, MemoryError: the block took too much of either.
     """
 
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"it took more than {_SECONDS:g} seconds")
 
-    main = threading.current_thread() is threading.main_thread()  # others get no signals
+    main = threading.current_thread() is threading.main_thread()  # only that one gets signals
     limits = resource.getrlimit(resource.RLIMIT_AS)
     most = psutil.Process().memory_info().vms + _BYTES
     if limits[0] == resource.RLIM_INFINITY or most < limits[0]:
@@ -133,7 +144,7 @@ def _bounded() -> Iterator[None]:
 
 @cache
 def _compiled(template: str) -> jinja2.Template:
-    """In a sandbox, with the settings and helpers that transformers gives chat templates."""
+    """The template in a sandbox, with the settings and helpers that transformers gives chat templates."""
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )

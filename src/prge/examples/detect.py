@@ -1,4 +1,4 @@
-"""From a user's data to the form of its examples: what is text, what is a class, and which words say it."""
+"""The form of a user's data, told from their columns: which is text, which is a class, and what is to be learned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prge.examples.read import Record, part_file, read_records
 from prge.manifest import template_columns
 from prge.options import Option
 
-# Names that columns mostly have, best first.
+# Names that columns often have, the likeliest first.
 TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("passage", "question"))
 LABELS = ("label", "class", "category", "sentiment", "intent", "topic", "emotion", "stars", "rating")
@@ -54,7 +54,11 @@ class FormOptions:
 
     @property
     def words(self) -> tuple[tuple[str, str], ...]:
-        """(name, label word) pairs."""
+        """(class name, label word) pairs.
+
+        Raises:
+            UserError: one side of a pair is empty.
+        """
         pairs = [text.partition("=") for text in self.label if "=" in text]
         for name, _, word in pairs:
             if not (name and word):
@@ -63,6 +67,11 @@ class FormOptions:
 
     @property
     def label_column(self) -> str | None:
+        """The column of the classes, if it was named.
+
+        Raises:
+            UserError: several were.
+        """
         columns = [text for text in self.label if "=" not in text]
         if len(columns) > 1:
             raise UserError(f"--label names several columns ({', '.join(columns)}); give one, or NAME=WORD pairs")
@@ -70,7 +79,9 @@ class FormOptions:
 
 
 def form_of(asked: FormOptions, data: Path | None) -> Form:
-    """The form that was asked for; what was not is the task's, or inferred from the data, or the plain default.
+    """The form that was asked for.
+
+    What was left out is the task's. Without a task it is inferred from the data, and without data it has a default.
 
     Raises:
         UserError: the data cannot be read, or no form fits them.
@@ -94,13 +105,16 @@ def form_of(asked: FormOptions, data: Path | None) -> Form:
         "max_targets": asked.max_targets,
     }
     form = replace(form, **{name: value for name, value in given.items() if value is not None})
-    if asked.target and form.labels and not asked.words:  # the answer is text after all
+    if asked.target and form.labels and not asked.words:  # the user wants text where classes were inferred
         form = replace(form, labels=())
     return form
 
 
 def read_rows(file: Path) -> list[Record]:
-    """A file's rows; a TSV without header, seen by its first line recurring in kind, has ``text`` and ``label``."""
+    """The rows of a file. A TSV without a header has the columns ``text`` and ``label``.
+
+    A TSV has a header if its first line holds a known name, or names of which none is a value further down.
+    """
     columns: Sequence[str] = ("text", "label")
     if file.suffix.lower() == ".tsv" and file.is_file():
         with file.open(encoding="utf-8-sig", errors="replace") as f:
@@ -114,10 +128,10 @@ def read_rows(file: Path) -> list[Record]:
 
 
 def infer(rows: Sequence[Record], asked: FormOptions) -> Form:
-    """The form of own data: chat, multiple choice, text to text, classification, or plain text.
+    """The form of the user's own data: chat, multiple choice, text to text, classification, or plain text.
 
     Raises:
-        UserError: when the columns say none of these, and what to name.
+        UserError: the columns say none of these. The message says which option would.
     """
     columns = [name for name in rows[0] if all(name in row for row in rows)]
     texts = [name for name in columns if all(isinstance(row[name], str) for row in rows)]
@@ -169,7 +183,7 @@ def _named(column: str) -> str:
 
 
 def _prompt(columns: Sequence[str]) -> str:
-    """A template of one text, or of several with their names."""
+    """A template of one text; or of several, each after its name."""
     names = [_named(column) for column in columns]
     if len(names) == 1:
         return f"{{{names[0]}}}"
@@ -184,7 +198,7 @@ def _is_choices(rows: Sequence[Record], name: str) -> bool:
 
 
 def _label(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> str | None:
-    """A column named as classes are, or the one whose few short values recur."""
+    """The column of the classes: one with a usual name, or the only one of few short values that recur."""
     known = _first(texts, LABELS)
     if known and known != text:
         return known
@@ -198,7 +212,7 @@ def _label(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> st
 
 
 def _inputs(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> list[str]:
-    """What a class is said of: the text named, a known pair, a known name, or the longest column."""
+    """The columns that are classified: the named one, a known pair, a known name, or the longest text."""
     if text:
         return [text]
     for pair in PAIRS:
@@ -211,12 +225,12 @@ def _inputs(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> l
 
 
 def _order(name: str) -> tuple[float, str]:
-    """Numbers by size, then names."""
+    """Sorts numbers by size, and names behind them."""
     return (float(name), "") if re.fullmatch(r"-?\d+(\.\d+)?", name) else (float("inf"), name)
 
 
 def described(form: Form) -> dict[str, str]:
-    """What a user should see of a form before anything starts."""
+    """A form as a user should see it before anything starts: lines by their name."""
     kind = "classification" if form.labels else "multiple choice" if form.choices else "text to text"
     if form.chat:
         return {"kind": "chat", "trains on": "the assistant's messages", **_bounds(form)}

@@ -1,4 +1,4 @@
-"""What an example is, and a file's rows as records that its templates can be filled with."""
+"""What an example is: its form, and the records that fill the form's templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from prge.examples.tasks import find_task
 from prge.files.bounded import TEXT
 from prge.manifest import Manifest, template_columns
 
+# A record, and the number of its line (or of the record itself, in JSON and Parquet).
 Numbered = tuple[int, Record]
+
+# ``{choice}`` in a template stands for one of the choices.
+_CHOICE = "choice"
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,17 @@ class Form:
     """What an example is.
 
     Attributes:
-        template: the prompt.
-        labels: (name, label word) of every class; an empty word is still to be chosen.
-        label_column: of the class's name, or of the right choice.
-        target: template of the text to learn, where there are no labels.
-        choices: the column of candidates, of which ``{choice}`` is one; empty where there are none.
-        chat: how messages become ``prompt`` and ``answer``; its template is empty while the tokenizer is unknown.
-        task: a name in TASKS, whose files are read in its own way.
-        max_tokens, max_targets: bounds; None where the data are to be measured.
+        template: the prompt, with column names in braces.
+        labels: (name, label word) of every class. An empty word is still to be chosen.
+        label_column: the column of the class's name, or of the right choice.
+        target: template of the text to learn. Only where there are no labels.
+        choices: the column that holds the list of choices; empty where there are none. ``{choice}`` in the target (or
+            the template) stands for one of them.
+        chat: how messages become the columns ``prompt`` and ``answer``. Its template is empty as long as the tokenizer
+            is unknown.
+        task: a name in `TASKS`, which knows the task's files; or empty.
+        max_tokens: the most tokens of a row; None until the data are measured.
+        max_targets: the most target tokens of a row; None until the data are measured.
     """
 
     template: str = "{text}"
@@ -45,7 +52,7 @@ class Form:
 
     @classmethod
     def of(cls, m: Manifest) -> Form:
-        """A program's."""
+        """The form of a program."""
         labels = tuple((label.name, label.word) for label in m.labels)
         chat = Chat(m.chat_template, m.special_tokens) if m.chat_template else None
         return cls(
@@ -54,7 +61,7 @@ class Form:
 
     @classmethod
     def of_task(cls, name: str) -> Form:
-        """A task's."""
+        """The form of a task; a UserError if no task has the name."""
         t = find_task(name)
         choices = "choices" if t.kind == "multiple choice" else ""
         return cls(
@@ -64,22 +71,25 @@ class Form:
 
     @property
     def open(self) -> bool:
-        """Whether it is a task's or inferred, so that what a model needs may be added."""
+        """Whether prge wrote the template (a task's, or an inferred one), so that it may add what a model needs."""
         return bool(self.task) or self.max_tokens is None
 
     @property
     def columns(self) -> list[str]:
-        """The columns that an example is made of."""
+        """The columns of the data that an example is made of."""
         columns = template_columns(self.template) + template_columns(self.target)
         return columns + [self.label_column] * bool(self.labels or self.choices)
 
     def records(self, data: Path | None, part: Part = "train") -> list[Numbered]:
-        """The records of a file, with its line numbers; of a folder's or the hub's part.
+        """The records of a file, each with the number of its row.
 
-        Several records of one row (turns of a conversation, answers to a question) share its number.
+        A row may hold several records, as the turns of a conversation. They share its number.
+
+        Args:
+            data: a file, or a folder with a file for ``part``; None for the hub's data of the form's task.
 
         Raises:
-            UserError: as `read_records`; no data given, and no task whose data the hub has.
+            UserError: as `read_records` and `unfold`; or there are no data, and no task whose data the hub has.
         """
         if data is None:
             if not self.task:
@@ -98,7 +108,11 @@ class Form:
         return records
 
     def unfold(self, row: Record, where: str) -> list[Record]:
-        """The records in one row."""
+        """The records in one row.
+
+        Raises:
+            UserError: the row is not of the form's kind.
+        """
         if self.task:
             return find_task(self.task).records(row, where)
         if self.chat:
@@ -108,15 +122,33 @@ class Form:
         return [row]
 
     def text(self, record: Record) -> str:
-        """What tells records apart: prompt and target, without a label."""
+        """Prompt and target in one text, which tells a record from others; the label is no part of it."""
         return fill(self.template, {"mask": "", **record}, "the data") + fill(self.target, record, "the data")
+
+    def shown(self, record: Record) -> str:
+        """A record's text as a person reads it: the columns that the prompt is made of."""
+        return " ".join(str(record[name]) for name in dict.fromkeys(template_columns(self.template)))
+
+    def golds(self, record: Record, where: str) -> list[str]:
+        """The answers that count as right: those of a list ``answers``, where there is one, or else the target.
+
+        Raises:
+            UserError: as `fill`.
+        """
+        answers = record.get("answers")
+        if isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers):
+            return answers
+        return [fill(self.target, record, where)]
 
 
 def fill(template: str, record: Record, where: str) -> str:
     """A template with a record's columns in it.
 
+    Args:
+        where: the record's place, for messages.
+
     Raises:
-        UserError: a column is missing, or holds a list.
+        UserError: a column is missing or holds no text, or the text is too large.
     """
     columns = template_columns(template)
     try:
@@ -127,8 +159,8 @@ def fill(template: str, record: Record, where: str) -> str:
         text = template.format_map(record)
         size = len(text.encode())
     except KeyError as e:
-        if e.args == ("choice",):
-            raise UserError(f"{where}: no label, so that the right choice is unknown") from e
+        if e.args == (_CHOICE,):
+            raise UserError(f"{where}: no label, so the right choice is unknown") from e
         raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
     except UnicodeEncodeError as e:
         raise UserError(f"{where} is not text: {e}") from e
@@ -138,23 +170,39 @@ def fill(template: str, record: Record, where: str) -> str:
 
 
 def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
-    """A row with its right ``choice``: the label is the choice itself, its letter, or its index from 0."""
+    """A row with its right choice as the column ``choice``, and that choice's index, from 0, as its label.
+
+    The row's own label is the choice itself, its letter, or its index. A row without a label stays without both.
+
+    Raises:
+        UserError: the choices are not a list of texts, or the label is none of them.
+    """
+    if _CHOICE in (choices, label_column):
+        raise UserError(f"{where}: the column {_CHOICE!r} is prge's own; give yours another name")
     held, label = row.get(choices), row.get(label_column)
     if not isinstance(held, list) or len(held) < 2 or not all(isinstance(choice, str) for choice in held):
         raise UserError(f"{where}: column {choices!r} must be a list of at least two texts")
     if label is None:
-        return row
+        return {name: value for name, value in row.items() if name != _CHOICE}
     names = {chr(ord("A") + i): i for i in range(len(held))} | {str(i): i for i in range(len(held))}
     names |= {choice: i for i, choice in enumerate(held)}
-    if label not in names:
+    if not isinstance(label, str) or label not in names:
         raise UserError(f"{where}: {label_column} {label!r} is none of the choices, nor a letter or index of one")
-    return {**row, label_column: str(names[label]), "choice": held[names[label]]}
+    return {**row, label_column: str(names[label]), _CHOICE: held[names[label]]}
 
 
 def split(
     records: Sequence[Numbered], text: Callable[[Record], str], fraction: float, seed: int
 ) -> tuple[list[Numbered], list[Numbered]]:
-    """(train, dev): a share of the distinct rows for dev; equal ones, and all of one row, stay on one side."""
+    """(train, dev): a share of the distinct texts goes to dev.
+
+    Equal texts are on the same side, and so are all records of one row.
+
+    Args:
+        text: what two equal records have in common.
+        fraction: the share, from 0 to 1; dev gets at least one text.
+        seed: of the shuffle.
+    """
     first: dict[int, str] = {}
     for number, record in records:
         if number not in first:

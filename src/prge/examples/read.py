@@ -1,4 +1,4 @@
-"""Data files in, rows by column name out: JSONL, CSV, TSV, JSON, Parquet and plain text."""
+"""Data files as rows by column name: JSONL, CSV, TSV, JSON, Parquet and plain text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prge.errors import UserError
 from prge.files.bounded import DATA, TEXT, check_size, read_bounded
 from prge.files.typed import parse_json
 
-# A row: text by column; JSON's lists and objects as they are.
+# A row: its text by column. JSON's lists and objects stay what they are.
 Record = dict[str, Any]
 Part = Literal["train", "dev"]
 
@@ -23,7 +23,7 @@ _KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 
 def part_file(path: Path, part: Part) -> Path:
-    """``path`` itself, or where it is a folder its one file of a part, as ``train.tsv`` or ``val.jsonl``.
+    """The file itself; or of a folder its one file for a part, as ``train.tsv`` or ``val.jsonl``.
 
     Raises:
         UserError: a folder with none or several such files.
@@ -42,7 +42,7 @@ def part_file(path: Path, part: Part) -> Path:
 
 
 def has_part(path: Path, part: Part) -> bool:
-    """Whether ``path`` is a folder with a file of a part."""
+    """Whether ``path`` is a folder with one file for a part."""
     try:
         return path.is_dir() and part_file(path, part).is_file()
     except UserError:
@@ -50,18 +50,19 @@ def has_part(path: Path, part: Part) -> bool:
 
 
 def place(path: Path | str, number: int) -> str:
-    """Where a row stands, for messages."""
+    """A row's place, for messages: its file and line."""
     return f"{path}, {'record' if Path(path).suffix in ('', '.json', '.parquet') else 'line'} {number}"
 
 
 def read_records(
     path: Path, columns: Sequence[str] = ("text", "label"), aliases: Sequence[str] = ()
 ) -> list[tuple[int, Record]]:
-    """Rows of a file with their line numbers (record numbers in JSON and Parquet).
+    """The rows of a file, each with the number of its line (of the record, in JSON and Parquet).
 
-    CSV has a header. A TSV whose first line holds none of ``columns`` or ``aliases`` has none, and gets ``columns``.
-    A ``.txt`` whose first line has a tab is such a TSV; any other is paragraphs of a column ``text``.
-    A JSON file that is no list is one row.
+    - CSV has a header.
+    - TSV has one if its first line holds any of ``columns`` or ``aliases``; if not, its columns are ``columns``.
+    - ``.txt`` is such a TSV if its first line has a tab; if not, each paragraph is a row with the column ``text``.
+    - JSON is a list of rows, or one row.
 
     Raises:
         UserError: missing, too large, empty, of an unknown kind, or malformed (with the line's number).
@@ -95,8 +96,16 @@ def _parse(path: Path, suffix: str, columns: Sequence[str], aliases: Sequence[st
 
 
 def as_text(row: dict[str, Any]) -> Record:
-    """Numbers and the like become their JSON text, as a file of text would hold them."""
-    return {str(k): v if isinstance(v, (str, list, dict)) else json.dumps(v) for k, v in row.items()}
+    """A row with its numbers, truth values, dates and the like as text. Lists and objects stay what they are."""
+    return {str(name): _as_text(value) for name, value in row.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, (str, list, dict)):
+        return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    return str(value)  # Parquet and the hub also have dates, decimals and bytes
 
 
 def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
@@ -133,12 +142,12 @@ def _parquet(path: Path) -> Iterable[dict[str, Any]]:
     check_size(path, DATA)
     try:
         return parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as e:
-        raise UserError(f"{path} is not a Parquet file: {e}") from e
+    except (ArrowException, OSError, ValueError, OverflowError) as e:  # the last two: of values that Python has not
+        raise UserError(f"{path} is not a Parquet file, or holds what cannot be read: {e}") from e
 
 
 def _paragraphs(text: str) -> list[tuple[int, Record]]:
-    """Blocks of lines between empty ones, by the number of their first line."""
+    """Blocks of lines between empty lines, each with the number of its first line."""
     records: list[tuple[int, Record]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -155,7 +164,7 @@ def _paragraphs(text: str) -> list[tuple[int, Record]]:
 def _table(
     path: Path, text: str, delimiter: str, columns: Sequence[str], aliases: Sequence[str]
 ) -> list[tuple[int, Record]]:
-    # Tabs separate; quotes are ordinary characters of a TSV's text.
+    # In a TSV only tabs separate: quotes are part of the text.
     quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     csv.field_size_limit(TEXT)

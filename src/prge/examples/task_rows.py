@@ -1,6 +1,6 @@
-"""What the rows of the tasks' data hold, as the hub gives them and as their own files do, made alike.
+"""The rows of the tasks' data: the hub's and those of the tasks' own files, made alike.
 
-Each function takes a row of either form and yields rows with the columns that the task's template names.
+Each function takes a row of either kind. It yields rows with the columns that the task's template names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DATE = ("day", "month", "year")
 def copa(row: Row) -> Iterable[Row]:
     premise, choices = row["premise"].rstrip(" ."), [row["choice1"], row["choice2"]]
     joined = " because" if row["question"] == "cause" else ", so"
-    # Mid-sentence, a choice begins small; "I" stays.
+    # A choice goes on with the sentence, so it begins with a small letter; "I" stays.
     begun = [c if c.startswith(("I ", "I'")) else c[:1].lower() + c[1:] for c in choices]
     yield {**row, "premise": premise + joined, "choices": begun}
 
@@ -61,7 +61,9 @@ def multirc(row: Row) -> Iterable[Row]:
 
 def _answered(passage: str, question: str, answers: Iterable[str]) -> Iterable[Row]:
     golds = [answer for answer in dict.fromkeys(answers) if answer]
-    if golds:  # what has no answer is left out
+    if not all(isinstance(answer, str) for answer in golds):
+        raise TypeError("an answer that is no text")
+    if golds:  # a question without an answer is left out
         yield {"passage": passage, "question": question, "answer": golds[0], "answers": golds}
 
 
@@ -88,13 +90,13 @@ def drop(row: Row) -> Iterable[Row]:
 
 
 def _drop_text(answer: Row) -> str:
-    """DROP's answer is a number, a date, or spans of the passage."""
+    """An answer of DROP as text: it is a number, a date, or spans of the passage."""
     date = answer.get("date") or {}
     return answer.get("number") or ", ".join(answer["spans"]) or " ".join(filter(None, map(date.get, _DATE)))
 
 
 def hub_rows(repository: str, configuration: str, part: Part) -> Iterator[Row]:
-    """A data set of the hub's, through the ``datasets`` library; no code of the data set's is run.
+    """The rows of a data set of the hub, by the ``datasets`` library. No code of the data set is run.
 
     Raises:
         UserError: the library is missing, or the hub does not answer.
@@ -107,7 +109,7 @@ def hub_rows(repository: str, configuration: str, part: Part) -> Iterator[Row]:
             "or give a local file or folder with --data"
         ) from e
     split = "train" if part == "train" else "validation"
-    # Where the hub keeps every data set as Parquet.
+    # The hub keeps every data set as Parquet here.
     files = f"hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{configuration}/{split}/*.parquet"
     try:
         yield from load_dataset("parquet", data_files={split: files}, split=split)

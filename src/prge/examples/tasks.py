@@ -1,8 +1,8 @@
 """The tasks that P-RGE and MeZO are evaluated on, by name.
 
-A task is a declaration: what the model reads, which words or candidates it answers with, how it is scored, and
-where its data come from. Rows come as the hub gives them or as the task's own files do; `Task.records` makes both
-the same. Labels stand in the order in which the hub numbers them.
+A task declares what the model reads, which words or choices it answers with, how it is scored, and where its data
+come from. `Task.records` makes the hub's rows and those of the task's own files the same. Labels stand in the order in
+which the hub numbers them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ class Task:
     """One task.
 
     Attributes:
-        about: in a few words.
+        about: what it asks, in a few words.
         template: the prompt, with column names in braces.
         hub: (data set, configuration) on the Hugging Face hub.
         labels: (name, label word) of every class; empty where the answer is text.
-        target: template of the text that follows the prompt; ``{choice}`` is one of the column ``choices``.
-        metrics: of `prge.examples.metrics`.
-        columns: of a TSV without header.
-        renamed: names that files give to the columns.
-        unfold: a row of a file -> the rows in it.
-        max_tokens, max_targets: what its examples mostly need.
+        target: template of the text that follows the prompt. ``{choice}`` stands for one of the column ``choices``.
+        metrics: names in `prge.examples.metrics.METRICS`, or of `answer_scores`.
+        columns: the columns of its TSV, if that has no header.
+        renamed: (name in its files, name in the template) of columns.
+        unfold: gives the rows in a row of a file.
+        max_tokens: the most tokens of a row that its examples mostly need.
+        max_targets: the most target tokens of a row that they mostly need.
     """
 
     about: str
@@ -53,15 +54,17 @@ class Task:
         return "multiple choice" if self.metrics == ("accuracy",) else "question answering"
 
     def described(self) -> dict[str, Any]:
-        """What `prge tasks --json` says of it."""
+        """What `prge tasks --json` says of the task."""
         shown = ("about", "kind", "template", "labels", "target", "metrics", "hub", "max_tokens", "max_targets")
         return {name: getattr(self, name) for name in shown}
 
     def records(self, row: Row, where: str) -> list[Record]:
-        """The records in a row of the hub or of a file; ``label`` by name, or the right choice's index.
+        """The records in a row of the hub or of a file.
+
+        Their ``label`` is the class's name, or the index of the right choice, whose text is ``choice``.
 
         Raises:
-            UserError: the row is not of the task's form.
+            UserError: the row is not of the task's kind.
         """
         names, renamed = [name for name, _ in self.labels], dict(self.renamed)
         records = []
@@ -75,7 +78,10 @@ class Task:
                     label = {"false": "0", "true": "1"}.get(label, label)
                     record["label"] = names[int(label)] if label.isdecimal() else label
                 if "choices" in record and "label" in record:
-                    record["choice"] = record["choices"][int(record["label"])]
+                    right = int(record["label"])
+                    if right < 0:
+                        raise ValueError(f"label {right}")
+                    record["choice"] = record["choices"][right]
                 records.append(record)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
             raise UserError(
@@ -240,7 +246,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """A task by name; a UserError that lists them where there is none."""
+    """A task by its name; a UserError that lists the names if there is none."""
     if name not in TASKS:
         raise UserError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""Files from anywhere, read only if they are files, and of a size that their kind can have."""
+"""Reads files that may come from anybody: regular files only, and none larger than its kind can be."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from prge.errors import UserError
 
-# Examples are held in memory several times over while they are read.
+# Bytes. Examples are in memory several times while they are read.
 DATA = 2 << 30
-# Of one example; the Bible has under 5 MB, and tokens take a hundred times the memory.
+# One example's text. The Bible has under 5 MB; its tokens take a hundred times the memory.
 TEXT = 32 << 20
 # An adapter of rank 64 on all linears of a model with 70 billion weights has 3.3 GB in float32.
 TENSORS = 8 << 30
-# A hundred bytes per number of a batch and step: a million steps.
+# A journal of a million steps with 40 numbers each.
 JOURNAL = 4 << 30
-# The largest that are known have under 40 MB.
+# The largest known ones have under 40 MB.
 TOKENIZER = 512 << 20
-# Settings; those with every module of a deep model by name have under 1 MB.
+# Settings as JSON. With every module of a deep model by name they have under 1 MB.
 SETTINGS = 32 << 20
 
 
 def check_size(path: Path, most: int) -> None:
-    """Raise a UserError when a path is no regular file, or one of more bytes."""
+    """Raise a UserError unless ``path`` is a regular file of at most ``most`` bytes."""
     try:
         found = path.stat()
     except (OSError, ValueError) as e:
@@ -30,14 +30,14 @@ def check_size(path: Path, most: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path} is not a regular file")
     if found.st_size > most:
-        raise UserError(f"{path} holds {found.st_size:,} bytes; of such a file prge reads at most {most:,}")
+        raise UserError(f"{path} holds {found.st_size:,} bytes; prge reads at most {most:,} of such a file")
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """All bytes of a file.
+    """The bytes of a file of at most ``most`` bytes.
 
     Raises:
-        UserError: as `check_size`, or it cannot be read.
+        UserError: as `check_size`, or the file cannot be read.
     """
     check_size(path, most)
     try:

@@ -1,4 +1,4 @@
-"""Files that replace the one before as a whole; safetensors that carry a checksum of all their bytes."""
+"""Files that are replaced as a whole, and safetensors files with a checksum of all their bytes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from prge.files.typed import parse_json
 
 Buffer = bytes | memoryview
 
-# The checksum's place in the metadata, which is the CRC-32 of the file with zeros in that place.
+# The checksum's place in the metadata. It is the CRC-32 of the file with zeros in that place.
 _PLACE = re.compile(rb'"crc":"([0-9a-f]{8})"')
 _ZEROS = b'"crc":"00000000"'
-# Of 4 bytes each.
+# Both have 4 bytes for each number.
 _DTYPES = {torch.float32: "F32", torch.int32: "I32"}
 
 
 def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors of float32 or int32; an interrupted write leaves the file that was there.
+    """Write tensors of float32 or int32. An interrupted write leaves the earlier file as it was.
 
     Raises:
         OSError: when it cannot be written.
@@ -38,12 +38,12 @@ def save_checked(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def scratch_of(path: Path) -> Path:
-    """Where a file is written before it replaces the one that is there."""
+    """Where the new content of a file is written, before it replaces the file."""
     return path.with_suffix(".partial")
 
 
 def replace(path: Path, *parts: Buffer) -> None:
-    """Write a file through to the disk; an interrupted write leaves the one that was there.
+    """Replace a file and write it through to the disk. An interrupted write leaves the earlier file as it was.
 
     Raises:
         OSError: when it cannot be written.
@@ -55,7 +55,7 @@ def replace(path: Path, *parts: Buffer) -> None:
 
 
 def write(path: Path, *parts: Buffer) -> None:
-    """Write a file of parts that follow each other."""
+    """Write the parts into a file, one after the other."""
     with path.open("wb", buffering=0) as f:
         for part in parts:
             if f.write(part) != memoryview(part).nbytes:
@@ -63,7 +63,7 @@ def write(path: Path, *parts: Buffer) -> None:
 
 
 def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer]:
-    """The parts of such a file, without a copy: after every step, that would cost more than to write it."""
+    """The parts of a checked file. Tensors are not copied: after every step that would cost more than the write."""
     header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}}
     parts: list[Buffer] = []
     end = 0
@@ -82,11 +82,14 @@ def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer
 
 
 def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file, which is compared with its checksum if it has one.
+    """Read the tensors and the metadata of a safetensors file. A checksum in it is compared.
+
+    Args:
+        what: the kind of file that is expected, for messages.
+        required: whether a file without a checksum is refused.
 
     Raises:
-        UserError: missing, too large, damaged, or not ``what`` (for the message); without a checksum where one is
-            ``required``.
+        UserError: the file is missing, too large, damaged, or of another kind.
     """
     try:
         data = read_bounded(path, TENSORS)
@@ -97,7 +100,7 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
             at = 8 + place.start()
             zeroed = data[:at] + _ZEROS + data[at + len(_ZEROS) :]
             if zlib.crc32(zeroed) != int(place[1], 16):
-                raise UserError(f"{path} is damaged: its checksum is another")
+                raise UserError(f"{path} is damaged: its checksum does not fit its content")
         elif required:
             raise UserError(f"{path} is damaged, or not {what}: it has no checksum")
         tensors = load(data)
@@ -107,7 +110,7 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
 
 
 def sync(path: Path) -> None:
-    """Write a file, or the names in a folder, through to the disk."""
+    """Write a file's content, or a folder's names, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import re
+import shutil
 import tempfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -12,9 +17,13 @@ from prge.errors import UserError
 # Where a run that began with a model keeps the program that was made of it.
 PROGRAM_FOLDER = "program"
 
+_SUFFIX = ".partial"
+# Where in the scratch folder the result is written.
+_OUT = "out"
+
 
 def refuse_used(folder: Path, but: Container[str] = ()) -> None:
-    """Raise a UserError when ``folder`` exists and is no folder, or holds anything but files of these names."""
+    """Raise a UserError when ``folder`` is a file, or holds anything but files of the names in ``but``."""
     if folder.exists() and (not folder.is_dir() or any(file.name not in but for file in folder.iterdir())):
         held = "another run" if (folder / "log.jsonl").exists() else "something else"
         raise UserError(f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it")
@@ -22,20 +31,73 @@ def refuse_used(folder: Path, but: Container[str] = ()) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a scratch folder that becomes ``folder`` when the block ends well.
+    """Yield a scratch folder, which becomes ``folder`` when the block ends well.
+
+    The scratch folder is hidden, stands beside ``folder``, and is locked while it is written. When a killed process
+    left one, the next call for the same ``folder`` removes it.
 
     Raises:
-        UserError: ``folder`` is in use, or writing fails, with nothing left behind.
+        UserError: ``folder`` is in use, or it cannot be written. Nothing is left behind then.
+        OSError: from the block, about any file outside the scratch folder.
     """
     refuse_used(folder)
+    scratch = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            out = Path(scratch) / "out"
+        _remove_abandoned(folder)
+        scratch, lock = _locked_scratch(folder)
+        try:
+            out = scratch / _OUT
             out.mkdir()
             yield out
             if folder.exists():
                 folder.rmdir()
             out.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            os.close(lock)
     except OSError as e:
+        if scratch and not _is_about(e, folder, scratch):
+            raise
         raise UserError(f"{folder} cannot be written: {e.strerror or e}; nothing was left there") from e
+
+
+def _is_about(error: OSError, folder: Path, scratch: Path) -> bool:
+    """Whether an error came of writing: it names the folder or a file inside the scratch folder.
+
+    A full disk names no file. Errors that libraries make of other reasons have no number.
+    """
+    if error.filename is None:
+        return error.errno is not None
+    named = Path(os.fsdecode(error.filename))
+    return named == folder or named.is_relative_to(scratch)
+
+
+def _locked_scratch(folder: Path) -> tuple[Path, int]:
+    """A new scratch folder, and the descriptor that holds its lock until it is closed."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-", suffix=_SUFFIX))
+        lock = -1
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(scratch, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: such folders are never removed
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if scratch.stat().st_ino == os.fstat(lock).st_ino:
+                return scratch, lock
+        # Before it was locked, another process took it for abandoned and removed it.
+        if lock >= 0:
+            os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove scratch folders for ``folder`` that no living process holds a lock of."""
+    name = re.compile(re.escape(f".{folder.name}-") + "[a-z0-9_]{8}" + re.escape(_SUFFIX))
+    for path in [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]:
+        with contextlib.suppress(OSError):  # another process holds the lock, or it is no folder of ours
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (path / _OUT).is_dir() or not any(path.iterdir()):  # as `new_folder` makes them
+                    shutil.rmtree(path)
+            finally:
+                os.close(lock)

@@ -1,4 +1,4 @@
-"""A program's own digest, in 41 bytes behind its end: whether a copy is whole can be told before anything reads it."""
+"""A program's digest, written behind its end. With it a copy can be checked before anything reads it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 from pathlib import Path
 
 _MAGIC = b"prge-seal"
-# Bytes of a seal.
+# Bytes that a seal takes.
 SIZE = len(_MAGIC) + 32
 
 
 def seal(path: Path) -> None:
-    """Append the SHA-256 of all that is in the file; the runtime reads no further than the program's own end."""
+    """Append the SHA-256 of the file's bytes. The runtime reads only to the program's own end, and not the seal."""
     digest = _digest(path, path.stat().st_size)
     with path.open("ab") as f:
         f.write(_MAGIC + digest)
 
 
 def sealed(path: Path) -> bool | None:
-    """Whether a file holds what it was sealed with; None where it has no seal."""
+    """Whether a file's bytes are those that were sealed; None if it has no seal."""
     size = path.stat().st_size - SIZE
     if size < 0:
         return None

@@ -1,4 +1,4 @@
-"""JSON's values as dataclasses, every one of the type that its field says."""
+"""JSON as dataclasses, with every value of the type that its field declares."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
-# Whole numbers are below, as int64's are.
+# Whole numbers must fit int64.
 _LARGEST = 2**63
 
 
 def parse_json(data: str | bytes) -> Any:
-    """`json.loads`; a ValueError also for text that is nested too deep, is no UTF-8, or holds half a surrogate pair."""
+    """As `json.loads`. Text that is nested too deep, not UTF-8, or holds half a surrogate pair is a ValueError too."""
     text = data if isinstance(data, str) else data.decode()
     try:
         value = json.loads(text)
@@ -28,10 +28,10 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def parse(kind: type[T], value: Any) -> T:
-    """A dataclass of finite numbers, texts, booleans, None, tuples, dicts by text, and such dataclasses.
+    """Make a dataclass of JSON. Its fields are finite numbers, texts, booleans, None, tuples, dicts or dataclasses.
 
     Raises:
-        ValueError: a field is missing, unknown, or of another type; with its name.
+        ValueError: a field is missing, unknown, or of another type. The message has its name.
     """
     parsed: T = _parse(kind, value, "")
     return parsed

@@ -1,0 +1,1 @@
+"""What every driver must do, as small files; README.md says what each of them pins."""
