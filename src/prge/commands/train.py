@@ -28,7 +28,7 @@ from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
-from prge.runtime_driver.loop.train import TrainConfig, fold, settle
+from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram, is_program
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
@@ -190,19 +190,18 @@ def _go_on(
             if dev and not first:
                 before = evaluate(run.program, state, dev, evaluating)
             note = scores(summary(before)) if before else ""
-            mean, seconds = 0.0, deque[float](maxlen=20)
+            mean, seconds = RunningMean(), deque[float](maxlen=20)
             steps = fold(
                 run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
             )
             for state, record in steps:
                 run.log(record, state, guard, None if record.step else before)
                 seconds.append(record.seconds)
-                mean += (record.loss - mean) / min(record.step - first + 1, 20)
                 note = scores(summary(record.evaluation)) if record.evaluation else note
-                text = f"loss {mean:.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
+                text = f"loss {mean.add(record.loss):.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
                 hooks.show("training", record.step + 1, config.steps, text)
                 if record.backed_off:
-                    hooks.tell(f"step {record.step + 1}: the loss diverged; back to the best state, lr halved")
+                    hooks.tell(f"step {record.step + 1}: the run diverged; back to the best state, lr halved")
                 done = record.step + 1
                 stopping.look(lambda why, done=done: hooks.show("training", done, config.steps, why))  # type: ignore[misc]
         except KeyboardInterrupt:
