@@ -155,10 +155,11 @@ def test_executing_leaves_stderr_alone(
     state, rows = program.initial_state(), collate([Example((5, 6, 7, 8), 0)] * 2, program.manifest)
     for loaded in (program, generator):
         loaded.load()
-    monkeypatch.setattr(os, "dup2", lambda *_: pytest.fail("stderr was swapped"))
-    for seed in range(3):
-        state, _ = program.step(state, *rows, seed, 0.01, 0.01)
-    assert list(generator.generate((5, 6, 7), state, 20))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup2", lambda *_: pytest.fail("stderr was swapped"))
+        for seed in range(3):
+            state, _ = program.step(state, *rows, seed, 0.01, 0.01)
+        assert list(generator.generate((5, 6, 7), state, 20))
 
 
 def test_what_the_runtime_cannot_run_is_one_sentence(program_folder: Path) -> None:
