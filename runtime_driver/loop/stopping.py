@@ -1,4 +1,4 @@
-"""What ends or holds up a run between steps, where state, journal and folder agree: signals, limits, the machine."""
+"""What stops a run, or makes it wait, between two steps: signals, limits, and the machine's state."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import psutil
 from prge.errors import UserError
 from prge.options import Option
 
-# Less of the machine's memory than this share, and the system soon kills processes.
+# Below this share of free memory the system soon kills processes.
 _MEMORY = 0.03
-# Degrees below the limit at which a run goes on, so that it does not stop and go with every step.
+# A run that waits goes on when it is so many degrees below the limit; else it would stop and go with every step.
 _COOLER = 5.0
-# Steps go on for less than a second while the machine is looked at; a look costs up to a millisecond.
+# Seconds between two looks at the machine. A look costs up to a millisecond.
 _LOOK = 1.0
 
 
@@ -84,29 +84,39 @@ class Stopping:
             raise KeyboardInterrupt
 
     def look(self, tell: Callable[[str], None]) -> None:
-        """`check`, and about once a second the limits; waits while the machine is too hot, telling so.
+        """Look for signals, and about once a second at the limits; wait while the machine is too hot.
+
+        Args:
+            tell: hears that it waits, and at how many degrees.
 
         Raises:
-            KeyboardInterrupt: a signal came, or a limit is reached.
+            KeyboardInterrupt: a signal came, or a limit is reached, also while it waits.
         """
+        self._check_time()
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        self._check_machine()
+        bound = self.limits.max_temperature
+        if bound is not None and (temperature() or 0.0) > bound:
+            while (heat := temperature() or 0.0) > bound - _COOLER:
+                tell(f"waiting at {heat:.0f} degrees")
+                time.sleep(_LOOK)
+                self._check_time()
+                self._check_machine()
+        self._looked = time.monotonic()
+
+    def _check_time(self) -> None:
         self.check()
         if self.limits.max_minutes is not None and time.monotonic() - self._began >= 60 * self.limits.max_minutes:
             self._stop(f"{self.limits.max_minutes:g} minutes are over")
-        if time.monotonic() - self._looked < _LOOK:
-            return
+
+    def _check_machine(self) -> None:
         memory = psutil.virtual_memory()
         if memory.available < _MEMORY * memory.total:
             self._stop(f"only {memory.available / 1e6:.0f} MB of memory are left")
         charge = battery()
         if self.limits.min_battery is not None and charge is not None and charge < self.limits.min_battery:
             self._stop(f"the battery is at {charge:.0f} %")
-        bound = self.limits.max_temperature
-        if bound is not None and (temperature() or 0.0) > bound:
-            while (heat := temperature() or 0.0) > bound - _COOLER:
-                tell(f"waiting at {heat:.0f} degrees")
-                self.check()
-                time.sleep(_LOOK)
-        self._looked = time.monotonic()
 
     def _stop(self, why: str) -> None:
         self.why = why

@@ -28,7 +28,7 @@ class TrainConfig:
         lr, eps: of the first step; lr falls linearly to zero at the last.
         seed: of the batches and the directions.
         eval_every: steps between evaluations; 0 for none but the last.
-        after: steps that made the state before this run, whose batches and directions come not again.
+        after: how many steps made the state before this run. Batches and directions go on behind theirs.
     """
 
     steps: int
@@ -78,13 +78,16 @@ class StepRecord:
 
 @dataclass
 class Guard:
-    """Remembers the best state so far, and tells when a run has left it for good.
+    """Remembers a run's best state, and takes the run back to it when the loss has diverged.
 
     Attributes:
-        good: the last state of the ten steps whose mean loss was the lowest; the first until one is below its loss.
-        scale: of lr; halved by every `back_off`.
-        first: the first loss; ``mean``, a running mean over 10 steps; ``best``, the lowest mean of ten.
-        losses: since the last ten were summed up.
+        good: the best state: the one before the ten steps whose mean loss is the lowest; the run's first until ten
+            steps have a mean below the first loss.
+        scale: factor of the learning rate; halved each time the run goes back.
+        first: the first loss.
+        mean: running mean of the losses, over about 10 steps.
+        best: the lowest mean of ten steps; the first loss until then.
+        losses: those since the last ten were summed up.
     """
 
     good: Tensor | None = None
@@ -95,37 +98,37 @@ class Guard:
     losses: list[float] = field(default_factory=list)
 
     def watch(self, state: Tensor, loss: float, new_state: Tensor) -> tuple[Tensor, bool]:
-        """After a step from ``state``: where to go on from, and whether that is the best state, at half the lr.
+        """Decide where a run goes on after a step from ``state``, and whether that is back at the best state.
 
-        So it is if loss or new state are not finite, or the loss is far above where the run began: its running mean
-        over 10 steps is twice the first loss, and more than 1 nat over it.
+        It goes back if the loss or the new state is not finite. It also goes back if the losses are far above the
+        first: their running mean is more than twice the first loss, and more than 1 nat above it.
 
         Raises:
-            UserError: when there is no best state, because the first loss was not finite.
+            UserError: the first loss is not finite, so that there is no state to go back to.
         """
         mean = self.mean + (loss - self.mean) / 10  # not a number at the first loss, which is never far
         far = not math.isfinite(loss) or mean > self.first + max(self.first, 1.0)
         diverged = far or not bool(new_state.isfinite().all())
         if self.note(loss, diverged):
             self.good = state
-        if diverged and self.good is None:
+        if self.good is None:
             raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        return (self.good, True) if diverged and self.good is not None else (new_state, False)
+        return (self.good, True) if diverged else (new_state, False)
 
     def note(self, loss: float, backed_off: bool) -> bool:
-        """The numbers behind a step, from what the journal has of it; whether the state before it is the best."""
+        """Take in a step, as the journal has it; returns whether the state before it is the best so far."""
+        fresh = self.first == math.inf and math.isfinite(loss)
+        if fresh:
+            self.first = self.mean = self.best = loss
         if backed_off:
             self.scale, self.mean = self.scale / 2, self.best
             self.losses.clear()
-            return False
-        fresh = self.first == math.inf
-        if fresh:
-            self.first = self.mean = self.best = loss
+            return fresh
         self.mean += (loss - self.mean) / 10
         self.losses.append(loss)
         if len(self.losses) < 10:
             return fresh
-        # A single low loss may be luck of the batch, in a state that is lost already.
+        # Ten steps: one low loss may be luck of its batch, from a state that is lost already.
         of_ten, before = mean_of(self.losses), self.best
         self.losses.clear()
         self.best = min(of_ten, before)

@@ -19,15 +19,20 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
-from prge.runtime_driver.program.state import save_peft
+from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.run.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 
+# Of the folder's format: docs/formats.md.
+VERSION = 2
+
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 PICTURE_FILE = "curves.png"
-SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, CONFIG_FILE))
+# The state that a run began with, where that was not the program's own.
+START_FILE = "start.safetensors"
+SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE, CONFIG_FILE))
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise")
 
@@ -81,6 +86,7 @@ class RunFolder:
         """
         refuse_begun(folder)
         described = {
+            "version": VERSION,
             "program": str(program.path.resolve()),
             "runtime": program.runtime,
             **program.manifest.identity,
@@ -91,6 +97,11 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, program, config.after, Snapshot(0, state))
+            start = folder / START_FILE
+            if data["from"]:
+                save_state(start, state, program.manifest, config.after)
+            else:
+                start.unlink(missing_ok=True)
             run._snapshots.save(run.stands, run._journal.sync)
             replace(folder / CONFIG_FILE, (json.dumps(described, indent=2) + "\n").encode())
         except OSError as e:
@@ -165,7 +176,7 @@ def refuse_begun(folder: Path) -> None:
     """Raise a UserError unless a run may begin in ``folder``: it is new, empty, or a run was cut off as it began."""
     log = folder / LOG_FILE
     cut_off = log.exists() and log.stat().st_size == 0 and not (folder / CONFIG_FILE).exists()
-    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, *SCRATCH) if cut_off else ())))
+    refuse_used(folder, but=(PROGRAM_FOLDER, *((LOG_FILE, STATE_FILE, START_FILE, *SCRATCH) if cut_off else ())))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -179,6 +190,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is no run folder of `prge train` (no {CONFIG_FILE})")
     try:
         config: dict[str, Any] = parse_json(read_bounded(file, SETTINGS))
+        if (version := config.get("version", 1)) != VERSION:
+            raise UserError(
+                f"{folder} was begun by another version of prge (run format {version}, this one reads {VERSION}); "
+                "finish it with that version, or begin a new run with --from"
+            )
         train, data = parse(TrainConfig, config["train"]), config["data"]
         for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
             parse(str, text)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from prge.commands.hooks import Hooks
-from prge.commands.open import read_state
 from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.examples.rows import Example
@@ -21,9 +20,9 @@ from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.loop.train import Guard
-from prge.runtime_driver.program.state import save_peft, save_state
+from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
+from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_log
 from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
@@ -46,8 +45,8 @@ def replay_run(
         raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
     rows = rows[:steps]
     source, config, loaded = reopen(folder, described, program, data, dev)
-    start = described["data"]["from"]
-    state, m = read_state(loaded, Path(start) if start else None), loaded.manifest
+    m = loaded.manifest
+    state = load_state(folder / START_FILE, m) if described["data"]["from"] else loaded.initial_state()
     sizes = 2 * m.queries if m.perturb == "weights" else m.batch, m.batch
     if any((len(row["losses"]), len(row["examples"])) != sizes for row in rows):
         raise UserError(f"{folder} is a run of another program: its steps have other batches or queries")

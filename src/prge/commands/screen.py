@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.commands.hooks import Hooks
+from prge.files.typed import without_odd
 
 out = Console()
 # On a descriptor of its own, which `quiet` does not hold back.
@@ -71,5 +72,5 @@ def plain(value: Any) -> str:
 
 
 def print_json(result: Any) -> None:
-    """One line of JSON on stdout."""
-    print(json.dumps(result))
+    """One line of JSON on stdout; null for numbers that are not finite."""
+    print(json.dumps(without_odd(result)))

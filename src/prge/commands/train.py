@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,7 +169,13 @@ def reopen(
         runtime, device = described["runtime"].split()[0], described["data"]["device"]
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
-    path = program or described["program"]
+    path = Path(program or described["program"])
+    for place in (path, *(Path(file) for file in (source.train, source.dev) if file)):
+        if not place.exists():
+            raise UserError(
+                f"{place}, which {folder} was begun with, does not exist; if it has moved, name what there is now: "
+                f"prge train PROGRAM --data FILE --resume {folder}"
+            )
     loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
 
@@ -190,14 +197,16 @@ def _go_on(
             if dev and not first:
                 before = evaluate(run.program, state, dev, evaluating)
             note = scores(summary(before)) if before else ""
-            mean, seconds = 0.0, deque[float](maxlen=20)
+            losses, seconds = deque[float](maxlen=20), deque[float](maxlen=20)
             steps = fold(
                 run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
             )
             for state, record in steps:
                 run.log(record, state, guard, None if record.step else before)
                 seconds.append(record.seconds)
-                mean += (record.loss - mean) / min(record.step - first + 1, 20)
+                losses.append(record.loss)
+                finite = [loss for loss in losses if isfinite(loss)]
+                mean = statistics.fmean(finite) if finite else nan
                 note = scores(summary(record.evaluation)) if record.evaluation else note
                 text = f"loss {mean:.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
                 hooks.show("training", record.step + 1, config.steps, text)

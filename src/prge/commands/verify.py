@@ -26,7 +26,7 @@ from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram, check_file
-from prge.runtime_driver.run.folder import LOG_FILE, read_config
+from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config
 from prge.runtime_driver.run.journal import check_rows, read_journal
 from prge.runtime_driver.run.snapshots import newest
 
@@ -128,7 +128,7 @@ def _try(path: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    read_config(folder)
+    described = read_config(folder)
     rows, ends = read_journal(folder / LOG_FILE)
     check_rows(rows, folder / LOG_FILE)
     size = (folder / LOG_FILE).stat().st_size
@@ -138,6 +138,8 @@ def _run(folder: Path) -> dict[str, Any]:
         "torn_bytes": size - (ends[-1] if ends else 0),
         "resumes_from_step": newest(folder, len(rows)).steps,
     }
+    if described["data"]["from"]:
+        found["start"] = _state(folder / START_FILE)
     if adapter_folder(folder) != folder:
         found["adapter"] = _adapter(adapter_folder(folder))
     return found

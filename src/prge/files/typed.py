@@ -27,6 +27,15 @@ def parse_json(data: str | bytes) -> Any:
     return value
 
 
+def without_odd(value: Any) -> Any:
+    """A value with null for the numbers that JSON has no form for: NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: without_odd(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_odd(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def parse(kind: type[T], value: Any) -> T:
     """Make a dataclass of JSON. Its fields are finite numbers, texts, booleans, None, tuples, dicts or dataclasses.
 
