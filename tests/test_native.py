@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from transformers import AutoModelForMaskedLM
 from prge.commands.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.errors import UserError
 from prge.examples.read import read_records
+from prge.files.checked import load_checked
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
@@ -177,6 +179,29 @@ def test_both_back_off_alike(runner: Run, prge: Prge, program_folder: Path, pack
     assert any(row["backed_off"] for row in read_journal(tmp_path / "native" / "log.jsonl")[0])
 
 
+def test_both_back_off_at_the_first_step(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Where the loss is finite and the new state is not; at last both give up, with the same files."""
+    common = (program_folder, "--data", packed, "--steps", 20, "--eval-every", 0, "--lr", 1e300)
+    code, ours = runner(*common, "--output", tmp_path / "native")
+    assert code == 1 and "smaller learning rates did not help" in ours["error"]
+    code, theirs = prge("train", *common, "--output", tmp_path / "python")
+    assert code == 1 and "smaller learning rates did not help" in theirs["error"]
+    same_run(tmp_path / "native", tmp_path / "python")
+    assert [row["backed_off"] for row in read_journal(tmp_path / "native" / "log.jsonl")[0]] == [True] * 8
+
+
+def test_a_loss_that_is_no_number_does_not_stay_in_the_progress(
+    runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """At this lr the second step has such a loss. The progress is told at the first, the eleventh and the last."""
+    command = [runner.path, program_folder, "--data", packed, "--output", tmp_path / "run"]  # type: ignore[attr-defined]
+    done = subprocess.run([*command, "--lr", "1e38", "--steps", "20"], capture_output=True, text=True, env=ENVIRONMENT)
+    losses = [row["loss"] for row in read_journal(tmp_path / "run" / "log.jsonl")[0]]
+    assert None in losses[1:10] and done.stderr.count("loss ") >= 2 and "nan" not in done.stderr
+
+
 def test_a_run_goes_on_from_another_s_state(
     runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
@@ -190,8 +215,52 @@ def test_a_run_goes_on_from_another_s_state(
     described = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
     assert described[0]["data"]["from"] == described[1]["data"]["from"] == str(tmp_path / "first")
     assert described[0]["train"] == described[1]["train"] and described[0]["train"]["after"] == 4
+    kept = [(tmp_path / run / "start.safetensors").read_bytes() for run in ("native", "python")]
+    assert kept[0] == kept[1]
+    shutil.rmtree(tmp_path / "first")  # the runs have what they need
+    state = (tmp_path / "native" / "state.safetensors").read_bytes()
+    code, result = runner("--resume", tmp_path / "native")
+    assert code == 0 and result["completed"]
     code, replayed = prge("replay", tmp_path / "native", "--output", tmp_path / "replayed")
     assert code == 0, replayed
+    replayed = load_checked(tmp_path / "replayed" / "state.safetensors", "a state")[0]["state"]
+    assert torch.equal(replayed, read_snapshot(tmp_path / "native" / "state.safetensors").state)
+    assert (tmp_path / "native" / "state.safetensors").read_bytes() == state
+
+
+def test_a_run_cut_off_as_it_began_leaves_no_start(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Else the next run in the folder would be replayed from there."""
+    data, run = ("--data", packed, "--lr", 0.01, "--steps", 2), tmp_path / "run"
+    assert runner(program_folder, *data, "--output", tmp_path / "first")[0] == 0
+    from_first = ("--from", tmp_path / "first", "--output", run)
+    for begin in (runner, lambda *words: prge("train", *words)):
+        assert begin(program_folder, *data, *from_first)[0] == 0
+        for file in run.iterdir():
+            if file.name not in ("log.jsonl", "start.safetensors", "state.safetensors"):
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        (run / "log.jsonl").write_bytes(b"")
+        assert begin(program_folder, *data, "--output", run)[0] == 0
+        assert not (run / "start.safetensors").exists()
+        shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+def test_a_run_of_another_version_is_refused_by_both(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, version: Any
+) -> None:
+    run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
+    assert runner(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
+    config = json.loads((run / "config.json").read_text())
+    assert next(iter(config)) == "version" and config.pop("version") == 2
+    changed = config if version is None else {"version": version, **config}
+    (run / "config.json").write_text(json.dumps(changed))
+    content = {file.name: file.read_bytes() for file in run.iterdir()}
+    for code, result in (runner("--resume", run), prge("train", "--resume", run)):
+        assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
+        assert "this one reads 2); " in result["error"]
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == content
 
 
 def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
@@ -259,6 +328,16 @@ def test_what_does_not_fit_is_refused(
     assert code == 1 and "another template" in result["error"]
     code, result = prge("train", program_folder, "--data", packed, "--examples", 3, *new)
     assert code == 1 and "leave --dev and --examples out" in result["error"]
+
+
+def test_the_bench_makes_a_run_and_leaves_nothing(
+    runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    code, result = runner(program_folder, "--data", packed, "--bench", 3, TMPDIR=str(tmp_path))
+    assert code == 0 and 0.0 < result["execution_seconds"] < result["seconds_per_step"] < 10.0
+    assert list(tmp_path.iterdir()) == []
+    code, result = runner(program_folder, "--data", packed, "--bench", 3, TMPDIR=str(tmp_path / "none"))
+    assert code == 1 and "TMPDIR" in result["error"]
 
 
 def test_the_bench_sets_both_drivers_side_by_side(
@@ -344,6 +423,82 @@ def test_damaged_packed_files_are_refused_by_both(
         else:
             assert code == 0
     assert refused > MUTATIONS / 2
+
+
+# What a header may say of its only, or its first, vector, though the checksum is right.
+LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a shorter vector": lambda t: t["shape"].append(t["shape"].pop() - 1),
+    "a column": lambda t: t["shape"].append(1),
+    "a row": lambda t: t["shape"].insert(0, 1),
+    "one number": lambda t: t["shape"].clear(),
+    "no shape": lambda t: t.pop("shape"),
+    "half as wide": lambda t: t.update(dtype="F16"),
+    "whole numbers, or fractions": lambda t: t.update(dtype={"I32": "F32", "F32": "I32"}[t["dtype"]]),
+    "an end that is not its own": lambda t: t["data_offsets"].append(t["data_offsets"].pop() - 4),
+    "a start that is not its own": lambda t: t.update(data_offsets=[4, t["data_offsets"][1]]),
+    "three offsets": lambda t: t["data_offsets"].append(0),
+}
+
+
+def lying(content: bytes, lie: Callable[[dict[str, Any]], Any]) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    lie(next(value for name, value in header.items() if name != "__metadata__"))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return resealed(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies_about_its_vector_is_refused_by_both(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, lie: str
+) -> None:
+    data, run = tmp_path / "data.prge", tmp_path / "run"
+    data.write_bytes(lying(packed.read_bytes(), LIES[lie]))
+    code, result = runner(program_folder, "--data", data, "--bench", 1)
+    with pytest.raises(UserError) as refused:
+        unpack(data, StepProgram(program_folder).manifest)
+    assert code == 1 and said(result["error"]) == said(str(refused.value)) == f"{data} is not a file of `prge pack`"
+    settings = (program_folder, "--data", packed, "--steps", 2, "--lr", 0.01, "--output", run)
+    assert runner(*settings, "--max-minutes", 0)[0] == 0
+    state = run / "state.safetensors"
+    state.write_bytes(lying(state.read_bytes(), LIES[lie]))
+    for code, result in (runner("--resume", run), prge("train", "--resume", run)):
+        assert code == 1 and f"{run} cannot be resumed: {state} is not a snapshot of a run: " in result["error"]
+    new = (*settings[:-1], tmp_path / "new", "--from", state)
+    for code, result in (runner(*new), prge("train", *new)):
+        assert code == 1 and result["error"].startswith(f"{state} ") and not (tmp_path / "new").exists()
+
+
+def test_a_best_state_before_the_first_step_is_refused_by_both(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    settings = ("--data", packed, "--steps", 2, "--lr", 0.01, "--output", tmp_path / "run")
+    assert runner(program_folder, *settings, "--max-minutes", 0)[0] == 0
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(resealed(state.read_bytes().replace(b'"run_steps":"1"', b'"run_steps":"0"')))
+    for code, result in (runner("--resume", tmp_path / "run"), prge("train", "--resume", tmp_path / "run")):
+        assert code == 1 and f"{state} is not a snapshot of a run: " in result["error"]
+
+
+def test_damaged_states_begin_a_run_with_both_or_with_none(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Also such whose checksum somebody made anew, or that have none."""
+    settings, chance = (program_folder, "--data", packed, "--steps", 1, "--lr", 0.01), random.Random(3)
+    assert runner(*settings, "--output", tmp_path / "whole")[0] == 0
+    content, path = (tmp_path / "whole" / "state.safetensors").read_bytes(), tmp_path / "state.safetensors"
+    for i in range(min(MUTATIONS, 100)):
+        changed = mutated(content, chance)
+        path.write_bytes((changed, resealed(changed), changed.replace(b'"crc"', b'"cra"', 1))[i % 3])
+        runs = tmp_path / f"native-{i}", tmp_path / f"python-{i}"
+        code, ours = runner(*settings, "--from", path, "--output", runs[0])
+        other, theirs = prge("train", *settings, "--from", path, "--output", runs[1])
+        assert code == other
+        if code:
+            assert re.split("[:;(]", ours["error"])[0] == re.split("[:;(]", theirs["error"])[0]
+        else:
+            same_run(*runs)
 
 
 def test_damaged_runs_are_refused_by_both(

@@ -33,11 +33,11 @@ size_t crc_place(std::string_view header) {
 }  // namespace
 
 Json parse_json(std::string_view text) try {
-  // Values of any depth could be read, but not copied.
+  // The library reads values of any depth, but to copy a deep one overflows the stack.
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
     return depth < 64 ? true : throw Odd("it is nested too deep");
   });
-} catch (const Json::exception&) {  // whose text would quote what may be no UTF-8
+} catch (const Json::exception&) {  // its text may quote bytes that are not UTF-8
   throw Odd("it is not JSON");
 }
 
@@ -101,7 +101,7 @@ File::File(const std::string& path, int flags) : path_(path), number_(open(path.
 File::~File() { close(number_); }
 
 void File::write(std::string_view data) {
-  errno = ENOSPC;  // the reason where only a part is written
+  errno = ENOSPC;  // why only a part is written, where the system does not say
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 

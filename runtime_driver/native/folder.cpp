@@ -7,7 +7,7 @@
 namespace prge {
 namespace {
 
-// Of the run folder's format, which docs/formats.md explains.
+// Version of the run folder's format (docs/formats.md).
 constexpr int kVersion = 2;
 
 std::optional<Evaluation> evaluation(const Json& row, const char* name) {
@@ -32,6 +32,25 @@ Json exported(const Manifest& m) {
   return found;
 }
 
+// What `read` makes of a run's config.json.
+template <class Read>
+auto described(const std::string& folder, Read read) {
+  std::string path = folder + "/config.json";
+  if (!fs::exists(path)) throw Error(folder + " is no run folder of `prge train` or `prge-run` (no config.json)");
+  std::string text = read_file(path);
+  try {
+    const Json config = parse_json(text), version = config.value("version", Json(1));
+    if (version != kVersion)
+      throw Error(folder + " was begun by another version of prge (run format " + dump(version) + ", this one reads " +
+                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from");
+    return read(config);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& e) {
+    throw Error(path + " is not the description of a run: " + e.what());
+  }
+}
+
 }  // namespace
 
 Json to_json(const Evaluation& e) {
@@ -44,7 +63,7 @@ Json to_json(const Evaluation& e) {
 Json to_json(const Step& s) {
   std::vector<double> losses;
   for (float loss : s.losses) {
-    char nine[32];  // digits: all that a float has
+    char nine[32];  // nine digits are all that a float has
     std::snprintf(nine, sizeof nine, "%.9g", static_cast<double>(loss));
     losses.push_back(std::strtod(nine, nullptr));
   }
@@ -122,30 +141,10 @@ Json description(const std::string& program, const std::string& data, const Mani
   return config;
 }
 
-Json read_config(const std::string& folder) {
-  std::string path = folder + "/config.json";
-  if (!fs::exists(path)) throw Error(folder + " is no run folder of `prge train` or `prge-run` (no config.json)");
-  std::string text = read_file(path);
-  try {
-    Json config = parse_json(text);
-    Json version = config.value("version", Json(1));
-    if (version != kVersion)
-      throw Error(folder + " was begun by another version of prge (run format " + dump(version) + ", this one reads " +
-                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from " + folder);
-    return config;
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& e) {
-    throw Error(path + " is not the description of a run: " + e.what());
-  }
-}
-
 Settings settings_of(const std::string& folder, const Program& program, const Examples& examples) {
-  const Manifest& m = program.manifest();
-  const Json config = read_config(folder);
-  try {
-    Json here = identity(m);
-    here.update(exported(m));
+  return described(folder, [&](const Json& config) {
+    Json here = identity(program.manifest());
+    here.update(exported(program.manifest()));
     for (auto& [name, value] : here.items())
       if (config.value(name, config.at("exported").value(name, Json())) != value)
         throw Error(folder + " is a run of another program: its " + name + " is not that of " + program.path());
@@ -155,13 +154,15 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
     const Json& t = config.at("train");
     Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "",
                whole(t.at("after"))};
-    if (!s.steps) throw Odd("a run of no steps");
-    return s;
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& e) {
-    throw Error(folder + "/config.json is not the description of a run: " + e.what());
-  }
+    return s.steps ? s : throw Odd("a run of no steps");
+  });
+}
+
+std::pair<std::string, std::string> Run::sources(const std::string& folder) {
+  return described(folder, [](const Json& config) {
+    const Json& train = config.at("data").at("train");
+    return std::pair<std::string, std::string>(config.at("program"), train.is_null() ? "" : std::string(train));
+  });
 }
 
 }  // namespace prge

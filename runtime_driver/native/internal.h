@@ -108,7 +108,6 @@ Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
 // The content of config.json, by the whole paths of program and packed file.
 Json description(const std::string& program, const std::string& data, const Manifest& manifest,
                  const Examples& examples, const Settings& settings);
-Json read_config(const std::string& folder);
 // A run's settings, if it is one of this program and these examples.
 Settings settings_of(const std::string& folder, const Program& program, const Examples& examples);
 

@@ -1,4 +1,4 @@
-// prge-run: fine-tunes a program on packed examples, and leaves a run folder that the Python driver knows.
+// prge-run: fine-tunes a program on packed examples. The run's folder is one that the Python driver reads too.
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,19 +12,19 @@ namespace {
 
 using prge::Clock;
 
-// It also says which options there are, as Options looks them up here.
+// Options knows an option by finding it in this text.
 constexpr const char* kUsage =
     "prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
     "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
     "prge-run PROGRAM --data FILE --bench N      time N steps; leaves nothing behind\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
-    "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
+    "  --eval-every N (50; 0: at the end only)  --from RUN (begin with its state)\n"
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
 volatile std::sig_atomic_t asked = 0;
 
-// Libraries write to descriptor 2, some as they are loaded, before main; what is ours goes to a copy of it.
+// Libraries write to descriptor 2, some of them before main. So it leads nowhere, and our own messages go to a copy.
 int screen = -1;
 void hush(int, char**, char**) {
   screen = dup(2);
@@ -32,7 +32,7 @@ void hush(int, char**, char**) {
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
 
-// Of this program; getrusage would also tell of the one that started it.
+// Of this process. getrusage would also count the one that started it.
 double peak_megabytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -76,7 +76,7 @@ double median(std::vector<double> numbers) {
 
 // A folder that is removed at the end.
 struct Scratch {
-  std::string path = (prge::fs::temp_directory_path() / "prge-run-XXXXXX").string();
+  std::string path = std::string(std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp") + "/prge-run-XXXXXX";
   Scratch() {
     if (!mkdtemp(path.data())) throw prge::Error(path + " cannot be made; set TMPDIR to a folder that can be written");
   }
@@ -86,7 +86,7 @@ struct Scratch {
   }
 };
 
-// Steps of a real run, with its journal and its snapshots; no evaluations.
+// Times the steps of a real run, with journal and snapshots, but without evaluations.
 prge::Json bench(prge::Program& program, prge::Examples examples, int64_t count, double started) {
   double packed = peak_megabytes();
   examples.dev.clear();

@@ -8,10 +8,10 @@ namespace {
 
 constexpr const char *kConfig = "/config.json", *kJournal = "/log.jsonl", *kState = "/state.safetensors",
                      *kEarlier = "/earlier.safetensors", *kStart = "/start.safetensors";
-// Between writes through to the disk, which cost milliseconds, and a flash disk's life.
+// Between writes through to the disk. They cost milliseconds, and a flash disk's life.
 constexpr std::chrono::seconds kSync(5);
 
-// A folder for a new run. It may hold a program, and what a run leaves that was cut off as it began.
+// Makes the folder of a new run. It may hold a program, and the files of a run that was cut off as it began.
 std::string new_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -79,7 +79,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
   for (auto& r : records_) guard_.note(r.loss, r.backed_off);
 }
 
-// Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.
+// Replaces the newest snapshot. Every few seconds the journal, and then the snapshot, go through to the disk.
 void Run::save() {
   std::string path = folder_ + kState, scratch = scratch_of(path);
   File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
@@ -150,16 +150,6 @@ std::string Run::summary() const {
   if (size_t n = seconds.size()) found["seconds_per_step"] = (seconds[n / 2] + seconds[(n - 1) / 2]) / 2;
   found["state"] = folder_ + kState;
   return dump(found);
-}
-
-std::pair<std::string, std::string> Run::sources(const std::string& folder) {
-  const Json config = read_config(folder);
-  try {
-    const Json& train = config.at("data").at("train");
-    return {config.at("program"), train.is_null() ? "" : std::string(train)};
-  } catch (const std::exception& e) {
-    throw Error(folder + "/config.json is not the description of a run: " + e.what());
-  }
 }
 
 }  // namespace prge

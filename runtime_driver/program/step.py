@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,10 +122,12 @@ class Program:
         path: the ``.pte``.
         manifest: what it says about itself.
         runtime: what runs it.
+        execution_seconds: spent inside the runtime's execute so far.
     """
 
     kind = "step"
     runtime = "executorch"
+    execution_seconds = 0.0
 
     def __init__(self, path: Path):
         """Load a ``.pte`` (or the one of this kind in a folder) and check its manifest.
@@ -133,6 +136,7 @@ class Program:
             UserError: missing, damaged, not ours, of a newer format, of the other kind, or other than it says.
         """
         self.path = find_program(path, self.kind)
+        self._loaded: dict[str, Any] = {}
         check_file(self.path)
         with quiet():
             try:
@@ -173,19 +177,29 @@ class Program:
         raise NotImplementedError
 
     def load(self, method: str = "forward") -> Any:
-        """Load a method, once: for ``forward`` the weights are packed, which takes a moment."""
-        with quiet():
-            try:
-                return self._program.load_method(method)
-            except (RuntimeError, ValueError) as e:
-                raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
+        """Load a method, and keep it. Loading ``forward`` packs the weights, which takes a moment.
+
+        Raises:
+            UserError: this runtime cannot load it.
+        """
+        if method not in self._loaded:
+            with quiet():
+                try:
+                    self._loaded[method] = self._program.load_method(method)
+                except (RuntimeError, ValueError) as e:
+                    raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
+        return self._loaded[method]
 
     def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
-        loaded = self.load(method)
+        """Execute a method. Not `quiet`: that swaps the whole process's stderr, and this is done for every token."""
+        execute = self.load(method).execute
+        began = time.perf_counter()
         try:
-            return loaded.execute(inputs)
-        except (RuntimeError, ValueError) as e:  # the latter for text that is none
+            return execute(inputs)
+        except (RuntimeError, ValueError) as e:  # ValueError: a method gave text that is not UTF-8
             raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
+        finally:
+            self.execution_seconds += time.perf_counter() - began
 
     def constant(self, method: str) -> Any:
         """What a method gives that takes nothing."""

@@ -319,7 +319,16 @@ def file_sha256(path: Path) -> str:
 
 
 def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
-    """Index of the token whose hidden state predicts the label; a UserError when there is no such mask token."""
+    """Index of the token whose hidden state predicts the label.
+
+    Args:
+        tokens: a row.
+        answer_at, mask_token: as in `Manifest`.
+        where: names the row in messages.
+
+    Raises:
+        UserError: the model answers at its mask token, and the row does not hold it exactly once.
+    """
     if answer_at != "mask":
         return 0 if answer_at == "first" else len(tokens) - 1
     if list(tokens).count(mask_token or 0) != 1:
@@ -331,19 +340,23 @@ def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | Non
 
 
 def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
-    """The last ``bound`` tokens; an encoder's first one, which opens every row, stays."""
+    """The last ``bound`` tokens of a row; an encoder's rows also keep their first token, which opens every text."""
     if len(tokens) <= bound or answer_at == "last":
         return tuple(tokens[-bound:])
     return (tokens[0], *tokens[len(tokens) - bound + 1 :])
 
 
 def template_columns(template: str) -> list[str]:
-    """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
+    """The column names in a template; ``{mask}`` is none.
+
+    Raises:
+        UserError: the template holds more than text and names in braces.
+    """
     try:
         fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
-    # A format or conversion, as in '{text:>9}', would be a second way to change the text, and can ask for gigabytes.
+    # Formats and conversions, as in '{text:>9}', are refused: they could ask for gigabytes.
     if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
     return [str(name) for name, _, _ in fields if name != "mask"]

@@ -89,8 +89,8 @@ def run_files() -> Files:
     for record in records:
         row: dict[str, Any] = {k: v for k, v in vars(record).items() if k != "evaluation"}
         row |= {"loss": exact(record.loss), "losses": [exact(loss) for loss in record.losses]}
-        for name, given in (("dev", record.step == 2), ("before", record.step == 0)):
-            if given:
+        for name, step in (("dev", 2), ("before", 0)):
+            if record.step == step:
                 row[name] = {"loss": evaluations[0].loss, "accuracy": evaluations[0].accuracy}
         steps.append(row)
     given: Case = {

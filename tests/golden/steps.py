@@ -43,7 +43,7 @@ def batch_cases() -> Iterator[Case]:
         (100, 2, 2, 2**31 - 1, 40, 25),
         (5, 2, 8, 1, 0, 3),
         (1, 1, 1, 5, 0, 2),
-        (64, 5, 4, 42, 1_000_000, 20),
+        (64, 5, 4, 42, 1000, 20),
     ):
         chance = random.Random(n)
         labels = [min(chance.randrange(classes), chance.randrange(classes)) if classes > 1 else -1 for _ in range(n)]
