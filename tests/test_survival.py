@@ -16,6 +16,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -27,7 +28,7 @@ from test_training import examples
 from prge.commands import train as training
 from prge.errors import UserError
 from prge.files.checked import load_checked
-from prge.runtime_driver.loop.stopping import Limits
+from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
@@ -261,6 +262,52 @@ def test_a_hot_or_starved_machine(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     stopped = begin(program_folder, demo_data, tmp_path / "full", 5)
     assert stopped["stopped"] == "only 1 MB of memory are left"
+
+
+class Clock:
+    """A time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sleeping: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.sleeping()
+
+
+@pytest.mark.parametrize("what", ["minutes", "battery", "memory", "SIGTERM", "SIGINT"])
+def test_a_machine_that_stays_hot_waits_no_longer_than_anything_allows(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, place, told = Clock(), "prge.runtime_driver.loop.stopping", []
+    monkeypatch.setattr(f"{place}.time", clock)
+    monkeypatch.setattr(f"{place}.temperature", lambda: 90.0)
+    monkeypatch.setattr(f"{place}.battery", lambda: 50.0 - clock.now if what == "battery" else 50.0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(
+        total=1e9, available=1e6 if what == "memory" and clock.now > 30 else 5e8
+    ))  # fmt: skip
+    if what.startswith("SIG"):
+        clock.sleeping = lambda: os.kill(os.getpid(), getattr(signal, what)) if clock.now == 30 else None
+    limits = Limits(1.0 if what == "minutes" else None, 60.0, 20.0 if what == "battery" else None)
+    with Stopping(limits) as stopping:
+        clock.now = 2.0
+
+        def waiting(text: str) -> None:
+            told.append(text)
+            assert clock.now < 3600, "it waits for ever"
+
+        with pytest.raises(KeyboardInterrupt):
+            stopping.look(waiting)
+    why, at = {
+        "minutes": ("1 minutes are over", 60),
+        "battery": ("the battery is at 19 %", 31),
+        "memory": ("only 1 MB of memory are left", 31),
+    }.get(what, ("interrupted", 30))
+    assert (stopping.why, clock.now) == (why, at) and told == ["waiting at 90 degrees"] * (at - 2)
 
 
 def test_what_cannot_be_resumed_is_said(

@@ -7,7 +7,8 @@ import struct
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +33,36 @@ Signature = list[tuple[tuple[int, ...], int]]
 I64, F32 = 4, 6
 
 
-def runtime() -> Any:
-    """`executorch.runtime.Runtime`, without the exporter.
+@contextmanager
+def without_exporter() -> Iterator[None]:
+    """Import parts of ``executorch`` here without its export stack, which takes seconds and over 150 MB.
 
-    The bindings take one warning class from ``executorch.exir``, whose ``__init__`` imports all
-    of the export stack: seconds and over 150 MB on a device. An empty package stands in for it
-    during this one import.
+    The bindings need one warning class from ``executorch.exir``, whose ``__init__`` imports everything. An empty
+    package stands in for it.
     """
-    stand_in = None
-    if "executorch.exir" not in sys.modules:
-        import executorch
+    if "executorch.exir" in sys.modules:
+        yield
+        return
+    import executorch
 
-        stand_in = types.ModuleType("executorch.exir")
-        stand_in.__path__ = [str(Path(folder) / "exir") for folder in executorch.__path__]
-        sys.modules["executorch.exir"] = stand_in
+    stand_in = types.ModuleType("executorch.exir")
+    stand_in.__path__ = [str(Path(folder) / "exir") for folder in executorch.__path__]
+    sys.modules["executorch.exir"] = stand_in
     try:
-        from executorch.runtime import Runtime
+        yield
     finally:
-        if stand_in is not None:
-            del sys.modules["executorch.exir"]
+        del sys.modules["executorch.exir"]
+
+
+def runtime() -> Any:
+    """`executorch.runtime.Runtime`, imported without the exporter."""
+    with without_exporter():
+        from executorch.runtime import Runtime
     return Runtime.get()
 
 
 def set_threads(count: int) -> None:
-    """How many threads the runtime's kernels take; only before anything is loaded, which keeps the pool it found."""
+    """Set how many threads the runtime's kernels take. Call it first: a loaded program keeps the threads it found."""
     runtime()
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 

@@ -50,7 +50,8 @@ class NativeProcess(Process):
             raise UserError(f"{self.runner} cannot be run; make it with `prge build-runner` ({e})") from e
         if "error" in said:
             raise UserError(f"{self.name} failed: {said['error']}")
-        self.seconds.setdefault(tokens, []).append(said["seconds_per_step"])
+        seconds, executing = said["seconds_per_step"], said.get("execution_seconds")
+        self.note(tokens, seconds, None if executing is None else seconds - executing)
         self.megabytes[tokens] = max(self.megabytes.get(tokens, 0.0), said["peak_megabytes"])
         self.process_megabytes = self.megabytes
         self.start_seconds = min(self.start_seconds or said["start_seconds"], said["start_seconds"])

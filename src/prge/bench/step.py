@@ -131,6 +131,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     The work is what the method needs, counted from the model; backpropagation's is not counted.
     """
     m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
+    drivers = process.driver_seconds.get(tokens)
     assert m is not None
     median = statistics.median(seconds)
     is_step = kind in ("program", "native", "eager")
@@ -152,6 +153,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "seconds": median,
         "least": min(seconds),
         "most": max(seconds),
+        "driver_seconds": statistics.median(drivers) if drivers else None,
         "multiply_adds": needed,
         "gflops": speed,
         "share_of_limit": speed / limit if speed else None,
@@ -181,14 +183,16 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         lines.append("| " + " | ".join(cells(r, report["rows"])) + " |")
-    drivers = [r for r in report["rows"] if r["kind"] in ("program", "native")]
-    if len({r["kind"] for r in drivers}) == 2:
-        lines += ["", "| driver | T | start-up, s | step, s | process's peak, MB |", "| --- | --- | --- | --- | --- |"]
-        lines += [
-            f"| {r['contender']} | {r['tokens']} | {r['start_seconds']:.2f} | {r['seconds']:.3f} "
-            f"| {r['process_megabytes']:,.0f} |"
-            for r in drivers
-        ]
+    # The driver's share of a step: all that is not the runtime's execute.
+    lines += ["", "| driver | T | start-up, s | step, s | driver's share, ms | process's peak, MB |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for r in report["rows"]:
+        if r["kind"] in ("program", "native"):
+            own = "" if r["driver_seconds"] is None else f"{1000 * r['driver_seconds']:.2f}"
+            lines.append(
+                f"| {r['contender']} | {r['tokens']} | {r['start_seconds']:.2f} | {r['seconds']:.3f} | {own} "
+                f"| {r['process_megabytes']:,.0f} |"
+            )
     lines += ["", "| program | bytes | of its weights alone |", "| --- | --- | --- |"]
     lines += [f"| {name} | {s['program_bytes']:,} | {s['ratio']:.3f} |" for name, s in report["sizes"].items()]
     return "\n".join(lines) + "\n"
