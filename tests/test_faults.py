@@ -161,3 +161,13 @@ def test_an_example_s_share_of_memory_follows_its_positions(program_folder: Path
 def test_json_has_no_number_that_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"loss": math.nan, "more": [math.inf, {"x": -math.inf}], "right": 0.5})
     assert json.loads(capsys.readouterr().out) == {"loss": None, "more": [None, {"x": None}], "right": 0.5}
+
+
+def test_texts_with_nothing_to_learn_are_counted(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.tsv"
+    lines = [line for line in (demo_data / "train.tsv").read_text().splitlines() if len(line) < 90]
+    data.write_text("\n".join([*lines[:30], "\tlater", *lines[30:40]]) + "\n")
+    code, found = prge("train", program_folder, "--data", data, "--steps", 1, "--lr", 0.01, "-o", tmp_path / "run")
+    assert code == 0 and found["skipped"].startswith("1 records"), found

@@ -98,7 +98,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, program, config.after, Snapshot(0, state))
             start = folder / START_FILE
-            if data["from"]:
+            if data.get("from"):
                 save_state(start, state, program.manifest, config.after)
             else:
                 start.unlink(missing_ok=True)
