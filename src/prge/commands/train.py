@@ -257,7 +257,8 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def skipped_of(count: int) -> dict[str, str]:
     """What a result says of records that were left out because they hold nothing to learn; nothing for none."""
-    return {"skipped": f"{count} records that hold nothing to learn"} if count else {}
+    what = "record that holds" if count == 1 else "records that hold"
+    return {"skipped": f"{count} {what} nothing to learn"} if count else {}
 
 
 def scores(numbers: dict[str, float]) -> str:
