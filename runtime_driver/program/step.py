@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.folders import PROGRAM_FOLDER
+from prge.files.folders import refuse_run
 from prge.files.seal import sealed
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
 from prge.memory import return_freed
@@ -72,34 +72,27 @@ def set_threads(count: int) -> None:
 
 
 def find_program(path: Path, kind: str = "step") -> Path:
-    """The ``.pte`` that a path names: itself, or the one of that kind in a folder."""
+    """The ``.pte`` that a path names: itself, or the one of this kind in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
     name, made_by = _KINDS[kind]
     file = path / name if path.is_dir() else path
     if not file.is_file():
-        refuse_run(path)
+        refuse_run(path, "a program")
         raise UserError(f"{file} does not exist; make it with `{made_by}`")
     return file
 
 
 def is_program(path: Path) -> bool:
-    """Whether a path is meant as a program: a ``.pte``, or a folder that holds no checkpoint.
+    """Whether a path is meant as a program and not as a model: a ``.pte``, or a folder that holds no checkpoint.
 
     Raises:
-        UserError: it is a run's folder, which has a ``config.json`` as a checkpoint has.
+        UserError: it is a run's folder.
     """
-    refuse_run(path)
+    refuse_run(path, "a program or a model")
     return path.suffix == ".pte" or (path.is_dir() and not (path / "config.json").exists())
-
-
-def refuse_run(path: Path) -> None:
-    """Raise a UserError if ``path`` is a run's folder, where a program or a model is expected."""
-    if not (path / "log.jsonl").is_file():
-        return
-    inside = path / PROGRAM_FOLDER
-    hint = f"its program is {inside}" if inside.is_dir() else f"{path / 'config.json'} names its program"
-    raise UserError(
-        f"{path} is a run, not a program or a model; {hint}, and `prge train --resume {path}` goes on with the run"
-    )
 
 
 def check_file(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 from prge.errors import UserError
 from prge.files.bounded import JOURNAL, read_bounded
-from prge.files.typed import parse, parse_json, without_odd
+from prge.files.typed import parse, parse_json, to_json
 
 _MARK = ',"crc":"'
 
@@ -129,7 +128,7 @@ def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(without_odd(row), separators=(",", ":"))
+    text = to_json(row, separators=(",", ":"))
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prge.runtime_driver.loop.calibrate import Calibration
+from prge.runtime_driver.loop.train import RunningMean
 
 
 @contextmanager
@@ -31,12 +32,9 @@ def picture(path: Path) -> Iterator[Any]:
 
 
 def running_mean(values: Sequence[float | None]) -> list[float]:
-    """A bias-corrected exponential mean over about 20 values; None, for one that was not finite, leaves it as it is."""
-    means: list[float] = []
-    for i, value in enumerate(values):
-        mean = means[-1] if means else nan if value is None else value
-        means.append(mean if value is None else mean + (value - mean) / min(i + 1, 20))
-    return means
+    """`RunningMean` after each of some losses; None for one that was not finite."""
+    mean = RunningMean()
+    return [mean.add(nan if value is None else value) for value in values]
 
 
 def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:

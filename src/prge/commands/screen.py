@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.commands.hooks import Hooks
-from prge.files.typed import without_odd
+from prge.files.typed import to_json
 
 out = Console()
 # On a descriptor of its own, which `quiet` does not hold back.
@@ -72,5 +71,5 @@ def plain(value: Any) -> str:
 
 
 def print_json(result: Any) -> None:
-    """One line of JSON on stdout; null for numbers that are not finite."""
-    print(json.dumps(without_odd(result)))
+    """One line of JSON on stdout; null for a number that is not finite."""
+    print(to_json(result))

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
-from prge.runtime_driver.loop.train import TrainConfig, fold, settle
+from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram, is_program
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
@@ -139,8 +138,8 @@ def resume(
         UserError: no run there, or its program or data are no longer what they were.
     """
     folder = Path(run)
-    described = read_config(folder)
-    source, config, loaded = reopen(folder, described, program, data, dev)
+    described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {folder}"
+    source, config, loaded = reopen(folder, described, program, data, dev, command)
     examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
         raise UserError(
@@ -158,12 +157,17 @@ def resume(
 
 
 def reopen(
-    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None
-) -> tuple[Source, TrainConfig, StepProgram]:
+    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None,
+    command: str, reads: bool = True,
+) -> tuple[Source, TrainConfig, StepProgram]:  # fmt: skip
     """A run's settings and program, by its description; the paths stand in for those that it names.
 
+    Args:
+        command: what to call when the run's files have moved.
+        reads: whether the examples are read.
+
     Raises:
-        UserError: something is missing, or no longer what it was.
+        UserError: a file is not where the description says, or no longer what it was.
     """
     try:
         kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
@@ -173,14 +177,15 @@ def reopen(
         runtime, device = described["runtime"].split()[0], described["data"]["device"]
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
-    path = Path(program or described["program"])
-    for place in (path, *(Path(file) for file in (source.train, source.dev) if file)):
-        if not place.exists():
-            raise UserError(
-                f"{place}, which {folder} was begun with, does not exist; if it has moved, name what there is now: "
-                f"prge train PROGRAM --data FILE --resume {folder}"
-            )
-    loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    path = program or described["program"]
+    files = {"program": path} | ({"data": source.train, "dev data": source.dev} if reads else {})
+    gone = [f"its {what} is not at {file}" for what, file in files.items() if file and not Path(file).exists()]
+    if gone:
+        command += " --dev FILE" if reads and source.dev else ""
+        raise UserError(f"{folder}: {' and '.join(gone)}; if it has moved, say where it is: `{command}`")
+    # Whichever tokenizer it is, the program knows whether it is the right one.
+    tokenizer = source.tokenizer if source.tokenizer and Path(source.tokenizer).exists() else None
+    loaded = load(path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
 
 
@@ -201,21 +206,18 @@ def _go_on(
             if dev and not first:
                 before = evaluate(run.program, state, dev, evaluating)
             note = scores(summary(before)) if before else ""
-            losses, seconds = deque[float](maxlen=20), deque[float](maxlen=20)
+            mean, seconds = RunningMean(), deque[float](maxlen=20)
             steps = fold(
                 run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
             )
             for state, record in steps:
                 run.log(record, state, guard, None if record.step else before)
                 seconds.append(record.seconds)
-                losses.append(record.loss)
-                finite = [loss for loss in losses if isfinite(loss)]
-                mean = statistics.fmean(finite) if finite else nan
                 note = scores(summary(record.evaluation)) if record.evaluation else note
-                text = f"loss {mean:.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
+                text = f"loss {mean.add(record.loss):.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
                 hooks.show("training", record.step + 1, config.steps, text)
                 if record.backed_off:
-                    hooks.tell(f"step {record.step + 1}: the loss diverged; back to the best state, lr halved")
+                    hooks.tell(f"step {record.step + 1}: the run diverged; back to the best state, lr halved")
                 done = record.step + 1
                 stopping.look(lambda why, done=done: hooks.show("training", done, config.steps, why))  # type: ignore[misc]
         except KeyboardInterrupt:

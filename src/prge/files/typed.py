@@ -27,12 +27,20 @@ def parse_json(data: str | bytes) -> Any:
     return value
 
 
-def without_odd(value: Any) -> Any:
-    """A value with null for the numbers that JSON has no form for: NaN and infinities."""
+def to_json(value: Any, **form: Any) -> str:
+    """As `json.dumps`, but null for a number that is not finite: JSON has no word for it.
+
+    Args:
+        form: ``indent`` or ``separators``.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **form)
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: without_odd(each) for name, each in value.items()}
+        return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_odd(each) for each in value]
+        return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
