@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
+from prge.files.folders import refuse_run
 from prge.files.seal import sealed
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
 from prge.memory import return_freed
@@ -71,16 +72,26 @@ def set_threads(count: int) -> None:
 
 
 def find_program(path: Path, kind: str = "step") -> Path:
-    """The ``.pte`` that a path names: itself, or the one of that kind in a folder."""
+    """The ``.pte`` that a path names: itself, or the one of this kind in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
     name, made_by = _KINDS[kind]
     file = path / name if path.is_dir() else path
     if not file.is_file():
+        refuse_run(path, "a program")
         raise UserError(f"{file} does not exist; make it with `{made_by}`")
     return file
 
 
 def is_program(path: Path) -> bool:
-    """Whether a path is meant as a program: a ``.pte``, or a folder that holds no checkpoint."""
+    """Whether a path is meant as a program and not as a model: a ``.pte``, or a folder that holds no checkpoint.
+
+    Raises:
+        UserError: it is a run's folder.
+    """
+    refuse_run(path, "a program or a model")
     return path.suffix == ".pte" or (path.is_dir() and not (path / "config.json").exists())
 
 

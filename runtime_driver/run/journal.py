@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import zlib
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from prge.errors import UserError
 from prge.files.bounded import JOURNAL, read_bounded
-from prge.files.typed import parse, parse_json
+from prge.files.typed import parse, parse_json, to_json
 
 _MARK = ',"crc":"'
 
@@ -130,17 +128,8 @@ def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(_plain(row), separators=(",", ":"))
+    text = to_json(row, separators=(",", ":"))
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
-
-
-def _plain(value: Any) -> Any:
-    """A value with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from prge.examples.rows import Example
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
-from prge.runtime_driver.program.state import save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import RunFolder
 from prge.runtime_driver.run.journal import read_journal
@@ -80,10 +79,7 @@ def run_files() -> Files:
         for record in records:
             run.log(record, state, Guard(good), evaluations[1] if record.step == 0 else None)
         run.close()
-        save_state(folder / "start.safetensors", start, m, AFTER)
-        config = {"version": 2} | json.loads((folder / "config.json").read_text())
-        found["run/config.json"] = (json.dumps(config, indent=2) + "\n").encode()
-        for name in ("log.jsonl", "state.safetensors", "start.safetensors"):
+        for name in ("config.json", "log.jsonl", "state.safetensors", "start.safetensors"):
             found[f"run/{name}"] = (folder / name).read_bytes()
     steps = []
     for record in records:

@@ -17,6 +17,7 @@ from prge.bench.runners import Run
 from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.folders import new_folder
+from prge.files.typed import to_json
 from prge.runtime_driver.program.step import StepProgram
 
 LORA = "lora-adamw"
@@ -102,7 +103,7 @@ def convergence(
         kept = [c for c in curves if c.run.method != LORA or c.run.lr == best]
         rows = table(kept, target)
         result = {"target": target, "rows": rows, "curves": [asdict(c) for c in curves]}
-        (out / "convergence.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / "convergence.json").write_text(to_json(result, indent=1) + "\n")
         (out / "convergence.md").write_text(markdown(rows, target, StepProgram(programs[0])))
         plot(out / "convergence.png", kept, target)
     return {"target": target, "rows": rows, "picture": str(output / "convergence.png")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from prge.commands.plots import picture
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
 from prge.files.folders import new_folder
+from prge.files.typed import to_json
 from prge.manifest import Manifest
 from prge.quiet import quiet
 from prge.runtime_driver.program.step import StepProgram
@@ -77,7 +77,7 @@ def bench_step(
         rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
         sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
         report = {"machine": describe(threads), "limits": limits, "sizes": sizes, "rows": rows}
-        (out / "step.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / "step.json").write_text(to_json(report, indent=1) + "\n")
         (out / "step.md").write_text(markdown(report))
         plot(out / "step.png", report)
     return report | {"picture": str(output / "step.png")}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from prge.commands.screen import err, out, plain
+from prge.commands.screen import err, out, plain, print_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Examples = Annotated[int | None, typer.Option(min=1, help="Use the first so many of --data.")]
@@ -41,7 +40,7 @@ def convergence(
         listener=(lambda text: None) if as_json else (lambda text: err.print(text, highlight=False)),
     )  # fmt: skip
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     table = Table(box=None)
     for column in result["rows"][0]:
@@ -73,7 +72,7 @@ def step(
     listener = (lambda text: None) if as_json else (lambda text: err.print(text, highlight=False))
     report = bench_step(programs, output, tokens or [], rounds, peers, threads, listener, runner)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
     table = Table(box=None)
     for column in ("contender", "q x B x T", "seconds", "positions/s", "GFLOP/s", "of limit", "peak MB", "times"):
@@ -94,7 +93,7 @@ def compare(
 
     result = side_by_side(reports)
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     for name, machine in zip(result["reports"], result["machines"], strict=True):
         out.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)

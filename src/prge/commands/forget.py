@@ -12,7 +12,7 @@ from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
-from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
+from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, START_FILE, read_config
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 
@@ -20,7 +20,7 @@ from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 _WRITTEN = {
     ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
     PROGRAM_FOLDER: (PROGRAM_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
-    ".": (STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
+    ".": (STATE_FILE, EARLIER_FILE, START_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
 }
 
 

@@ -134,8 +134,8 @@ def resume(
         UserError: no run there, or its program or data are no longer what they were.
     """
     folder = Path(run)
-    described = read_config(folder)
-    source, config, loaded = reopen(folder, described, program, data, dev)
+    described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {folder}"
+    source, config, loaded = reopen(folder, described, program, data, dev, command)
     examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
         raise UserError(
@@ -153,12 +153,17 @@ def resume(
 
 
 def reopen(
-    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None
-) -> tuple[Source, TrainConfig, StepProgram]:
+    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None,
+    command: str, reads: bool = True,
+) -> tuple[Source, TrainConfig, StepProgram]:  # fmt: skip
     """A run's settings and program, by its description; the paths stand in for those that it names.
 
+    Args:
+        command: what to call when the run's files have moved.
+        reads: whether the examples are read.
+
     Raises:
-        UserError: something is missing, or no longer what it was.
+        UserError: a file is not where the description says, or no longer what it was.
     """
     try:
         kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
@@ -169,7 +174,14 @@ def reopen(
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
     path = program or described["program"]
-    loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    files = {"program": path} | ({"data": source.train, "dev data": source.dev} if reads else {})
+    gone = [f"its {what} is not at {file}" for what, file in files.items() if file and not Path(file).exists()]
+    if gone:
+        command += " --dev FILE" if reads and source.dev else ""
+        raise UserError(f"{folder}: {' and '.join(gone)}; if it has moved, say where it is: `{command}`")
+    # Whichever tokenizer it is, the program knows whether it is the right one.
+    tokenizer = source.tokenizer if source.tokenizer and Path(source.tokenizer).exists() else None
+    loaded = load(path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
 
 
