@@ -41,8 +41,9 @@ auto described(const std::string& folder, Read read) {
   try {
     const Json config = parse_json(text), version = config.value("version", Json(1));
     if (version != kVersion)
-      throw Error(folder + " was begun by another version of prge (run format " + dump(version) + ", this one reads " +
-                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from");
+      throw Error(folder + " was begun by another version of prge (run format " + dump(version).substr(0, 20) +
+                  ", this one reads " + std::to_string(kVersion) + "); finish it with that version, or begin a new " +
+                  "run with --from " + folder);
     return read(config);
   } catch (const Error&) {
     throw;
