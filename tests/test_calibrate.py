@@ -61,6 +61,12 @@ def test_more_noise_of_directions_asks_for_more_of_them(program_folder: Path, we
     assert cost(many) <= 1.1 * min(cost(q) for q in range(1, 65))
     assert batch == round(m.batch * (31 + m.queries) / (31 + many))
     assert propose_shape(StepProgram(weights_program).manifest, 0.8, 0.1, 30.0) == (1, 4)
+    # Every query of a text of 5 targets copies 5 positions, so fewer are worth their cost.
+    targets = replace(m, labels=(), objective="language-modelling", max_targets=5)
+    fewer, batch = propose_shape(targets, 0.8, 0.1, 30.0)
+    cost = lambda q: (0.8 * m.queries / q + 0.1) * (30 + 5 * (1 + q))  # noqa: E731
+    assert fewer < many and cost(fewer) <= 1.1 * min(cost(q) for q in range(1, 65))
+    assert batch == round(m.batch * (30 + 5 * (1 + m.queries)) / (30 + 5 * (1 + fewer)))
 
 
 @pytest.mark.parametrize("kind", ["activations", "weights", "targets"])

@@ -1,4 +1,4 @@
-"""Measures a program's estimates on some data, and proposes eps, lr, q and B."""
+"""Measures how good a program's gradient estimates are on some data, and proposes eps, lr, q and B."""
 
 from __future__ import annotations
 
@@ -35,19 +35,22 @@ _DIRECTIONS = (_SEED << 32) + 2**31
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured, and what follows.
+    """What was measured, and what it proposes.
 
     Attributes:
-        eps: where the estimates' correlation with exact ones is greatest; ``correlation``, how great.
+        eps: the one whose estimates agree best with exact ones.
+        correlation: of its estimates with exact ones.
         by_eps: (eps, correlation) of all that were tried.
-        lr: of the first step.
-        along: (how far along the optimizer's first direction, loss) of the line search.
-        signal, directions, examples: shares of an estimate's squared length: of the gradient, and
-            of the noise from few directions and from few examples.
-        queries, batch: q and B with the most signal for the time of a step like the program's.
+        lr: proposed for the first step.
+        along: (way, loss) of the line search along the optimizer's first direction.
+        signal: share of an estimate's squared length that is the gradient's.
+        directions: share that is noise, because the directions are few.
+        examples: share that is noise, because the examples are few.
+        queries: q of the shape with the least noise, for the time of the program's step.
+        batch: its B.
         seconds_per_step: median.
         longest: tokens of the longest text.
-        peak_megabytes: of the process, in a step of the program on texts of that length.
+        peak_megabytes: of the process, after a step of the program on texts of that length.
     """
 
     eps: float
@@ -78,7 +81,12 @@ class Calibration:
 
 
 class Estimates:
-    """Gradient estimates of a program by eps, seed and batch, at a state's parameters; default: the initial state's."""
+    """Gradient estimates of a program, all at the same parameters.
+
+    Attributes:
+        batches: eight, which no run draws.
+        seconds: of each estimate so far.
+    """
 
     def __init__(self, program: StepProgram, examples: Sequence[Example], state: Tensor | None = None):
         self.program, m = program, program.manifest
@@ -88,7 +96,15 @@ class Estimates:
         self.seconds: list[float] = []
 
     def gradient(self, batch: int, seed: int, eps: float) -> Tensor:
-        """f32[parameters]."""
+        """An estimate, f32[parameters].
+
+        Args:
+            batch: which one of the batches.
+            seed: which directions.
+
+        Raises:
+            UserError: it is not finite.
+        """
         m, state = self.program.manifest, self.state
         tokens, targets = collate(self.batches[batch], m)
         began = time.perf_counter()
@@ -102,9 +118,12 @@ class Estimates:
 
 
 def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
-    """(lr, the line search): a share of the way to the least loss along the optimizer's first direction.
+    """Propose the lr of the first step: a share of the way to the lowest loss along the optimizer's first direction.
 
     Half of the batches give the direction, the other half the losses.
+
+    Returns:
+        lr, and (way, loss) of every way that was tried, beginning with 0.
     """
     program, m = estimates.program, estimates.program.manifest
     half = len(estimates.batches) // 2
@@ -123,11 +142,15 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
 
 
 def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
-    """(lr, all (way, loss)): ways along a direction are doubled until the loss rises, or 16 times.
+    """Search along a direction: double the way until the loss rises, 16 times at most.
 
     Args:
-        before: the loss where they begin.
-        way: the first.
+        before: the loss at way 0.
+        way: the first to try.
+        loss_at: the loss at a way.
+
+    Returns:
+        as `propose_lr`.
     """
     along = [(0.0, before)]
     for _ in range(16):
@@ -140,7 +163,10 @@ def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> t
 
 
 def lowest(points: Sequence[tuple[float, float]]) -> float:
-    """Where a parabola through the least of some (way, value) and its neighbours, ways doubling, has its bottom."""
+    """The way at the bottom of a parabola through the lowest of some (way, value) and its two neighbours.
+
+    Each way is twice the one before, and the parabola is over their logarithms.
+    """
     at = min(range(len(points)), key=lambda i: points[i][1])
     if not 0 < at < len(points) - 1:
         return points[at][0]
@@ -151,14 +177,15 @@ def lowest(points: Sequence[tuple[float, float]]) -> float:
 
 
 def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[float]:
-    """Correlation with the exact estimate at each eps, from inner products of estimates along the same directions.
+    """Correlation of the estimates at each eps with the exact ones, which nobody has to know.
 
-    An estimate at eps e is ``g + h c + n / e`` with ``h = e^order``: the exact one, curvature, and
-    rounding that is independent at every eps. So ``<i, j> = S + (h_i + h_j) X + h_i h_j C + [i = j] N / e_i^2``,
-    solved for S, X, C, N by least squares relative to the estimates' lengths.
+    An estimate at eps e is ``g + h c + n / e`` with ``h = e^order``: the exact one, curvature, and rounding, which is
+    independent at every eps. So the inner product of two is ``S + (h_i + h_j) X + h_i h_j C + [i = j] N / e_i^2``.
+    Least squares, relative to the estimates' lengths, give S, X, C and N.
 
     Args:
-        grams: f64[E, E].
+        grams: f64[E, E], inner products of the estimates at every two eps, along the same directions.
+        eps: E of them.
         order: 1 for one-sided differences, 2 for central ones.
     """
     rows, right = [], []
@@ -176,10 +203,13 @@ def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[flo
 def calibrate(
     program: StepProgram, examples: Sequence[Example], progress: Callable[[str], None] = lambda text: None
 ) -> Calibration:
-    """Measure on a few batches.
+    """Measure a program's estimates on a few batches.
+
+    Args:
+        progress: hears what is measured now.
 
     Raises:
-        UserError: when an estimate is not finite, or there are fewer than 8 batches.
+        UserError: an estimate is not finite, or the examples make fewer than 8 batches.
     """
     m = program.manifest
     if len(examples) < 8 * m.batch:
@@ -216,11 +246,13 @@ def peak_of_step(program: StepProgram, examples: Sequence[Example]) -> tuple[int
 
 
 def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
-    """(signal, noise of directions, noise of examples), shares of the estimates' mean squared length.
+    """What estimates consist of: (signal, noise of directions, noise of examples), shares of their mean squared length.
+
+    Two estimates of one batch share signal and the examples' noise, so their inner product holds these two. The inner
+    product of estimates of different batches holds the signal alone.
 
     Args:
-        pairs: f32[batches, 2, S], two estimates of each batch with independent directions. Their
-            inner product holds signal and the examples' noise, that of different batches signal alone.
+        pairs: f32[batches, 2, S], two estimates of each batch, with independent directions.
     """
     n = pairs.shape[0]
     total = float(pairs.square().sum(2).mean())
@@ -232,16 +264,22 @@ def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
 
 
 def propose_shape(manifest: Manifest, directions: float, examples: float, length: float) -> tuple[int, int]:
-    """(q, B) of least noise for the cost of a step like the program's.
+    """(q, B) of the least noise, for the cost of the program's step.
 
-    The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. Activations:
-    a step costs ``B (T + 1 + q)`` rows of a layer, so the best q is ``sqrt(V_d / V_e (T + 1))``.
-    Weights: ``2 q B T``, where every query costs as much as an example: q = 1 and all in B.
+    The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. With perturbed activations a step costs
+    ``B (T + (1 + q) M)`` positions, for M target tokens, so the best q is ``sqrt(V_d / V_e (T / M + 1))``. With
+    perturbed weights it costs ``2 q B T``: a query costs as much as an example, and examples are worth more.
+
+    Args:
+        directions: V_d / q of the program's q, or anything in proportion.
+        examples: V_e likewise.
+        length: T.
     """
-    m = manifest
+    m, targets = manifest, max(1, manifest.max_targets)
     if m.perturb == "weights":
         return 1, m.queries * m.batch
     per_direction = directions * m.queries
-    q = math.sqrt(per_direction / max(examples, 1e-6) * (length + 1))
+    q = math.sqrt(per_direction / max(examples, 1e-6) * (length / targets + 1))
     queries = max(1, min(64, 2 ** round(math.log2(max(q, 1.0)))))
-    return queries, max(1, round(m.batch * (length + 1 + m.queries) / (length + 1 + queries)))
+    cost, other = (length + (1 + count) * targets for count in (m.queries, queries))
+    return queries, max(1, round(m.batch * cost / other))

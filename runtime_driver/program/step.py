@@ -1,4 +1,4 @@
-"""A loaded program: its manifest, and one execution of its ``forward``; `StepProgram` is the fine-tuning step."""
+"""Loads a program and executes it. `StepProgram` is the fine-tuning step."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 
-# A kind of program: its file, and the command that writes it.
+# Of each kind of program, its file and the command that writes it.
 _KINDS = {"step": (PROGRAM_FILE, "prge export"), "generate": (GENERATE_FILE, "prge export --generate")}
 
-# Tensors as (largest sizes, dtype as the runtime counts it).
+# Tensors by their largest sizes and the runtime's number of the dtype.
 Signature = list[tuple[tuple[int, ...], int]]
 I64, F32 = 4, 6
 
@@ -96,10 +96,13 @@ def is_program(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a whole program of prge's, before the runtime maps it.
+    """Refuse a file that is not a whole program of prge's, before the runtime maps it.
 
-    Reads the extended header (magic ``eh00``), which has the flatbuffer's size and where the segments of weights begin
-    and end; then all of the file for its seal.
+    This reads the extended header (magic ``eh00``), which has the sizes of the flatbuffer and of the segments with the
+    weights. Then it reads the whole file, to compare its digest with its seal.
+
+    Raises:
+        UserError: what is wrong with it.
     """
     size = path.stat().st_size
     with path.open("rb") as f:
@@ -125,7 +128,7 @@ def check_file(path: Path) -> None:
 
 
 def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """``forward`` of any program, without a manifest."""
+    """The ``forward`` of any ExecuTorch program, also without a manifest: inputs in, outputs out."""
     with quiet():
         program = runtime().load_program(path)
         forward = program.load_method("forward")
@@ -137,10 +140,10 @@ class Program:
     """A program of prge's on the ExecuTorch runtime.
 
     Attributes:
-        path: the ``.pte``.
-        manifest: what it says about itself.
-        runtime: what runs it.
-        execution_seconds: spent inside the runtime's execute so far.
+        path: of the ``.pte``.
+        manifest: what the program says about itself.
+        runtime: name of what executes it.
+        execution_seconds: how long the runtime's execute has taken, in all.
     """
 
     kind = "step"
@@ -148,10 +151,11 @@ class Program:
     execution_seconds = 0.0
 
     def __init__(self, path: Path):
-        """Load a ``.pte`` (or the one of this kind in a folder) and check its manifest.
+        """Load a ``.pte``, or the one of this kind in a folder, and check it.
 
         Raises:
-            UserError: missing, damaged, not ours, of a newer format, of the other kind, or other than it says.
+            UserError: it is missing, damaged, not made by prge, of a newer format, of another kind, or not what its
+                manifest says.
         """
         self.path = find_program(path, self.kind)
         self._loaded: dict[str, Any] = {}
@@ -175,7 +179,7 @@ class Program:
         self._check_signature()
 
     def _check_signature(self) -> None:
-        """Refuse a program that takes or gives other tensors than its manifest says."""
+        """Refuse a program whose inputs or outputs are not those of its manifest."""
         try:
             meta = self._program.metadata("forward")
             takes = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
@@ -191,7 +195,11 @@ class Program:
             )
 
     def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
-        """What ``forward`` of this kind takes and gives by the manifest, where ``sizes`` are those of what it takes."""
+        """Inputs and outputs of ``forward``, as the manifest says.
+
+        Args:
+            sizes: the inputs' largest sizes, as the program says.
+        """
         raise NotImplementedError
 
     def load(self, method: str = "forward") -> Any:
@@ -214,18 +222,22 @@ class Program:
         began = time.perf_counter()
         try:
             return execute(inputs)
-        except (RuntimeError, ValueError) as e:  # ValueError: a method gave text that is not UTF-8
+        except (RuntimeError, ValueError) as e:  # ValueError: its output is text that is not UTF-8
             raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
         finally:
             self.execution_seconds += time.perf_counter() - began
 
     def constant(self, method: str) -> Any:
-        """What a method gives that takes nothing."""
+        """The output of a method without inputs."""
         found = self._call(method, ())
         return found[0] if found else None
 
     def initial_state(self) -> Tensor:
-        """f32[S]: zeros, an adapter that changes nothing; or the PEFT adapter that the program goes on from."""
+        """The state to begin with, f32[state_size]: zeros, which change nothing, or that of the exported PEFT adapter.
+
+        Raises:
+            UserError: the file with the adapter's state is not beside the program.
+        """
         if self.manifest.adapter.subspace != "peft":
             return torch.zeros(self.manifest.state_size)
         file = self.path.parent / INITIAL_FILE
@@ -234,7 +246,11 @@ class Program:
         return load_state(file, self.manifest)
 
     def frozen(self) -> Tensor:
-        """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
+        """The adapter's frozen factors, f32, in the order that `AdaptedModule` describes.
+
+        Raises:
+            UserError: they are not as many as the manifest says.
+        """
         vector, a = self.constant("frozen"), self.manifest.adapter
         widths = [(m.in_features, m.out_features * m.core[1] if a.subspace else 0) for m in a.modules]
         size = sum(a.rank * down + up for down, up in widths)
@@ -294,7 +310,23 @@ class StepProgram(Program):
     def execute(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One execution: (new state f32[S], losses f32[R], the objective's detail)."""
+        """Execute the step once, on R rows.
+
+        Args:
+            state: f32[state_size].
+            tokens: i64[R, T].
+            targets: of the R rows, as `collate` makes them.
+            seed: query i draws its direction from ``seed + i``.
+            lr: learning rate; 0 to evaluate.
+            eps: size of the perturbation; 0 to evaluate.
+
+        Returns:
+            the new state f32[state_size], the losses f32[R], and a detail: the label words' logits f32[R, K], or the
+            loss of each target f32[R, M].
+
+        Raises:
+            UserError: the runtime cannot execute it on these.
+        """
         inputs = (
             state,
             tokens,
@@ -311,17 +343,22 @@ class StepProgram(Program):
     ) -> tuple[Tensor, Tensor]:
         """One fine-tuning step on a batch of B examples.
 
-        A program with both loops inside takes one execution. With the outer loop outside
-        the host runs the queries one by one, with the inner loop outside both signs of eps,
-        and adds up the changes of the state.
+        A program with both loops inside takes one execution. If the outer loop is outside, the host executes it for one
+        query after the other; if the inner loop is outside, for both signs of eps. Then it adds up the changes of the
+        state.
 
         Args:
-            tokens, targets: B rows.
+            state: f32[state_size].
+            tokens: i64[B, T].
+            targets: of the B rows, as `collate` makes them.
             seed: query i draws its direction from ``seed + i``.
+            lr: learning rate.
+            eps: size of the perturbation.
 
         Returns:
-            the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's
-            mean of each copy, f32[2 q], those at ``+eps`` first. They and the seed make a copy's step again.
+            the new state, and losses. With perturbed activations these are the examples', f32[B]. Else they are the
+            batch's mean of each copy, f32[2 q], those at ``+eps`` first; with the seed they are enough to make the step
+            again.
         """
         m = self.manifest
         rows = tokens.repeat(m.copies, 1)
@@ -339,6 +376,6 @@ class StepProgram(Program):
                     return new, each
                 total += new - state
                 losses.append(each)
-        # By the loops: [queries or 1, signs or 1, copies of the execution] -> all at +eps, then all at -eps.
+        # [executions for queries, for signs, copies of an execution] -> all copies at +eps, then all at -eps.
         found = torch.stack(losses).reshape(len(seeds), 2, -1)
         return state + total, found.permute(1, 0, 2).reshape(-1)
