@@ -25,7 +25,7 @@ from prge.bench.convergence import Curve, table
 from prge.bench.lora import LoraAdamW
 from prge.bench.process import Process
 from prge.bench.runners import Run
-from prge.bench.step import bench_step
+from prge.bench.step import step as bench_step
 from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
 from prge.eager import build_again
 from prge.errors import UserError
@@ -177,7 +177,7 @@ def test_a_report_holds_medians_of_rounds_in_turn(
         monkeypatch.setattr(f"prge.bench.references.{name}", lambda *_: None)
     monkeypatch.setattr(Invented, "order", [])
     out, programs = tmp_path / "out", [program_folder, weights_program]
-    report = bench_step(programs, out, [9, 5], 3, True, 0, lambda text: None)
+    report = bench_step(tuple(programs), out, (9, 5), 3)
     rows, called = report["rows"], [row["contender"] for row in report["rows"]]
     assert Counter(row["kind"] for row in rows) == {
         k: 2 * n + 2 * (k in ("program", "inference")) for k, n in KINDS.items()
@@ -196,15 +196,25 @@ def test_a_report_holds_medians_of_rounds_in_turn(
     first = next(line for line in page.splitlines() if line.startswith(f"| {called[2]} |"))
     assert first.split(" | ")[2] == "0.008 (0.007 to 0.009)" and first.endswith("| 14 | 1.14 |")
     assert json.loads((out / "step.json").read_text())["rows"] == rows
-    compared = compare([out, out])
+    compared = compare(
+        (
+            out,
+            out,
+        )
+    )
     assert len(compared["rows"]) == 16 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
     with pytest.raises(UserError, match="no report"):
-        compare([out, tmp_path])
+        compare(
+            (
+                out,
+                tmp_path,
+            )
+        )
     for tokens, message in ((3, "takes 4 to 40 tokens, not 3"), (41, "not 41")):
         with pytest.raises(UserError, match=message):
-            bench_step(programs, tmp_path / "none", [tokens], 1, True, 0, lambda text: None)
+            bench_step(tuple(programs), tmp_path / "none", (tokens,), 1)
     with pytest.raises(UserError, match="given twice"):
-        bench_step([program_folder, program_folder], tmp_path / "none", [], 1, True, 0, lambda text: None)
+        bench_step((program_folder, program_folder), tmp_path / "none", (), 1)
 
 
 def test_the_bench_s_steps_are_those_of_a_run(program_folder: Path) -> None:

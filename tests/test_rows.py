@@ -192,3 +192,17 @@ def test_odd_texts_are_refused_with_their_place(models: Callable[[str], Path]) -
         text_rows(checkpoint, plain, [{"text": "call me"}, {"body": "call me"}])
     with pytest.raises(UserError, match="the texts, record 1: column 'text' holds a list"):
         text_rows(checkpoint, plain, [{"text": ["call me"]}])
+
+
+def test_texts_with_nothing_to_learn_are_counted(
+    prge: Callable[..., tuple[int, Any]], export: Callable[..., Path], demo_data: Path, tmp_path: Path
+) -> None:
+    """Where the tokenizer adds no first token, a text of one token has nothing that it could be predicted from."""
+    adapter = AdapterConfig(rank=4, subspace="svd")
+    program = export(adapter=adapter, template="", label_words=(), target="{text}", max_targets=4)
+    lines = [line.split("\t")[0] for line in (demo_data / "train.tsv").read_text().splitlines()[1:20]]
+    data = tmp_path / "data.txt"
+    data.write_text("\n\n".join([*lines[:9], "a", *lines[9:]]) + "\n")
+    arguments = ["--data", data, "--truncate", "--steps", 1, "--lr", 0.01, "-o", tmp_path / "run"]
+    code, found = prge("train", program, *arguments)
+    assert code == 0 and found["skipped"] == "1 record that holds nothing to learn", found

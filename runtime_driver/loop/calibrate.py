@@ -6,12 +6,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 import torch
 from torch import Tensor
 
+from prge.cost import positions
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
@@ -20,13 +21,14 @@ from prge.runtime_driver.data.batches import batches, collate
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
-# Octaves around the program's eps; beyond them float32 or curvature has the word.
+# Octaves around the program's eps. Below them rounding decides the estimate, above them curvature.
 _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
-# Of the way to the least loss, in one step: measured, on SST-2, with two subspaces whose best lr differ by two.
+# Share of the way to the least loss that the first step goes. Measured on SST-2, with two subspaces whose best learning
+# rates differ by a factor of two.
 _SHARE = 0.5
-# Of a mean loss, in int8: what a line search must not take for a rise.
+# Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
-# Of batches and directions; no run gets so far into the last of their seeds.
+# Seeds of batches and directions that no run reaches.
 _SEED = 2**31 - 1
 _DIRECTIONS = (_SEED << 32) + 2**31
 
@@ -160,7 +162,7 @@ def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[flo
     solution = torch.linalg.lstsq(torch.tensor(rows, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
     s, x = (float(v) for v in solution.solution[:2])
     lengths = [math.sqrt(max(s, 1e-30) * float(grams[i, i])) for i in range(len(eps))]
-    return [max(0.0, (s + x * e**order) / length) for e, length in zip(eps, lengths, strict=True)]
+    return [min(1.0, max(0.0, (s + x * e**order) / length)) for e, length in zip(eps, lengths, strict=True)]
 
 
 def calibrate(
@@ -190,9 +192,8 @@ def calibrate(
     length = statistics.mean(len(e.tokens) for e in examples)
     queries, batch = propose_shape(m, directions, shares, length)
     fixed = peak - per_example * m.batch
-    # What B adds is in proportion to the positions of a row, and so changes with q too.
-    if m.perturb == "activations":
-        per_example *= (longest + 1 + queries) / (longest + 1 + m.queries)
+    # An example's part is in proportion to the positions that it has in an execution, so it changes with q too.
+    per_example *= example_positions(m, queries, longest) / example_positions(m, m.queries, longest)
     progress("learning rate")
     lr, along = propose_lr(estimates, eps)
     return Calibration(
@@ -208,9 +209,14 @@ def peaks(program: StepProgram, examples: Sequence[Example]) -> tuple[float, flo
         evaluate(program, program.initial_state(), [example])
         found.append((max(len(example.tokens), m.min_tokens), peak_megabytes()))
     (short, low), (long, high) = found
-    copies = 1 + m.queries if m.perturb == "activations" else 0
-    per_example = (high - low) / max(1, long - short) * (long + copies) / m.batch
+    fewer, more = (example_positions(m, m.queries, tokens) for tokens in (short, long))
+    per_example = (high - low) / max(1, more - fewer) * more / m.batch
     return high, per_example, long
+
+
+def example_positions(manifest: Manifest, queries: int, tokens: int) -> int:
+    """Rows of hidden states that one example of so many tokens has in an execution with q = ``queries``."""
+    return positions(replace(manifest, queries=queries, batch=1), tokens)[1]
 
 
 def noise_shares(pairs: Tensor) -> tuple[float, float, float]:

@@ -286,6 +286,8 @@ class Manifest:
         for name, value in {"eps": self.eps, "lr": self.lr, "alpha": a.alpha}.items():
             if not 0 < value < math.inf:
                 return name, f"must be above zero and finite, not {value}"
+        if self.objective == "language-modelling" and self.max_tokens < 2:
+            return "max_tokens", f"must be at least 2 where text is learned, not {self.max_tokens}"
         if self.min_tokens > self.max_tokens:
             return "min_tokens", f"must be at most max_tokens ({self.max_tokens:,}), not {self.min_tokens:,}"
         if not all(0 <= beta < 1 for beta in self.betas):

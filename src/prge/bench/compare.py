@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.errors import UserError
+from prge.options import AnyPath, Option
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
-    """What all reports of some folders have measured that the first one has.
+def compare(
+    reports: Annotated[tuple[AnyPath, ...], Option("Two or more folders of `prge bench step`.", argument=True)],
+) -> dict[str, Any]:
+    """Reports of several machines side by side, as multiples of the first one's seconds.
 
     Returns:
         ``reports`` and ``machines`` in order; ``rows`` with the contender, T, and the seconds in
@@ -20,18 +22,19 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
         UserError: fewer than two, or a folder without a report.
     """
+    folders = [Path(report) for report in reports]
     if len(folders) < 2:
         raise UserError("give at least two reports to compare")
-    reports = [_read(folder / "step.json") for folder in folders]
-    seconds = [{(r["contender"], r["tokens"]): r["seconds"] for r in report["rows"]} for report in reports]
+    read = [_read(folder / "step.json") for folder in folders]
+    seconds = [{(r["contender"], r["tokens"]): r["seconds"] for r in report["rows"]} for report in read]
     rows = [
         {"contender": name, "tokens": tokens, "seconds": [found.get((name, tokens)) for found in seconds]}
         for name, tokens in seconds[0]
     ]
     return {
         "reports": [str(folder) for folder in folders],
-        "machines": [report["machine"] for report in reports],
-        "limits": [report["limits"] for report in reports],
+        "machines": [report["machine"] for report in read],
+        "limits": [report["limits"] for report in read],
         "rows": rows,
     }
 

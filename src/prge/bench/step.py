@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
 from prge.bench.process import Process
+from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.files.typed import to_json
 from prge.manifest import Manifest
+from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.program.step import StepProgram
 
@@ -26,22 +28,32 @@ from prge.runtime_driver.program.step import StepProgram
 _CHAINS = {"f32": (256, 1024, 16, False), "int8": (256, 1024, 16, True), "bandwidth": (1, 4096, 4, False)}
 
 
-def bench_step(
-    programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool, threads: int,
-    listener: Callable[[str], None], runner: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
+def step(
+    programs: Annotated[
+        tuple[AnyPath, ...], Option("Programs; the first is what the others are set against.", argument=True)
+    ],
+    output: Annotated[AnyPath, Option("New folder for tables, picture and JSON.", ("--output", "-o"))],
+    tokens: Annotated[tuple[int, ...], Option("Length T of the rows, once per length; default: 32.", least=2)] = (),
+    rounds: Annotated[int, Option("Rounds; each times every contender once.", least=1)] = 7,
+    peers: Annotated[bool, Option("Also measure inference alone, and the step and LoRA in PyTorch.")] = True,
+    threads: Annotated[int, Option("Threads of each contender; 0: its own default.", least=0)] = 0,
+    runner: Annotated[
+        str, Option('Also measure the native runner: "native" builds it, or give prge-run or its folder.')
+    ] = "",
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Seconds and memory of a step, against this machine's limits and what you would use instead.
 
-    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose. ``runner`` is `prge-run`, its folder,
-    or "native" to build it; it then steps beside every program.
+    Everything is timed in turn. Writes ``step.json``, ``step.md`` and ``step.png`` into ``output``.
 
     Raises:
         UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
     """
-    if len(set(programs)) < len(programs):
+    output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
+    if len(set(paths)) < len(paths):
         raise UserError("a program is given twice")
-    loaded = {path: StepProgram(path).manifest for path in programs}
-    called = dict(zip(programs, names(programs), strict=True))
+    loaded = {path: StepProgram(path).manifest for path in paths}
+    called = dict(zip(paths, names(paths), strict=True))
     lengths = sorted(set(tokens)) or [min(32, *(m.max_tokens for m in loaded.values()))]
     for path, m in loaded.items():
         for length in lengths:

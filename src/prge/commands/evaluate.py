@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prge.commands.hooks import Hooks
 from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
+from prge.commands.train import skipped_of
 from prge.errors import UserError
 from prge.examples.form import Numbered
 from prge.examples.metrics import answer_scores
@@ -46,7 +47,7 @@ def evaluate_file(
     evaluation = evaluate(
         loaded, trained, examples, lambda done: hooks.show("evaluating", done, len(examples), "")
     )  # fmt: skip
-    found = {"examples": len(examples), **summary(evaluation)}
+    found: dict[str, Any] = {"examples": len(examples), **summary(evaluation), **skipped_of(encoder.skipped)}
     if generate:
         found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained, hooks)
     return found

@@ -97,7 +97,10 @@ def train(
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
     if eps is not None and eps <= 0:
         raise UserError(f"--eps must be above zero, not {eps}")
-    examples, dev, dropped = source.read(loaded.encoder())
+    encoder = loaded.encoder()
+    examples, dev, dropped = source.read(encoder)
+    skipped = encoder.skipped
+    del encoder
     return_freed()
     refuse_begun(output)
     began = time.perf_counter()
@@ -111,7 +114,8 @@ def train(
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev])}
     run = RunFolder.begin(output, loaded, config, described, state)
     result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
-    return result | ({"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {})
+    result |= {"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {}
+    return result | skipped_of(skipped)
 
 
 def resume(
@@ -251,6 +255,12 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if any(row["backed_off"] for row in rows):
         result["backed_off"] = [row["step"] + 1 for row in rows if row["backed_off"]]
     return result
+
+
+def skipped_of(count: int) -> dict[str, str]:
+    """What a result says of records that were left out because they hold nothing to learn; nothing for none."""
+    what = "record that holds" if count == 1 else "records that hold"
+    return {"skipped": f"{count} {what} nothing to learn"} if count else {}
 
 
 def scores(numbers: dict[str, float]) -> str:
