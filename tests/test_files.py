@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from prge.cli.app import app
 from prge.errors import UserError
 from prge.examples.chat import Chat
+from prge.examples.form import template_columns
 from prge.examples.read import read_records
 from prge.files.seal import SIZE, seal, sealed
 from prge.files.typed import parse
-from prge.manifest import AdaptedModule, Adapter, template_columns
+from prge.manifest import AdaptedModule, Adapter
 from prge.runtime_driver.program.state import load_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal

@@ -12,10 +12,9 @@ from prge.commands.hooks import Hooks
 from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
 from prge.commands.train import skipped_of
 from prge.errors import UserError
-from prge.examples.form import Numbered
+from prge.examples.form import Numbered, template_columns
 from prge.examples.metrics import answer_scores
 from prge.examples.rows import Example
-from prge.manifest import template_columns
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate

@@ -29,8 +29,9 @@ from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
+from prge.runtime_driver.program.base import is_program
 from prge.runtime_driver.program.state import steps_behind
-from prge.runtime_driver.program.step import StepProgram, is_program
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 
 
