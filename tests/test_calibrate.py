@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ import torch
 
 from prge.commands.plots import running_mean
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.loop.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
+from prge.runtime_driver.loop.calibrate import (
+    Calibration,
+    calibrate,
+    fit_reliability,
+    noise_shares,
+    peak_of_step,
+    propose_shape,
+)
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import Guard, RunningMean, TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
@@ -52,6 +61,53 @@ def test_more_noise_of_directions_asks_for_more_of_them(program_folder: Path, we
     assert cost(many) <= 1.1 * min(cost(q) for q in range(1, 65))
     assert batch == round(m.batch * (31 + m.queries) / (31 + many))
     assert propose_shape(StepProgram(weights_program).manifest, 0.8, 0.1, 30.0) == (1, 4)
+
+
+@pytest.mark.parametrize("kind", ["activations", "weights", "targets"])
+def test_the_largest_batch_in_closed_form(kind: str, program_folder: Path, weights_program: Path) -> None:
+    """From the positions that q and B make: B (T + (1 + q) M), or 2 q B T of perturbed weights."""
+    m = StepProgram(weights_program if kind == "weights" else program_folder).manifest
+    if kind == "targets":
+        m = replace(m, labels=(), objective="language-modelling", max_targets=5)
+    a, longest, peak = m.architecture, 23, 700.0
+
+    def positions(queries: int, batch: int, tokens: int) -> int:
+        if kind == "weights":
+            return 2 * queries * batch * tokens
+        return batch * (tokens + (1 + queries) * max(1, m.max_targets))
+
+    def bytes_of(queries: int, batch: int) -> float:
+        """What grows with q and B, by prge.cost's figures: buffers of the longest row planned, and of this one held."""
+        planned, held = positions(queries, batch, m.max_tokens), positions(queries, batch, longest)
+        grows = 8.0 * planned * a.hidden + 10.6 * held * a.layer_outputs
+        if kind == "weights":
+            return grows + (5.0 + 7.5) * 4 * queries * m.parameters
+        return grows + 4.0 * planned * a.heads * (planned // batch)
+
+    for queries in (1, m.queries, 16):
+        found = Calibration(0.1, 1.0, [], 0.1, [], 1.0, 0.0, 0.0, queries, 1, 1.0, longest, peak)
+        for megabytes in (peak + 6.0, peak + 17.3):
+            batch = found.largest_batch(m, megabytes)
+            spare = 1e6 * (megabytes - peak) + bytes_of(m.queries, m.batch)
+            assert bytes_of(queries, batch) <= spare < bytes_of(queries, batch + 1) and batch > 1
+        assert found.largest_batch(m, peak - 600.0) == 0
+    # At the program's own q, what was measured holds the program's own B, and a byte less does not.
+    found = Calibration(0.1, 1.0, [], 0.1, [], 1.0, 0.0, 0.0, m.queries, 1, 1.0, longest, peak)
+    assert found.largest_batch(m, peak) == m.batch and found.largest_batch(m, peak - 1e-3) == m.batch - 1
+
+
+def test_the_peak_is_that_of_a_step_on_the_longest_texts(program_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, seen = StepProgram(program_folder), list[torch.Size]()
+    execute = program.execute
+
+    def executing(state: torch.Tensor, tokens: torch.Tensor, *given: Any) -> Any:
+        seen.append(tokens.shape)
+        return execute(state, tokens, *given)
+
+    monkeypatch.setattr(program, "execute", executing)
+    monkeypatch.setattr("prge.runtime_driver.loop.calibrate.peak_megabytes", lambda: 5.0 * len(seen))
+    examples = [Example((1,) * n, n % 2) for n in (7, 12, 5)]
+    assert peak_of_step(program, examples) == (12, 5.0) and seen == [(2, 12)]
 
 
 def test_a_program_s_calibration(program_folder: Path, demo_data: Path) -> None:

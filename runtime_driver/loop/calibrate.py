@@ -12,7 +12,7 @@ from itertools import islice, product
 import torch
 from torch import Tensor
 
-from prge.cost import positions
+from prge.cost import largest_batch, peak_bytes
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
@@ -46,8 +46,8 @@ class Calibration:
             of the noise from few directions and from few examples.
         queries, batch: q and B with the most signal for the time of a step like the program's.
         seconds_per_step: median.
-        fixed_megabytes: of the process's peak on the longest texts, what no example adds.
-        per_example: megabytes that each example of B adds, at the proposed q.
+        longest: tokens of the longest text.
+        peak_megabytes: of the process, in a step of the program on texts of that length.
     """
 
     eps: float
@@ -61,12 +61,20 @@ class Calibration:
     queries: int
     batch: int
     seconds_per_step: float
-    fixed_megabytes: float
-    per_example: float
+    longest: int
+    peak_megabytes: float
 
-    def largest_batch(self, megabytes: float) -> int:
-        """B at which a step on the longest texts, with the proposed q, stays within; may be below 1."""
-        return math.floor((megabytes - self.fixed_megabytes) / max(self.per_example, 1e-9))
+    def largest_batch(self, manifest: Manifest, megabytes: float) -> int:
+        """The largest B whose step on the longest texts, with the proposed q, stays within; 0 for none.
+
+        The peak was measured. What another q and another B add to it is the estimate of `prge.cost.peak_bytes`.
+
+        Args:
+            manifest: of the program that was measured.
+        """
+        spare = 1e6 * (megabytes - self.peak_megabytes)
+        budget = peak_bytes(manifest, self.longest) + spare
+        return largest_batch(replace(manifest, queries=self.queries), self.longest, budget)
 
 
 class Estimates:
@@ -176,7 +184,7 @@ def calibrate(
     m = program.manifest
     if len(examples) < 8 * m.batch:
         raise UserError(f"calibration takes 8 batches of {m.batch} examples; the data has {len(examples)} examples")
-    peak, per_example, longest = peaks(program, examples)
+    longest, peak = peak_of_step(program, examples)
     estimates = Estimates(program, examples)
     tried = [m.eps * 2.0**octave for octave in _OCTAVES]
     grams = torch.zeros(len(tried), len(tried), dtype=torch.float64)
@@ -191,32 +199,20 @@ def calibrate(
     signal, directions, shares = noise_shares(pairs)
     length = statistics.mean(len(e.tokens) for e in examples)
     queries, batch = propose_shape(m, directions, shares, length)
-    fixed = peak - per_example * m.batch
-    # An example's part is in proportion to the positions that it has in an execution, so it changes with q too.
-    per_example *= example_positions(m, queries, longest) / example_positions(m, m.queries, longest)
     progress("learning rate")
     lr, along = propose_lr(estimates, eps)
     return Calibration(
         eps, correlation, list(zip(tried, correlations, strict=True)), lr, along, signal, directions, shares,
-        queries, batch, statistics.median(estimates.seconds), fixed, per_example,
+        queries, batch, statistics.median(estimates.seconds), longest, peak,
     )  # fmt: skip
 
 
-def peaks(program: StepProgram, examples: Sequence[Example]) -> tuple[float, float, int]:
-    """(peak MB of the process, MB that one more example adds, tokens of the longest) by a short and a long batch."""
-    m, found = program.manifest, []
-    for example in (min(examples, key=lambda e: len(e.tokens)), max(examples, key=lambda e: len(e.tokens))):
-        evaluate(program, program.initial_state(), [example])
-        found.append((max(len(example.tokens), m.min_tokens), peak_megabytes()))
-    (short, low), (long, high) = found
-    fewer, more = (example_positions(m, m.queries, tokens) for tokens in (short, long))
-    per_example = (high - low) / max(1, more - fewer) * more / m.batch
-    return high, per_example, long
-
-
-def example_positions(manifest: Manifest, queries: int, tokens: int) -> int:
-    """Rows of hidden states that one example of so many tokens has in an execution with q = ``queries``."""
-    return positions(replace(manifest, queries=queries, batch=1), tokens)[1]
+def peak_of_step(program: StepProgram, examples: Sequence[Example]) -> tuple[int, float]:
+    """(tokens of the longest example, the process's peak MB after a step on a batch of it)."""
+    m, longest = program.manifest, max(examples, key=lambda e: len(e.tokens))
+    rows, targets = collate([longest] * m.batch, m)
+    program.step(program.initial_state(), rows, targets, _DIRECTIONS, 0.0, m.eps)
+    return rows.shape[1], peak_megabytes()
 
 
 def noise_shares(pairs: Tensor) -> tuple[float, float, float]:

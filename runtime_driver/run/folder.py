@@ -25,9 +25,6 @@ from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, read_journal
 from prge.runtime_driver.run.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 
-# Of the folder's format: docs/formats.md.
-VERSION = 2
-
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 # The state that a run began with, where that was not its program's own.

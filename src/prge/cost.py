@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prge.manifest import Manifest
 
 # By quantization: bytes of a frozen weight, and how many weights share a scale; 0 for all of an output's, or no scales.
@@ -120,6 +122,14 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
     resting = table + _CODE + packed + planned + 5.0 * copies
     held = _HELD * a.layer_outputs * positions(m, tokens)[1] + 7.5 * copies
     return max(resting + linears / DELEGATES, resting + _KERNELS + held)
+
+
+def largest_batch(m: Manifest, tokens: int, budget: float) -> int:
+    """The largest B, up to 1,024, whose `peak_bytes` on rows of ``tokens`` are within ``budget``; 0 for none."""
+    batch = 0
+    while batch < 1024 and peak_bytes(replace(m, batch=batch + 1), tokens) <= budget:
+        batch += 1
+    return batch
 
 
 def _factor_bytes(m: Manifest) -> int:

@@ -26,7 +26,8 @@ def _peak_elsewhere() -> float:
     except ModuleNotFoundError:  # Windows
         return float(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return float(peak or psutil.Process().memory_info().rss)  # some sandboxes count no peak
 
 
 def return_freed() -> None:
