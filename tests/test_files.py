@@ -67,7 +67,7 @@ def test_verify_says_what_is_damaged(prge: Prge, run: Path, program_folder: Path
         ("config.json", "run:"),
     ]:
         content = (run / name).read_bytes()
-        (run / name).write_bytes(content[:99] + b"\n" + content[100:])
+        (run / name).write_bytes(content[:99] + b"\0" + content[100:])
         code, message = prge("verify", run)
         assert code == 1 and name in message["error"] and place in message["error"]
         (run / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""A loaded program: its manifest, and one execution of its ``forward``; `StepProgram` is the fine-tuning step."""
+"""What all programs have: the file and its checks, the manifest, and executions on the ExecuTorch runtime."""
 
 from __future__ import annotations
 

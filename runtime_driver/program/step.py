@@ -95,7 +95,7 @@ class StepProgram(Program):
 
         Returns:
             the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's
-            mean of each copy, f32[2 q], those at ``+eps`` first. They and the seed make a copy's step again.
+            mean of each copy, f32[2 q], those at ``+eps`` first. With the seed they are enough to compute the step again (`prge replay`).
         """
         m = self.manifest
         rows = tokens.repeat(m.copies, 1)

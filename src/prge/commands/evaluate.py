@@ -41,7 +41,7 @@ def evaluate_file(
     where = Path(data) if data else None
     m, records, trained = loaded.manifest, encoder.records(where, "dev"), read_state(loaded, state)
     if generate and (m.objective == "label-words" or m.choices):
-        raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
+        raise UserError(f"{loaded.path} chooses among given answers; leave --generate out")
     examples = encoder.encode_all(records, where)
     evaluation = evaluate(
         loaded, trained, examples, lambda done: hooks.show("evaluating", done, len(examples), "")

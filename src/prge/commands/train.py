@@ -89,6 +89,7 @@ def train(
             str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
             dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
         )  # fmt: skip
+        exported["export_seconds"] = exported.pop("seconds")
         program = output / PROGRAM_FOLDER
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
@@ -127,7 +128,7 @@ def resume(
     limits: Limits = Limits(),
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Go on with a run that was stopped or cut off, with its own settings, to the bits of one that never was.
+    """Go on with a run that was stopped or cut off. The result is that of an uninterrupted run, bit for bit.
 
     Args:
         program, data, dev: where the run's files are now, if they have moved.
