@@ -94,8 +94,8 @@ class StepProgram(Program):
             seed: query i draws its direction from ``seed + i``.
 
         Returns:
-            the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's
-            mean of each copy, f32[2 q], those at ``+eps`` first. With the seed they are enough to compute the step again (`prge replay`).
+            the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's mean of each
+            copy, f32[2 q], those at ``+eps`` first. With the seed they are enough to replay the step.
         """
         m = self.manifest
         rows = tokens.repeat(m.copies, 1)

@@ -83,8 +83,8 @@ def export(
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
         Option(
-            "What the adapter may change: directions chosen by --texts (fisher), the weights' own (svd), all of B (none: "
-            "LoRA-FA); default: fisher with --texts, else svd."
+            "What the adapter may change: directions chosen by --texts (fisher), the weights' own (svd), or all of B "
+            "(none: LoRA-FA); default: fisher with --texts, else svd."
         ),
     ] = None,
     directions: Annotated[

@@ -60,7 +60,7 @@ class RowMaker:
         self._max_targets = form.max_targets or _UNBOUNDED
 
     def encode(self, record: Record, where: str, *, labelled: bool = True) -> list[Example]:
-        """The examples of a record: one, or one per window of a long target. An empty list if there is nothing to learn.
+        """The examples of a record: one, or one per window of a long target; none if there is nothing to learn.
 
         There is nothing to learn from a text without tokens, or from a single token with nothing before it. Rows may
         be longer than the form's bound: `fit` cuts them.
