@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
+from prge.files.digest import file_sha256
 from prge.files.folders import refuse_run
 from prge.files.typed import parse_json
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG_FILE
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt, file_sha256
+from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt
 from prge.models.families import FAMILIES, answer_at
 
 

@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
         return (weight > 0).to(torch.float32)
 
     def forward(self, hidden: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses times weights and losses, each f32[R, M], of the hidden states f32[R, M, H] at ``position``.
+        """(weighted losses, losses), each f32[R, M], of the hidden states f32[R, M, H] at ``position``.
 
         The loss of a row is the sum of its weighted ones.
         """

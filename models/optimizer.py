@@ -18,7 +18,7 @@ BETAS = (0.9, 0.99)
 def update(state: Tensor, gradient: Tensor, lr: Tensor, optimizer: Optimizer) -> Tensor:
     """The state after one step against the gradient.
 
-    Adam is algorithm 1 of arXiv 1412.6980. Adam and momentum leave out the correction of their means' first steps: the
+    Adam is algorithm 1 of arXiv 1412.6980. Adam and momentum leave out bias correction: the
     driver multiplies it into lr, so the graph needs no step count.
 
     Args:

@@ -104,10 +104,10 @@ def _serve() -> None:
     import torch
 
     from prge.cli import app  # noqa: F401
-    from prge.runtime_driver.program import step
+    from prge.runtime_driver.program import base
 
     torch.set_num_threads(1)
-    step.runtime()
+    base.runtime()
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prge.errors import UserError
-from prge.examples.form import Form, split
+from prge.examples.form import Form, split, template_columns
 from prge.examples.read import Record, as_text, read_records
 from prge.examples.rows import Example
-from prge.manifest import Manifest, template_columns
+from prge.manifest import Manifest
 from prge.runtime_driver.data.batches import batches, collate
 from prge.runtime_driver.data.encoder import Encoder, check_classes, without
 from prge.runtime_driver.data.source import Source

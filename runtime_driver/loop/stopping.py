@@ -24,7 +24,7 @@ _LOOK = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run stops or waits before its last step; None for never."""
+    """What ends or pauses a run early; None for nothing."""
 
     max_minutes: Annotated[float | None, Option("Stop after this many minutes; --resume continues.", least=0.0)] = None
     max_temperature: Annotated[

@@ -121,7 +121,7 @@ class Guard:
         """
         if self.first == math.inf and not math.isfinite(loss):
             raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        mean = self.mean + (loss - self.mean) / 10  # not a number at the first step, whose loss is never far
+        mean = self.mean + (loss - self.mean) / 10  # NaN at the first step (inf - inf), whose loss is never far
         far = not math.isfinite(loss) or mean > self.first + max(self.first, 1.0)
         diverged = far or not bool(new_state.isfinite().all())
         if self.note(loss, diverged):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.runtime_driver.program.step import F32, I64, Program, Signature
+from prge.runtime_driver.program.base import F32, I64, Program, Signature
 
 # Positions of a new cache. It begins small and doubles when it is full, because attention reads all of it.
 _FIRST = 64

@@ -87,7 +87,7 @@ def read_snapshot(path: Path) -> Snapshot:
             raise ValueError("its tensors are not states")
         steps = parse(int, parse_json(metadata["run_steps"]))
         if steps < 0 or (steps > 0) != (good is not None):
-            raise ValueError("its steps are below zero; or it lacks a best state, or has one before the first step")
+            raise ValueError(f"it says {steps} steps, and has {'a' if good is not None else 'no'} best state")
         return Snapshot(steps, state, good)
     except (KeyError, ValueError, TypeError) as e:
         raise UserError(f"{path} is not a snapshot of a run: {e!r}") from e

@@ -61,14 +61,14 @@ def run_files() -> Files:
         "tokenizer": None, "from": FROM, "device": "cpu", "examples": len(EXAMPLES), "dropped": 2,
         "crc": digest(EXAMPLES),
     }  # fmt: skip
-    evaluations = [Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3}) for _ in range(2)]
+    evaluation = Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3})
     records = []
     for step in range(STEPS):
         losses = numbers(chance, m.batch) if step != 1 else [math.inf, numbers(chance, 1)[0]]
         records.append(StepRecord(
             step, sum(losses) / m.batch, CONFIG.lr_at(step, m), CONFIG.eps, CONFIG.seed_at(step, m.queries), 12,
             0.125 + step / 3, tuple(losses), (2 * step, 2 * step + 1), step == 1,
-            evaluations[0] if step == 2 else None,
+            evaluation if step == 2 else None,
         ))  # fmt: skip
     program = cast(StepProgram, SimpleNamespace(path=Path(PROGRAM), runtime="executorch", manifest=m))
     found = Files()
@@ -77,7 +77,7 @@ def run_files() -> Files:
         run = RunFolder.begin(folder, program, CONFIG, data, start)
         found["run/begun.safetensors"] = (folder / "state.safetensors").read_bytes()
         for record in records:
-            run.log(record, state, Guard(good), evaluations[1] if record.step == 0 else None)
+            run.log(record, state, Guard(good), None if record.step else evaluation)
         run.close()
         for name in ("config.json", "log.jsonl", "state.safetensors", "start.safetensors"):
             found[f"run/{name}"] = (folder / name).read_bytes()
@@ -87,7 +87,7 @@ def run_files() -> Files:
         row |= {"loss": exact(record.loss), "losses": [exact(loss) for loss in record.losses]}
         for name, step in (("dev", 2), ("before", 0)):
             if record.step == step:
-                row[name] = {"loss": evaluations[0].loss, "accuracy": evaluations[0].accuracy}
+                row[name] = {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
         steps.append(row)
     given: Case = {
         "manifest": "classification", "program": PROGRAM, "data": DATA, "from": FROM, "dropped": 2,

@@ -26,7 +26,8 @@ from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.loop.train import TrainConfig, fold
-from prge.runtime_driver.program.step import StepProgram, load_plain, runtime, set_threads, without_exporter
+from prge.runtime_driver.program.base import load_plain, runtime, set_threads, without_exporter
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import RunFolder
 
 # Steps of the run whose first ones are timed.

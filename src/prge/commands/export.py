@@ -83,8 +83,8 @@ def export(
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
         Option(
-            "Between which frozen directions the core trains: fisher (chosen by --texts), svd (of the weights), none "
-            "(LoRA-FA: all of B); default: fisher with --texts, else svd."
+            "What the adapter may change: directions chosen by --texts (fisher), the weights' own (svd), or all of B "
+            "(none: LoRA-FA); default: fisher with --texts, else svd."
         ),
     ] = None,
     directions: Annotated[
@@ -116,7 +116,9 @@ def export(
         UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
     """
     if texts and subspace not in (None, "fisher"):
-        raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+        raise UserError(
+            f"--texts choose the directions of --subspace fisher, not of {subspace}; leave one of the two out"
+        )
     if adapter and (module or layers or rank or alpha or subspace or texts):
         raise UserError(
             "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
@@ -247,7 +249,7 @@ def export_for_training(
 
 
 def usual(form: Form) -> int:
-    """q and B by default: copies of a target of many tokens are long."""
+    """The default of q and of B: smaller where the answer is text, whose copies are long."""
     return 16 if form.labels else 4
 
 

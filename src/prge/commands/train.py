@@ -29,8 +29,9 @@ from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
+from prge.runtime_driver.program.base import is_program
 from prge.runtime_driver.program.state import steps_behind
-from prge.runtime_driver.program.step import StepProgram, is_program
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 
 
@@ -88,6 +89,7 @@ def train(
             str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
             dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
         )  # fmt: skip
+        exported["export_seconds"] = exported.pop("seconds")
         program = output / PROGRAM_FOLDER
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
@@ -126,7 +128,7 @@ def resume(
     limits: Limits = Limits(),
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Go on with a run that was stopped or cut off, with its own settings, to the bits of one that never was.
+    """Go on with a run that was stopped or cut off. The result is that of an uninterrupted run, bit for bit.
 
     Args:
         program, data, dev: where the run's files are now, if they have moved.

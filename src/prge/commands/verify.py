@@ -23,9 +23,10 @@ from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import is_packed, read_packed
+from prge.runtime_driver.program.base import check_file
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
-from prge.runtime_driver.program.step import StepProgram, check_file
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
 from prge.runtime_driver.run.snapshots import STATE_FILE, newest

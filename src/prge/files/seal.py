@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from prge.files.digest import file_sha256
 
 _MAGIC = b"prge-seal"
 # Bytes that a seal takes.
@@ -12,7 +13,7 @@ SIZE = len(_MAGIC) + 32
 
 def seal(path: Path) -> None:
     """Append the SHA-256 of the file's bytes. The runtime reads only to the program's own end, and not the seal."""
-    digest = _digest(path, path.stat().st_size)
+    digest = bytes.fromhex(file_sha256(path))
     with path.open("ab") as f:
         f.write(_MAGIC + digest)
 
@@ -25,14 +26,4 @@ def sealed(path: Path) -> bool | None:
     with path.open("rb") as f:
         f.seek(size)
         tail = f.read()
-    return tail[len(_MAGIC) :] == _digest(path, size) if tail.startswith(_MAGIC) else None
-
-
-def _digest(path: Path, size: int) -> bytes:
-    """SHA-256 of the first ``size`` bytes."""
-    sha = hashlib.sha256()
-    with path.open("rb") as f:
-        while size and (block := f.read(min(size, 1 << 20))):
-            sha.update(block)
-            size -= len(block)
-    return sha.digest()
+    return tail[len(_MAGIC) :] == bytes.fromhex(file_sha256(path, size)) if tail.startswith(_MAGIC) else None
