@@ -196,20 +196,17 @@ def test_a_report_holds_medians_of_rounds_in_turn(
     first = next(line for line in page.splitlines() if line.startswith(f"| {called[2]} |"))
     assert first.split(" | ")[2] == "0.008 (0.007 to 0.009)" and first.endswith("| 14 | 1.14 |")
     assert json.loads((out / "step.json").read_text())["rows"] == rows
-    compared = compare(
-        (
-            out,
-            out,
-        )
-    )
+    compared = compare((out, out))
     assert len(compared["rows"]) == 16 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
-    with pytest.raises(UserError, match="no report"):
-        compare(
-            (
-                out,
-                tmp_path,
-            )
-        )
+    whole: dict[str, Any] = json.loads((out / "step.json").read_text())
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    contents: list[Any] = [None, {}, [], whole | {"rows": [{}]}, whole | {"machine": 1}]
+    for content in [*contents, whole | {"rows": [rows[0] | {"seconds": 0}]}]:
+        if content is not None:
+            (odd / "step.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="no report"):
+            compare((out, odd))
     for tokens, message in ((3, "takes 4 to 40 tokens, not 3"), (41, "not 41")):
         with pytest.raises(UserError, match=message):
             bench_step(tuple(programs), tmp_path / "none", (tokens,), 1)

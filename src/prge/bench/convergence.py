@@ -1,4 +1,4 @@
-"""`prge bench convergence`: accuracy over wall-clock, programs against PyTorch LoRA with AdamW, in turn."""
+"""`prge bench convergence`: accuracy over time, of programs and of PyTorch LoRA with AdamW, which run in turn."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ LORA = "lora-adamw"
 
 @dataclass
 class Curve:
-    """One run: points of (seconds of training, steps, accuracy), and what it cost.
+    """One run.
 
-    The last point's accuracy is of all of dev, the others' of the part that draws the curve.
+    Attributes:
+        points: ``seconds`` of training, ``steps`` and ``accuracy``. The last one's accuracy is that of the whole dev
+            set, the others' that of a part.
+        peak_megabytes: above the imports.
     """
 
     name: str
@@ -39,18 +42,18 @@ class Curve:
     peak_megabytes: float = 0.0
 
     def seconds_to(self, accuracy: float) -> float | None:
-        """Training time until the curve first reaches an accuracy."""
+        """Seconds of training until the first point with at least this accuracy; None if there is none."""
         return next((p["seconds"] for p in self.points if p["accuracy"] >= accuracy), None)
 
 
 def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
-    """One run in a process of its own.
+    """Make one run in a process of its own.
 
     Raises:
-        UserError: when it fails, with the last line that it said.
+        UserError: it failed, with the last line that it wrote.
     """
     command = [sys.executable, "-m", "prge.bench.runners"]
-    # Stderr to a file: a full pipe that nobody reads would stop the run.
+    # Its stderr goes to a file. It would wait for ever to write into a full pipe that nobody reads.
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
         assert process.stdin and process.stdout
@@ -127,7 +130,7 @@ def convergence(
 
 
 def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
-    """A row per method, medians over its seeds; None where the target was not reached in every run."""
+    """A row per method: medians over its seeds. Time to the target is None unless every run reached it."""
     rows = []
     for name in dict.fromkeys(c.name for c in curves):
         runs = [c for c in curves if c.name == name]
@@ -148,7 +151,7 @@ def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram) -> str:
-    """The table for a document."""
+    """The table in Markdown."""
     m = program.manifest
     lines = [
         f"{m.model}, {m.quantization}, template `{m.template}`",
@@ -166,7 +169,7 @@ def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram
 
 
 def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
-    """Accuracy over seconds of training, a color per method, a line per seed."""
+    """Draw accuracy over seconds of training: a color for each method, a line for each seed."""
     with picture(path) as axis:
         for i, name in enumerate(dict.fromkeys(c.name for c in curves)):
             for j, c in enumerate(c for c in curves if c.name == name):

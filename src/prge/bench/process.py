@@ -37,7 +37,7 @@ class Process:
     process_megabytes: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin its process, which loads model or program."""
+        """Start the process, and wait until it has loaded its model or program."""
         began = time.perf_counter()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
         self.scratch = tempfile.TemporaryDirectory()
@@ -50,7 +50,7 @@ class Process:
         self.start_seconds = time.perf_counter() - began
 
     def time(self, tokens: int) -> None:
-        """One step."""
+        """Let it make one step on T = ``tokens``."""
         answer = self._ask(str(tokens))
         self.note(tokens, answer["seconds"], answer["driver_seconds"])
         self.megabytes.setdefault(tokens, answer["peak_megabytes"])

@@ -23,8 +23,8 @@ from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.program.step import StepProgram
 
-# (rows, size, depth, whether int8) of the chains of products that tell the machine's limits: of the sizes tried,
-# 576 to 4,096, the fastest. One row of a matrix larger than the caches reads memory and does little else.
+# (rows, size, depth, whether int8) of the chains of products that measure the machine's limits. The sizes are the
+# fastest of those tried, 576 to 4,096. One row times a matrix that no cache holds measures how fast memory is read.
 _CHAINS = {"f32": (256, 1024, 16, False), "int8": (256, 1024, 16, True), "bandwidth": (1, 4096, 4, False)}
 
 
@@ -138,9 +138,11 @@ def _peers(
 
 
 def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
-    """What one contender took for T tokens: median, least and most seconds, and what follows.
+    """A report's row: what one contender took for T tokens, and its speed.
 
-    The work is what the method needs, counted from the model; backpropagation's is not counted.
+    ``seconds`` is the median of the rounds. ``multiply_adds`` is the work that the method needs, counted from the
+    model's sizes; it is None for backpropagation. ``driver_seconds`` is the part of a step outside the runtime's
+    execute: the batch and its rows, the guard, the journal's line and the snapshot.
     """
     m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
     drivers = process.driver_seconds.get(tokens)
@@ -182,7 +184,7 @@ def _sizes(path: Path, m: Manifest) -> dict[str, float]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as tables for a document; the last column is against the first program."""
+    """The report as tables in Markdown. The last column sets each contender against the first program."""
     limits, machine = report["limits"], report["machine"]
     lines = [
         ", ".join(f"{key} {value}" for key, value in machine.items()),
@@ -195,7 +197,6 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         lines.append("| " + " | ".join(cells(r, report["rows"])) + " |")
-    # The driver's share of a step: all that is not the runtime's execute.
     lines += ["", "| driver | T | start-up, s | step, s | driver's share, ms | process's peak, MB |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for r in report["rows"]:
@@ -211,7 +212,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A row as a person reads it."""
+    """A row of the table."""
     first = next(x for x in rows if x["tokens"] == r["tokens"])
     shape = " x ".join(str(x) for x in (r["queries"], r["batch"], r["tokens"]) if x is not None)
     counted = r["gflops"] is not None
@@ -228,7 +229,7 @@ def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(path: Path, report: dict[str, Any]) -> None:
-    """A roofline: GFLOP/s over floating-point operations per byte of weights, under the machine's limits."""
+    """Draw the roofline: GFLOP/s over floating-point operations per byte of weights, below the machine's limits."""
     limits = report["limits"]
     points = [r for r in report["rows"] if r["gflops"] is not None]
     with picture(path) as axis:
