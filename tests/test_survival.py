@@ -43,12 +43,13 @@ thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: min
 
 
 def outcome(run: Path) -> tuple[Any, ...]:
-    """All that a run comes to: state, journal without times, adapter."""
+    """All that a run comes to: where it began, state, journal without times, adapter."""
     rows, _ = read_journal(run / LOG_FILE)
     state = read_snapshot(run / STATE_FILE).state.numpy().tobytes()
     kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     adapter, _ = load_checked(run / "adapter" / "adapter_model.safetensors", "an adapter", required=True)
-    return state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
+    start = (run / START_FILE).read_bytes() if (run / START_FILE).exists() else None
+    return start, state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +201,13 @@ class Failing:
 def test_a_full_or_broken_disk_stops_a_run_and_loses_nothing(
     number: int, program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on."""
+    """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on.
+
+    The run begins with another's state, which it writes too.
+    """
+    begin(program_folder, demo_data, tmp_path / "before", 1, eval_every=0)
     monkeypatch.setattr("prge.runtime_driver.run.snapshots._SYNC", 0.0)  # every step is written through
-    settings = {"steps": 3, "eval_every": 0}
+    settings: dict[str, Any] = {"steps": 3, "eval_every": 0, "start": tmp_path / "before"}
     begin(program_folder, demo_data, tmp_path / "clean", **settings)
     expected = outcome(tmp_path / "clean")
     at, failed = 0, 0
