@@ -122,7 +122,7 @@ void report(FILE* err, const prge::Run& run, double mean, double speed) {
                  left / 60, left % 60, terminal && !run.done() ? "" : "\n");
   if (r.dev) std::fprintf(err, "%sdev loss %.3f", start, r.dev->loss);
   if (r.dev && r.dev->accuracy) std::fprintf(err, "  accuracy %.3f", *r.dev->accuracy);
-  if (r.backed_off) std::fprintf(err, "\nthe loss diverged; back to the best state, lr halved");
+  if (r.backed_off) std::fprintf(err, "\nthe run diverged; back to the best state, lr halved");
   if (r.dev || r.backed_off) std::fputc('\n', err);
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.journal import Journal, check_rows, read_journal
+from prge.runtime_driver.run.journal import Journal, check_rows, number, read_journal
 from prge.runtime_driver.run.snapshots import STATE_FILE, Snapshot, Snapshots, newest
 
 CONFIG_FILE = "config.json"
@@ -70,7 +69,7 @@ class RunFolder:
             raise
         self.guard = Guard(self.stands.good)
         for row in rows[: self.stands.steps]:
-            self.guard.note(nan if row["loss"] is None else row["loss"], row["backed_off"])
+            self.guard.note(number(row["loss"]), row["backed_off"])
         size = ends[self.stands.steps - 1] if self.stands.steps else 0
         unused = (folder / LOG_FILE).stat().st_size - size
         self.cut = f"{unused:,} bytes behind step {self.stands.steps}" if unused else ""

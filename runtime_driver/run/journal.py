@@ -7,6 +7,7 @@ import fcntl
 import os
 import zlib
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -110,6 +111,11 @@ class _Step:
     backed_off: bool
     before: dict[str, float | None] = field(default_factory=lambda: {"loss": 0.0})
     dev: dict[str, float | None] = field(default_factory=lambda: {"loss": 0.0})
+
+
+def number(value: float | None) -> float:
+    """A number of the journal; null stands for one that was not finite."""
+    return nan if value is None else value
 
 
 def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

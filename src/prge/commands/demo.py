@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.commands.evaluate import predict
-from prge.commands.export import standard, write_program
+from prge.commands.export import export_form, standard
 from prge.commands.hooks import Hooks
 from prge.commands.train import resume, train
 from prge.examples.form import Form
@@ -34,7 +34,7 @@ def demo(
     files = resources.files("prge.demo")
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
-            write_program(model, program, _FORM, standard, train_file, hooks)
+            export_form(model, program, _FORM, standard, train_file, hooks)
         if not done.exists():
             if (run / CONFIG_FILE).exists():
                 trained = resume(run, hooks=hooks)

@@ -14,6 +14,7 @@ from prge.commands.train import skipped_of
 from prge.errors import UserError
 from prge.examples.form import Numbered, template_columns
 from prge.examples.metrics import answer_scores
+from prge.examples.read import place
 from prge.examples.rows import Example
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.encoder import Encoder
@@ -74,7 +75,7 @@ def predict(
     if data is not None:
         for number, record in encoder.records(Path(data)):
             record.pop(m.label_column, None)
-            records.append((f"{data}, line {number}", record))
+            records.append((place(str(data), number), record))
     if not records:
         raise UserError("nothing to predict; give texts or --data")
     examples: list[Example] = []

@@ -23,6 +23,7 @@ from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, check_program, read_config, read_log, read_start
+from prge.runtime_driver.run.journal import number
 from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
@@ -117,9 +118,8 @@ def again(
 
 
 def _losses(row: dict[str, Any]) -> Tensor:
-    return torch.tensor([float("nan") if loss is None else loss for loss in row["losses"]])
+    return torch.tensor([number(loss) for loss in row["losses"]])
 
 
 def _guarded(guard: Guard, state: Tensor, row: dict[str, Any], new_state: Tensor) -> Tensor:
-    loss = float("nan") if row["loss"] is None else row["loss"]
-    return guard.watch(state, loss, new_state)[0]
+    return guard.watch(state, number(row["loss"]), new_state)[0]

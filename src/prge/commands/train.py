@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +80,8 @@ def train(
     Raises:
         UserError: program or data cannot be read, the folder is in use, or the run cannot go on.
     """
+    if eps is not None and not 0 < eps < inf:
+        raise UserError(f"--eps must be above zero, not {eps}")
     output, exported = Path(output), dict[str, Any]()
     if is_program(Path(program)):
         if form != FormOptions():
@@ -97,8 +100,6 @@ def train(
     loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     state = read_state(loaded, start)
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
-    if eps is not None and eps <= 0:
-        raise UserError(f"--eps must be above zero, not {eps}")
     encoder = loaded.encoder()
     examples, dev, dropped = source.read(encoder)
     skipped = encoder.skipped
@@ -226,7 +227,7 @@ def _go_on(
             stopped = stopping.why
         except UserError:
             with suppress(UserError):  # a full disk stops both; the first sentence says more
-                _finish(run, state)
+                _finish(run, state, read_log(run.folder))
             raise
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
@@ -234,14 +235,14 @@ def _go_on(
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
 
 
-def _finish(run: RunFolder, state: Tensor) -> dict[str, str]:
-    """Close the run's folder and draw its curves; paths by name."""
+def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Close the run's folder and draw the curves of the journal's ``rows``; paths by name."""
     paths, picture = run.finish(state), run.folder / PICTURE_FILE
     try:
-        plot_curves(picture, read_log(run.folder))
+        plot_curves(picture, rows)
     except OSError as e:
         raise UserError(f"{picture} cannot be written ({e.strerror}); log, state and adapter are there") from e
     return paths | {"picture": str(picture)}
