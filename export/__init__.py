@@ -1,1 +1,1 @@
-"""The server side: a step module in, a .pte out, and what was delegated."""
+"""The exporter: from a checkpoint to a program on disk, and what comes before and after."""

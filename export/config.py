@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prge.errors import UserError
+from prge.examples.form import template_columns
 from prge.export.lower import Backend
 from prge.export.quantize import Quantization
 from prge.lora import Lora
-from prge.manifest import template_columns
 from prge.models.adapter import AdapterConfig, Subspace
 from prge.models.step import Perturbation, StepConfig
 

@@ -1,4 +1,4 @@
-"""A program that goes on from a PEFT adapter: its frozen factors are the adapter's own."""
+"""A program that goes on from a PEFT adapter: its frozen factors are made of the adapter's own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from prge.models.subspace import Factors, as_long_as, orthonormal_span
 
 
 def adapter_config(lora: Lora) -> AdapterConfig:
-    """Just the adapter's modules, at its rank and scale."""
+    """What trains: the adapter's modules, at its rank and scale."""
     return AdapterConfig(lora.rank, lora.scale * lora.rank, tuple(lora.pairs), slice(None), "peft")
 
 
 def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
-    """A [r, in] as it is, and D [out, r] with orthogonal columns that span B's, as long as W's mean singular value.
+    """The frozen factors by full name: the adapter's A [r, in], and D [out, r] whose columns span those of its B.
+
+    D's columns are orthogonal, and as long as W asks for (`as_long_as`).
 
     Raises:
-        ValueError: when a pair is no decoder layer's linear, or does not fit it.
+        ValueError: a pair belongs to no linear of a layer, or does not fit it.
     """
     every = selected(Parts(model), AdapterConfig(modules=("*",), layers=slice(None)))
     linears = {name: linear for name, (_, _, linear) in every.items()}
@@ -38,7 +40,11 @@ def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
 
 
 def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLinear], lora: Lora) -> None:
-    """Write the state, f32[state_size], with which the program computes what the adapter does."""
+    """Write the state f32[state_size] with which the program computes what the adapter does.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     state = torch.zeros(manifest.state_size)
     scale = manifest.adapter.alpha / manifest.adapter.rank
     for layer in adapters:

@@ -1,4 +1,4 @@
-"""The program beside the step's that continues text with its state."""
+"""The second program, which continues text with the parameters that the step has trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prge.models.checkpoints import Checkpoint
 from prge.models.families import FAMILIES
 from prge.models.generation import Generator
 
-# Most tokens of one execution: longer prompts are read in several, so that the memory for scores is bounded.
+# Most tokens of one execution. Longer prompts are read in several, which bounds the memory for scores.
 _CHUNK = 128
 
 
@@ -32,16 +32,22 @@ def write_generator(
     context: int,
     backend: Backend,
 ) -> Written:
-    """Write ``generate.pte`` of the layers of ``built``, which is consumed: its step was traced before.
+    """Write ``generate.pte``, with the layers of a step that has been written already.
 
     Args:
-        manifest, frozen: the step's.
-        context: the longest text; not longer than ``built`` was made for.
+        folder: where to write it.
+        built: the step; it is consumed.
+        manifest: the step's.
+        frozen: the step's frozen factors, flat.
+        context: most tokens of a text, prompt included; at most as many as ``built`` was made for.
+
+    Raises:
+        OSError: it cannot be written.
     """
     quantization: Quantization = manifest.quantization
     generator = Generator(built, share_table=quantization == "f32")
     head = built.parts.head
-    if not any(linear is head for linear in built.base_linears):  # the step has its label words' rows only
+    if not any(linear is head for linear in built.base_linears):  # a step with label words left the head as it was
         quantize(generator, [head], quantization)
     chunk = min(_CHUNK, context)
     described = dataclasses.replace(
@@ -50,14 +56,14 @@ def write_generator(
     )  # fmt: skip
 
     def inputs(tokens: int) -> tuple[Any, ...]:
-        cached = tokens * context // chunk  # of any length, as the tokens are
+        cached = tokens * context // chunk  # the cache's length is dynamic too
         kv, d = built.parts.kv_heads, built.parts.head_size
         keys = [torch.zeros(kv, d, cached) for _ in generator.backbone.layers]
         values = [torch.zeros(kv, cached, d) for _ in generator.backbone.layers]
         rows = torch.zeros(1, tokens, dtype=torch.int64)
         return torch.zeros(manifest.parameters), rows, torch.zeros(1, dtype=torch.int64), keys, values
 
-    # Traced at two tokens and more; one at a time they are read nevertheless.
+    # Traced for two tokens or more, as torch.export treats 1 apart; the program reads single tokens nevertheless.
     lengths, constants = (2, chunk), {"manifest": described.to_json(), "frozen": frozen}
     return write_program(
         folder / GENERATE_FILE, generator, inputs, lengths, range(len(generator.backbone.layers)), backend, constants
@@ -65,7 +71,7 @@ def write_generator(
 
 
 def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """What ends a text, as the checkpoint's generation config, config and tokenizer have it."""
+    """The tokens that end a text, by the checkpoint's generation config, config and tokenizer; in rising order."""
     found: set[int] = set()
     for source in (checkpoint.model.generation_config, checkpoint.model.config, checkpoint.tokenizer):
         ids = getattr(source, "eos_token_id", None)
@@ -74,10 +80,10 @@ def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 def reach(config: Any) -> int:
-    """The longest text of a transformers config.
+    """Most tokens of a text that a model can read, by its transformers config.
 
     Raises:
-        UserError: for an encoder.
+        UserError: the model is an encoder, which cannot continue a text.
     """
     if not FAMILIES[config.model_type].causal:
         raise UserError(f"a {config.model_type} reads texts whole and cannot continue one; leave --generate out")

@@ -1,4 +1,4 @@
-"""The step module, traced and lowered to an ExecuTorch program."""
+"""From a module to an ExecuTorch program: traced, cut into delegates, lowered, and its memory planned."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _RESHAPES = (
     _aten.unsqueeze.default,
     _aten.squeeze.dim,
 )
-# Whose sizes XNNPACK, which takes float tensors only, would fix as traced.
+# XNNPACK would fix the traced sizes of these, for the float tensors that it takes.
 _STATIC = (_aten.slice.Tensor, _aten.unsqueeze.default, _aten.squeeze.dim)
 
 
@@ -61,7 +61,7 @@ def example_tokens(rows: int, tokens: int) -> tuple[Tensor]:
 
 
 def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
-    """Inputs of `Step.forward` of the right shapes for T = ``tokens``."""
+    """Inputs for `Step.forward` of the right shapes, for rows of T = ``tokens``."""
     rows = step.config.rows
     generator = torch.Generator().manual_seed(seed)
     targets: tuple[Tensor, ...]
@@ -85,16 +85,16 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
 def trace(
     module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], min_tokens: int, max_tokens: int
 ) -> ExportedProgram:
-    """torch.export a module, for rows of any length between the bounds or of the one they both are.
+    """Trace a module with torch.export, for rows of any length between the bounds.
 
-    Traced at the shortest: the delegates make their buffers for the traced length first, and
-    grow them when longer rows come.
+    It is traced at the shortest length. The delegates make their buffers for that first, and grow them when longer rows
+    come.
 
     Args:
-        inputs: makes the arguments for T tokens.
+        inputs: makes the module's arguments for rows of T tokens.
 
     Raises:
-        RuntimeError: when the bounds differ and a node's result could not follow the length.
+        RuntimeError: the bounds differ, and an operator's result depends on the length beyond its inputs.
     """
 
     def export(tokens: int) -> ExportedProgram:
@@ -108,11 +108,11 @@ def trace(
 
 
 def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
-    """Take the length out of a program traced at one, by comparing it with the same traced at another.
+    """Take the length out of a program, by comparing it with one that was traced at another length.
 
-    What differs depends on the length: a reshape's one such size becomes -1, which the kernels
-    infer; every other operator must take all sizes from its inputs. Symbolic shapes would say the
-    same, at several times the cost in every later pass.
+    Sizes that differ depend on the length. In a reshape one such size becomes -1, which the kernels infer. Every other
+    operator must take all sizes from its inputs. Symbolic shapes would say the same, but every later pass would take
+    several times as long.
     """
     for node, twin in zip(program.graph.nodes, other.graph.nodes, strict=True):
         if node.op != "call_function":
@@ -132,6 +132,7 @@ def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
 
 
 def _shape(node: Node) -> list[int]:
+    """The sizes of a node's result; none where it is no tensor."""
     value = node.meta.get("val")
     return list(value.shape) if isinstance(value, Tensor) else []
 
@@ -141,11 +142,12 @@ def _is_float(node: Node) -> bool:
 
 
 def _numbers(node: Node) -> list[Any]:
+    """The constants among a node's arguments."""
     return [x for x in torch.utils._pytree.tree_leaves((node.args, node.kwargs)) if not isinstance(x, Node)]
 
 
 class ShortCatConfig(CatConfig):
-    """Concatenations of as many tensors as XNNPACK takes, which XNNPACK's own rule does not count."""
+    """Takes concatenations of up to five tensors: XNNPACK runs no longer ones, and its own rule does not count."""
 
     def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
         tensors = node.args[0]
@@ -154,17 +156,18 @@ class ShortCatConfig(CatConfig):
 
 
 class LayeredPartitioner(XnnpackPartitioner):
-    """XNNPACK's partitioner, with a program's layers cut into `DELEGATES` runs.
+    """XNNPACK's partitioner, with the layers cut into `DELEGATES` groups that follow each other.
 
-    A delegate holds its weights twice while it packs them, once as in the file and once packed,
-    so one delegate for all would need twice the model's memory at load.
+    While a delegate packs its weights it holds them twice, as they are in the file and packed. One delegate for all
+    layers would need twice the model's memory at load.
     """
 
     def __init__(self, layers: range):
+        """``layers`` are the model's layers that are in the program."""
         super().__init__([ShortCatConfig if config is CatConfig else config for config in ALL_PARTITIONER_CONFIGS])
         self.layers = layers
-        # With this spec the backend runs one graph pass per delegate instead of seventeen, none
-        # of which finds anything in our graphs; each costs a retrace of the delegate.
+        # With this spec the backend runs one graph pass per delegate instead of seventeen. Each would retrace the
+        # delegate, and none finds anything in our graphs.
         spec = CompileSpec("dqlinear_partitioner", b"")
         self.delegation_spec = DelegationSpec(XnnpackBackend.__name__, [spec])
 
@@ -173,8 +176,9 @@ class LayeredPartitioner(XnnpackPartitioner):
         return max(0, _layer(node) - self.layers.start) * DELEGATES // max(1, len(self.layers))
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
+        """The groups of nodes that become delegates."""
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
-        # Not in XNNPACK's groups of a linear and all its quantization: linears that share theirs would be cut apart.
+        # One by one, not in XNNPACK's groups of a linear with its quantization: linears that share it would be parted.
         matched = [node for group in self.get_matched_nodes_from_configs(ep) for node in group]
         found = generate_partitions_from_list_of_nodes(ep.graph_module, [matched])
         partitions: list[Partition] = []
@@ -183,7 +187,7 @@ class LayeredPartitioner(XnnpackPartitioner):
             place: dict[Node, int] = {}
             reads = {n for n in whole if any(x.op == "call_function" for x in n.all_input_nodes)}
             for node in sorted(reads, key=order.__getitem__):
-                # Never before what it needs, so that no delegate waits for a later one.
+                # Never in an earlier group than what it needs, so that no delegate waits for a later one.
                 needed = [place[n] for n in node.all_input_nodes if n in place]
                 place[node] = max([self._run(node), *needed])
             # Weights, and what dequantizes them, go where they are used.
@@ -197,7 +201,10 @@ class LayeredPartitioner(XnnpackPartitioner):
 
 
 def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
-    """Nodes that only read another partition and serve none of their own, as slices of results, moved there."""
+    """The partitions, with nodes moved into the one partition that they read, where they serve none of their own.
+
+    Slices of a partition's results are such nodes.
+    """
     owner = {node: nodes for nodes in partitions for node in nodes}
     moved = [set(nodes) for nodes in partitions]
     for mine, nodes in zip(moved, partitions, strict=True):
@@ -219,7 +226,12 @@ def _layer(node: Node) -> int:
 
 
 def lower(program: ExportedProgram, layers: range, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
-    """Delegate what the backend takes; ``layers`` are those in the program, ``constants`` become constant methods."""
+    """Lower a traced program, and delegate what the backend takes.
+
+    Args:
+        layers: the model's layers that are in the program.
+        constants: values by the names of the constant methods that give them.
+    """
     partitioner = LayeredPartitioner(layers)
     preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
@@ -234,7 +246,7 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
 
 
 def _share_quantization(program: ExportedProgram) -> None:
-    """Linears that read one tensor quantize it once; torchao does it anew for each."""
+    """Let linears that read one tensor quantize it once; torchao quantizes it for each of them."""
     known: dict[str, Node] = {}
     for node in list(program.graph.nodes):
         if node.op == "call_function" and (node.target is getitem or "torchao" in str(node.target)):
@@ -246,7 +258,7 @@ def _share_quantization(program: ExportedProgram) -> None:
 
 
 def _remove_clones(module: GraphModule) -> None:
-    """Every operator of the edge dialect writes a contiguous result: copies to make one so are copies for nothing."""
+    """Remove copies that make a tensor contiguous: every operator of the edge dialect writes contiguous results."""
     for node in module.graph.nodes:
         if node.target is exir_ops.edge.aten.clone.default:
             node.replace_all_uses_with(node.args[0])
@@ -255,7 +267,7 @@ def _remove_clones(module: GraphModule) -> None:
 
 
 def _drop_unused(program: ExportedProgram) -> None:
-    """Constants that only delegates read, which hold copies of their own."""
+    """Drop the constants that only delegates read, as delegates hold copies of their own."""
     unused = {node.name: node for node in program.graph.nodes if node.op == "placeholder" and not node.users}
     specs = program.graph_signature.input_specs
     for spec in [s for s in specs if s.kind is not InputKind.USER_INPUT and s.arg.name in unused]:
@@ -265,13 +277,14 @@ def _drop_unused(program: ExportedProgram) -> None:
 
 
 class _DynamicBound(PassBase):
-    """Lets results, and the inputs that grow, be smaller than planned: their sizes are upper bounds."""
+    """Makes the planned sizes of all results, and of the inputs that grow, upper bounds."""
 
     def __init__(self, growing: Sequence[Node]):
         super().__init__()
         self.growing = {node.name for node in growing}
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Mark the tensors."""
         for node in graph_module.graph.nodes:
             if node.op == "call_function" or node.name in self.growing:
                 for spec in torch.utils._pytree.tree_leaves(node.meta.get("spec")):
@@ -281,24 +294,24 @@ class _DynamicBound(PassBase):
 
 
 def emit(edge: EdgeProgramManager, largest: tuple[Any, ...]) -> ExecutorchProgramManager:
-    """Plan memory for inputs of up to the sizes of ``largest``, and serialize."""
+    """Plan memory for inputs of up to the sizes of the arguments ``largest``, and serialize the program."""
     program = edge.exported_program()
     module, growing = program.graph_module, []
     places = {node.name: node for node in module.graph.find_nodes(op="placeholder")}
     for name, tensor in zip(program.graph_signature.user_inputs, torch.utils._pytree.tree_leaves(largest), strict=True):
         node = places[str(name)]
         traced = node.meta["val"]
-        if traced.shape != tensor.shape:  # sizes of all results are worked out again from here
+        if traced.shape != tensor.shape:  # the sizes of all results are worked out anew from this one
             growing.append(node)
             with traced.fake_mode:
                 node.meta["val"] = torch.empty(tensor.shape, dtype=traced.dtype)
     for lowered in (m for m in module.children() if isinstance(m, LoweredBackendModule)):
         for node in lowered.original_module.graph.find_nodes(op="placeholder"):
-            node.meta["val"] = None  # else it would insist on the traced sizes
+            node.meta["val"] = None  # with it, the delegate would accept the traced sizes only
     config = ExecutorchBackendConfig(
         sym_shape_eval_pass=_DynamicBound(growing),
-        remove_view_copy=False,  # views that share their source's memory have fixed sizes
-        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # inputs are read where they are
+        remove_view_copy=False,  # a view that shares its source's memory has a fixed size
+        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # inputs are read where the caller has them
     )
     with quiet():
         return edge.to_executorch(config)

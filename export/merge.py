@@ -1,4 +1,4 @@
-"""Adapters folded into their base model."""
+"""PEFT adapters folded into the weights of their base model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ def merge_adapters(
     weights: Sequence[float] = (),
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Write ``output``, a Hugging Face checkpoint in float32 with PEFT adapter folders folded in.
+    """Write a Hugging Face checkpoint in float32, with PEFT adapters folded into its weights.
 
     Args:
-        model: names the base; None for what the adapters name.
-        weights: of each adapter's update in the sum; empty for 1.
+        adapters: PEFT adapter folders.
+        output: the new checkpoint's folder.
+        model: the base model; None for the one that the adapters name.
+        weights: what each adapter's update is multiplied by; empty for 1.
+        allow_pickle: as for `load_checkpoint`.
+
+    Returns:
+        ``model``, the output folder; ``base``; ``adapters``, how many; and ``parameters`` of the model.
 
     Raises:
-        UserError: no adapter there, the output folder is not empty, weights are not one per adapter, or
-            an adapter does not fit the base.
+        UserError: there is no adapter, the output folder is not empty or cannot be written, there is not one weight per
+            adapter, or an adapter does not fit the base.
     """
     weights = weights or [1.0] * len(adapters)
     if len(weights) != len(adapters):
@@ -40,7 +46,7 @@ def merge_adapters(
     configs = [read_config(adapter) for adapter in adapters]
     if len(adapters) > 1 or weights[0] != 1.0:
         for adapter in adapters:
-            read_lora(adapter)  # only what adds to the weights can be summed
+            read_lora(adapter)  # refuses adapters that do more than add to the weights: they cannot be summed
     refuse_used(output)
     bases = list(dict.fromkeys(str(config.get("base_model_name_or_path") or "") for config in configs))
     if model is None and (len(bases) > 1 or not bases[0]):
@@ -67,6 +73,7 @@ def merge_adapters(
 
 
 def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) -> Any:
+    """The model with an adapter, times a weight, folded in; ``base`` and ``digest`` name the model."""
     try:
         with safe_open(adapter / WEIGHTS_FILE, "pt") as f:
             metadata = f.metadata() or {}

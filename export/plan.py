@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prge.cost import multiply_adds, peak_bytes, weight_bytes
+from prge.cost import largest_batch, multiply_adds, peak_bytes, weight_bytes
 from prge.export.config import ExportConfig
 from prge.export.describe import describe
 from prge.export.quantize import QUANTIZATIONS
@@ -49,9 +49,7 @@ def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
     found = []
     for quantization in QUANTIZATIONS:
         m = replace(manifest, quantization=quantization)
-        largest = 0
-        while largest < 1024 and peak_bytes(replace(m, batch=largest + 1), m.max_tokens) <= budget:
-            largest += 1
+        largest = largest_batch(m, m.max_tokens, budget)
         found.append(
             {
                 "quantization": quantization,

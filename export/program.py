@@ -25,9 +25,10 @@ from prge.export.prompts import check_template, text_rows
 from prge.export.quantize import quantize, refuse_odd
 from prge.export.report import ExportReport
 from prge.export.write import write_program
+from prge.files.digest import file_sha256
 from prge.files.folders import new_folder
 from prge.lora import check_base
-from prge.manifest import FROZEN_FILE, PROGRAM_FILE, Label, Manifest, file_sha256
+from prge.manifest import FROZEN_FILE, PROGRAM_FILE, Label, Manifest
 from prge.models.adapter import AdaptedLinear
 from prge.models.backbone import FrozenPart
 from prge.models.build import (

@@ -9,9 +9,8 @@ from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.form import Form
 from prge.examples.read import Record
-from prge.examples.rows import Example, RowMaker
+from prge.examples.rows import Example, RowMaker, answer_position
 from prge.export.config import ExportConfig
-from prge.manifest import answer_position
 from prge.models.checkpoints import Checkpoint
 from prge.models.subspace import Row
 

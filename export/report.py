@@ -1,4 +1,4 @@
-"""What an export made: what runs inside the delegates and what does not, sizes, times."""
+"""What an export made: what runs inside the delegates and what does not, sizes and times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MATMULS = ("linear", "mm", "bmm", "addmm", "matmul")
 
 @dataclass(frozen=True)
 class Written:
-    """One ``.pte``.
+    """A ``.pte`` that was written.
 
     Attributes:
         delegate_calls: how often one execution enters a delegate.
-        outside: operators that stay outside, with how many of each.
-        inside_share: share of the multiply-adds inside the delegates, 0 to 1.
-        program_bytes: size of the file.
-        sha256: the digest that it is sealed with, in hex.
+        outside: operators outside the delegates, with the number of each.
+        inside_share: the share of all multiply-adds that is inside the delegates, 0 to 1.
+        program_bytes: the file's size.
+        sha256: the digest that the file is sealed with, in hex.
     """
 
     delegate_calls: int
@@ -32,13 +32,13 @@ class Written:
 
 @dataclass(frozen=True)
 class ExportReport(Written):
-    """What `prge export` prints: of the step's program, and beside it
+    """The step's program, and what else `prge export` tells of it.
 
     Attributes:
-        weight_bytes: of the float32 checkpoint's tensors, each counted once.
-        seconds: wall-clock by phase.
-        frozen: of the program of the frozen part.
-        generator: of the program that continues text, if one was asked for.
+        weight_bytes: bytes of the checkpoint's tensors in float32, each counted once.
+        seconds: wall-clock time of each phase.
+        frozen: the program of the frozen part.
+        generator: the program that continues text; None where none was asked for.
     """
 
     weight_bytes: int
@@ -48,7 +48,7 @@ class ExportReport(Written):
 
 
 def multiply_adds(graph: Graph) -> int:
-    """Multiply-adds of a graph's matrix products, at the traced T."""
+    """Multiply-adds in all matrix products of a graph, at the traced T."""
     return sum(_node_multiply_adds(node) for node in graph.nodes if node.op == "call_function")
 
 
@@ -68,7 +68,7 @@ def _name(node: Node) -> str:
 
 
 def outside_ops(graph: Graph) -> tuple[int, dict[str, int]]:
-    """(delegate calls, operators outside the delegates) of a lowered graph."""
+    """Of a lowered graph: how many delegate calls it has, and how many of each operator outside the delegates."""
     names = Counter(_name(node) for node in graph.nodes if node.op == "call_function")
     calls = names.pop("executorch_call_delegate", 0)
     names.pop("getitem", None)

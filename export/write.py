@@ -1,4 +1,4 @@
-"""From a module to a ``.pte`` on disk, and what of it was delegated."""
+"""From a module to a ``.pte`` on disk."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ def write_program(
     constants: dict[str, Any],
     listener: Callable[[str], None] = lambda phase: None,
 ) -> Written:
-    """Trace, lower, serialize and seal ``module``.
+    """Trace, lower, serialize and seal a module; returns what came of it.
 
     Args:
-        inputs: makes the arguments for T tokens; the largest are those of the greatest T.
-        lengths: bounds of T.
-        layers: those of the model that are in the program.
-        constants: what becomes constant methods.
+        file: the ``.pte`` to write.
+        inputs: makes the module's arguments for rows of T tokens.
+        lengths: the least and the greatest T.
+        layers: the model's layers that are in the module.
+        constants: values by the names of the constant methods that give them.
         listener: hears the name of each phase as it begins.
 
     Raises:
-        OSError: the disk is full.
+        RuntimeError: as `trace`.
+        OSError: the file cannot be written.
     """
     listener("trace")
     traced = trace(module.eval(), inputs, *lengths)
     listener("lower")
     edge = lower(traced, layers, backend, constants)
     graph = edge.exported_program().graph
-    calls, outside = outside_ops(graph)  # now: emitting adds memory planning to the graph
+    calls, outside = outside_ops(graph)  # counted here, as emitting adds nodes of memory planning
     total, left = multiply_adds(traced.graph), multiply_adds(graph)
     listener("emit")
     emitted = emit(edge, inputs(lengths[1]))

@@ -1,1 +1,1 @@
-"""What is fine-tuned: checkpoints in, an engine-friendly step module out."""
+"""From a checkpoint to the module of a fine-tuning step, made of operations that the engine takes."""

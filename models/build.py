@@ -1,4 +1,4 @@
-"""From a Hugging Face model to the step module that is traced."""
+"""From a model of transformers to the step module that is traced."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def fisher_factors(
 ) -> dict[str, Factors]:
     """The factors of the fisher subspace, by the full names of the linears that ``adapter`` selects.
 
-    D's columns are as long as W's mean singular value.
+    They are those of `principal_factors`, with D's columns made as long as W asks for (`as_long_as`).
 
     Args:
         model: of transformers, in float32; it is not changed.

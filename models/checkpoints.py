@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
-from prge.files.folders import PROGRAM_FOLDER
+from prge.files.digest import file_sha256
+from prge.files.folders import refuse_run
 from prge.files.typed import parse_json
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG_FILE
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt, file_sha256
+from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt
 from prge.models.families import FAMILIES, answer_at
 
 
@@ -213,12 +214,10 @@ def _check_folder(path: Path) -> None:
             raise UserError(f"{path} is a PEFT adapter, not a model; export its base model with --adapter {path}")
         raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
     try:
-        config = parse_json(read_bounded(file, SETTINGS))
+        parse_json(read_bounded(file, SETTINGS))
     except ValueError as e:
         raise UserError(f"{file} cannot be read: {e}") from e
-    if isinstance(config, dict) and "model_type" not in config and {"program", "train", "data"} <= config.keys():
-        program = path / PROGRAM_FOLDER if (path / PROGRAM_FOLDER).is_dir() else config["program"]
-        raise UserError(f"{path} is a run of `prge train`, not a model; its program is {program}")
+    refuse_run(path, "a model")
 
 
 def hub_answers() -> bool:

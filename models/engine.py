@@ -1,8 +1,7 @@
-"""Drop-in modules for what keeps a transformer out of XNNPACK's delegate.
+"""Replacements for the modules of a transformer that XNNPACK's delegate does not take.
 
-Each computes what the library's module computes. They differ in which operations they use:
-only such as XNNPACK takes at a dynamic length (no slices, no expand, no mean, and reshapes
-with at most one unknown dimension).
+Each computes what the library's module computes, with operations that XNNPACK takes at a dynamic length: no slices, no
+expand, no mean, and reshapes with at most one unknown dimension.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension; the mean is a linear layer with weights 1/H."""
+    """Root-mean-square norm over the last dimension, f32[..., H]; the mean is a linear layer with weights 1/H."""
 
     def __init__(self, norm: Any):
         super().__init__()
-        shifted = type(norm).__name__.startswith("Gemma")  # whose weights are kept less one
+        shifted = type(norm).__name__.startswith("Gemma")  # its checkpoints hold the weights minus one
         self.weight: Tensor = nn.Buffer(norm.weight.detach() + 1.0) if shifted else norm.weight
         self.eps = float(norm.eps if shifted else norm.variance_epsilon)
         size = norm.weight.numel()
@@ -32,7 +31,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last dimension; both means are linear layers with weights 1/H."""
+    """Layer norm over the last dimension, f32[..., H]; both means are linear layers with weights 1/H."""
 
     def __init__(self, norm: nn.LayerNorm):
         super().__init__()
@@ -51,7 +50,7 @@ class LayerNorm(nn.Module):
 
 
 class TanhGelu(nn.Module):
-    """The tanh approximation of GELU (arXiv 1606.08415): XNNPACK's own operator is the exact one only."""
+    """The tanh approximation of GELU (arXiv 1606.08415); XNNPACK has an operator for the exact one only."""
 
     def forward(self, x: Tensor) -> Tensor:
         inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
@@ -72,18 +71,21 @@ _TANH_GELUS = ("GELUTanh", "NewGELUActivation", "FastGELUActivation", "AccurateG
 
 
 class Split(nn.Module):
-    """A fused linear as one for each of its parts: a slice of its result would stay outside at a dynamic length."""
+    """A fused linear as one linear for each of its parts, as slices of its result would stay outside the delegate."""
 
     def __init__(self, linear: nn.Linear, rows: Sequence[Tensor]):
+        """``rows`` are the outputs of ``linear`` that make each part, i64[n] each."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.parts = nn.ModuleList(_rows_of(linear, part) for part in rows)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """f32[..., in] -> f32[..., outputs] of each part."""
         return tuple(part(x) for part in self.parts)
 
 
 def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
+    """The linear that gives these outputs i64[n] of ``linear`` alone."""
     part = nn.Linear(linear.in_features, len(rows), bias=False, device="meta")
     part.weight = nn.Parameter(linear.weight.detach()[rows], requires_grad=False)
     if linear.bias is not None:
@@ -92,7 +94,7 @@ def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
 
 
 class GatedMLP(nn.Module):
-    """Phi-3's feed-forward module over a split ``gate_up_proj``."""
+    """Phi-3's feed-forward module, for a ``gate_up_proj`` that gives its two parts one by one."""
 
     def __init__(self, mlp: Any):
         super().__init__()
@@ -104,13 +106,13 @@ class GatedMLP(nn.Module):
 
 
 class Input(nn.Module):
-    """Tokens to the first layer's input: the embedding, and what some families add to it.
+    """Makes the first layer's input: the tokens' embeddings, and what some families do with them.
 
     Attributes:
-        table: the embedding.
-        scale: of its rows (Gemma).
-        positions: learned ones, f32[max_tokens, H]; None without.
-        norm: of the sum (BERT); None without.
+        table: the embedding, i64[R, T] -> f32[R, T, H].
+        scale: multiplies the embeddings, as in Gemma.
+        positions: learned positions, which are added, f32[max_tokens, H]; None where there are none.
+        norm: the norm behind the sum, as in BERT; None where there is none.
     """
 
     def __init__(self, table: nn.Module, scale: float, positions: Tensor | None, norm: nn.Module | None):
@@ -119,7 +121,7 @@ class Input(nn.Module):
         self.positions = None if positions is None else nn.Buffer(positions.clone())
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """tokens i64[R, T] at ``places`` i64[1 or R, T] -> f32[R, T, H]."""
+        """Tokens i64[R, T] at the positions ``places`` i64[1 or R, T] -> f32[R, T, H]."""
         hidden = self.table(tokens)
         if self.scale != 1.0:
             hidden = hidden * self.scale
@@ -129,7 +131,7 @@ class Input(nn.Module):
 
 
 class SharedEmbedding(nn.Module):
-    """An embedding whose one table also serves as the LM head; kept as [1, V, H] for both."""
+    """An embedding whose table is the LM head too (`SharedHead`); both read it as f32[1, V, H]."""
 
     def __init__(self, embedding: nn.Embedding):
         super().__init__()
@@ -142,7 +144,7 @@ class SharedEmbedding(nn.Module):
 
 
 class SharedHead(nn.Module):
-    """The LM head of a tied model, ``(E h^T)^T``: a linear layer would store and pack the table again."""
+    """The LM head of a tied model, ``(E h^T)^T``; as a linear layer it would store and pack the table E again."""
 
     def __init__(self, embedding: SharedEmbedding):
         super().__init__()

@@ -1,8 +1,8 @@
-"""The perturbation's random numbers: a counter-based generator that lives inside the graph.
+"""The perturbation's random numbers: a counter-based generator inside the graph.
 
-Every number is a pure function of (seed, index), made only of operations that are exact on
-any machine: 32-bit hashes in int64 and float32 products and sums, each rounded once. There is no state, so the
-host sends one seed per step and a run can be replayed from its seeds alone.
+Every number is a function of (seed, index) alone. Its operations give the same bits on every machine: 32-bit hashes in
+int64, and float32 products and sums that are each rounded once. There is no state, so the host sends one seed per step,
+and a run can be replayed from its seeds.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _MASK = 2**32 - 1
 # Sum of eight bytes: mean 8 * 127.5, variance 8 * (256**2 - 1) / 12.
 _BYTES_MEAN = 8 * 127.5
 _BYTES_STD = math.sqrt(8 * (256**2 - 1) / 12)
-# z = x * (c1 + c3 * x**2) gives the standardized byte sum x (excess kurtosis -0.15) a
-# normal's variance and kurtosis.
+# With x the standardized byte sum, whose excess kurtosis is -0.15, z = x * (c1 + c3 * x**2) has the variance and the
+# kurtosis of a normal number.
 _C1, _C3 = 0.97846779, 0.00750834
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # Shifts are not in Core ATen; a floor division by a power of two is.
+    # Core ATen has no shifts, but a floor division by a power of two.
     return torch.div(x, 2**bits, rounding_mode="floor")
 
 
 def _mix(x: Tensor) -> Tensor:
     """Mix 32-bit values held in int64.
 
-    C. Wellons' two-round "lowbias32" shape with constants below 2**31, so that no product
-    of a 32-bit value and a constant leaves int64.
+    The shape is that of C. Wellons' two-round "lowbias32". The constants are below 2**31, so that the product of a
+    32-bit value and a constant fits int64.
     """
     x = x ^ _shift_right(x, 16)
     x = (x * 0x21F0AAAD) & _MASK
@@ -45,7 +45,7 @@ def _mix(x: Tensor) -> Tensor:
 def _words(seeds: Tensor, count: int) -> Tensor:
     """Hash words, i64[q, count] in [0, 2**32), for seeds i64[q, 1].
 
-    Two keyed rounds: with one, two seeds' sequences would be shifts of each other.
+    There are two keyed rounds. With one, the sequences of two seeds would be shifts of each other.
     """
     low, high = seeds & _MASK, _shift_right(seeds, 32) & _MASK
     first = _mix(_mix(low) ^ high)
@@ -57,8 +57,8 @@ def _words(seeds: Tensor, count: int) -> Tensor:
 def _rademacher(seeds: Tensor, size: int) -> Tensor:
     words = _words(seeds, -(-size // 32))
     halves = torch.stack((words & 0xFFFF, _shift_right(words, 16)), dim=2)
-    # From here on in float32, where the engine is fast; integers below 2**16 are exact. The half keeps all quotients
-    # away from whole numbers, for machines (GPUs) whose powers are not rounded right.
+    # From here on in float32, where the engine is fast, and integers below 2**16 are exact. The added half keeps all
+    # quotients away from whole numbers, for machines (GPUs) that do not round powers of two correctly.
     halves = halves.to(torch.float32).reshape(seeds.shape[0], -1, 1) + 0.5
     bits = torch.floor(halves * (0.5 ** torch.arange(16, dtype=torch.float32, device=seeds.device)))
     odd = bits - 2.0 * torch.floor(bits * 0.5)
@@ -75,17 +75,17 @@ def _gaussian(seeds: Tensor, size: int) -> Tensor:
 
 
 def noise(seed: Tensor, queries: int, size: int, kind: Noise) -> Tensor:
-    """Random directions z, f32[queries, size], mean 0 and variance 1.
+    """Random directions z, f32[queries, size], of mean 0 and variance 1.
 
-    Query i draws from ``seed + i``, so q queries in one program are the same directions as
-    q programs of one query with consecutive seeds.
+    Query i draws from ``seed + i``. So q queries in one program have the same directions as q programs of one query
+    each with consecutive seeds.
 
     Args:
         seed: i64[1], any value.
-        queries: number of directions q.
-        size: length S of the state.
-        kind: ``"rademacher"`` (+1 or -1, the default) or ``"gaussian"`` (a sum of eight
-            uniform bytes with a cubic correction; tails end at 5.6 standard deviations).
+        queries: q, the number of directions.
+        size: numbers in a direction.
+        kind: ``"rademacher"``, +1 or -1; or ``"gaussian"``, a sum of eight uniform bytes with a cubic correction, of at
+            most 5.6 standard deviations.
     """
     seeds = (seed + torch.arange(queries, dtype=torch.int64, device=seed.device)).unsqueeze(1)
     make = {"rademacher": _rademacher, "gaussian": _gaussian}[kind]

@@ -1,4 +1,4 @@
-"""Losses at the target positions only: over the label words, or over the vocabulary."""
+"""Losses at the target positions: over the label words, or over the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from torch.nn import functional as F
 
 
 class LabelWords(nn.Module):
-    """Cross-entropy over the label words at one position per row.
+    """Cross-entropy over K label words at one position per row.
 
-    Holds only the label words' rows of the LM head. Targets: ``position`` i64[R, 1], the hidden
-    row that predicts; ``label`` i64[R], the right word's index. Beside the losses f32[R, 1] it
-    returns the words' logits f32[R, K].
+    It holds the label words' rows of the LM head alone. Its targets are ``position`` i64[R, 1], whose hidden state
+    predicts the word, and ``label`` i64[R], the right word's index. Its detail is the words' logits, f32[R, K].
+
+    Attributes:
+        norm: what stands between the last layer and the head.
+        cap: bounds the logits (`soft_cap`).
+        head: f32[K, H].
+        bias: f32[K]; None where the head has none.
     """
 
     inputs = ("position", "label")
@@ -28,21 +33,27 @@ class LabelWords(nn.Module):
         self.bias = nn.Buffer(bias.detach()[list(tokens)].clone()) if bias is not None else None
 
     def used(self, position: Tensor, label: Tensor) -> Tensor:
-        """Which targets there are, f32[R, 1]."""
+        """1 where a row has the target: everywhere, f32[R, 1]."""
         return torch.ones_like(position, dtype=torch.float32)
 
     def forward(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` f32[R, 1, H], the rows at ``position``."""
+        """Losses f32[R, 1] and the words' logits f32[R, K], of the hidden states f32[R, 1, H] at ``position``."""
         logits = soft_cap(F.linear(self.norm(hidden), self.head, self.bias).squeeze(1), self.cap)
         return -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)), logits
 
 
 class LanguageModel(nn.Module):
-    """Cross-entropy over the vocabulary at up to M marked target tokens per row.
+    """Cross-entropy over the vocabulary at up to M target tokens per row.
 
-    Targets: ``position`` i64[R, M], the hidden row that predicts each target; ``target``
-    i64[R, M]; ``weight`` f32[R, M], zero where a row has fewer targets. The losses f32[R, M] are
-    weighted, a row's is their sum; beside them it returns them without the weights.
+    Its targets are ``position`` i64[R, M], whose hidden states predict the target tokens; ``target`` i64[R, M], these
+    tokens; and ``weight`` f32[R, M], zero where a row has fewer targets. Its detail is the losses without the weights,
+    f32[R, M].
+
+    Attributes:
+        norm: what stands between the last layer and the head.
+        head: hidden states to logits, f32[R, M, H] -> f32[R, M, V].
+        max_targets: M.
+        cap: bounds the logits (`soft_cap`).
     """
 
     inputs = ("position", "target", "weight")
@@ -52,21 +63,24 @@ class LanguageModel(nn.Module):
         self.norm, self.head, self.max_targets, self.cap = norm, head, max_targets, cap
 
     def used(self, position: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Which targets there are, f32[R, M]; rows with fewer than M leave the rest out."""
+        """1 where a row has the target, else 0, f32[R, M]."""
         return (weight > 0).to(torch.float32)
 
     def forward(self, hidden: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` f32[R, M, H], the rows at ``position``."""
+        """(weighted losses, losses), each f32[R, M], of the hidden states f32[R, M, H] at ``position``.
+
+        The loss of a row is the sum of its weighted ones.
+        """
         logits = soft_cap(self.head(self.norm(hidden)), self.cap)
         each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
         return each * weight, each
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
-    """``cap * tanh(logits / cap)``, as Gemma 2 bounds its logits; None for no bound."""
+    """``cap * tanh(logits / cap)``, as Gemma 2 bounds its logits; with None the logits as they are."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def take_rows(hidden: Tensor, position: Tensor) -> Tensor:
-    """hidden f32[R, T, H] at position i64[R, M] -> f32[R, M, H]."""
+    """The hidden states f32[R, T, H] at ``position`` i64[R, M], f32[R, M, H]."""
     return hidden.gather(1, position.unsqueeze(2).expand(-1, -1, hidden.shape[2]))

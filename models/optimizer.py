@@ -1,4 +1,4 @@
-"""The update rule inside the graph: parameters and their slots in, the new ones out, one flat vector."""
+"""The update rules inside the graph: from a state and a gradient to the next state."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 Optimizer = Literal["sgd", "momentum", "adam"]
 
-# Slots of an optimizer, each a vector as long as the parameters, behind them in the state.
+# Slots of an optimizer: vectors as long as the parameters, which follow them in the state.
 SLOTS: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2}
-# Decay of the means: of the gradient, and of its square.
+# Decay of the two means: of the gradient, and of its square.
 BETAS = (0.9, 0.99)
 
 
 def update(state: Tensor, gradient: Tensor, lr: Tensor, optimizer: Optimizer) -> Tensor:
-    """The new state after one step along ``-gradient``.
+    """The state after one step against the gradient.
 
-    Adam (arXiv 1412.6980, algorithm 1) and momentum without the correction of their means'
-    first steps, which the host folds into lr: the graph needs no step count.
+    Adam is algorithm 1 of arXiv 1412.6980. Adam and momentum leave out bias correction: the
+    driver multiplies it into lr, so the graph needs no step count.
 
     Args:
         state: f32[(1 + slots) * S], parameters first.

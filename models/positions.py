@@ -116,7 +116,6 @@ class Positions(nn.Module):
             seen = (itself & (keys <= queries)) | (of_text & (keys < queries))
         else:
             seen = itself | (of_text & (keys != queries))
-        if self.pad is not None:
             row = torch.cat((torch.full_like(ends, -1), tokens), 1)
             seen = seen & row.ne(self.pad).unsqueeze(1)
         return self._tables(at, lambda window: self._each(_within(seen, keys, queries, window), self.group))

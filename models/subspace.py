@@ -1,4 +1,4 @@
-"""The frozen factors between which an adapter's core trains: directions of a layer's inputs and outputs."""
+"""The frozen factors between which a core trains: directions of a linear's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Row:
-    """A row of tokens, and the positions whose predictions the loss reads."""
+    """An example as the model reads it.
+
+    Attributes:
+        tokens: the row.
+        positions: where the loss reads the model's predictions.
+    """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
 
 
 def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The top singular triplets of W [out, in]: U [out, r], s [r], V [in, r], signs fixed.
+    """The top singular triplets of W [out, in]: U [out, r], s [r], V [in, r], with the same signs on every machine.
 
-    Through the Gram matrix of the smaller side in float64, which is several times faster
-    than a full SVD and exact enough for the top of the spectrum.
+    They come from the Gram matrix of the smaller side in float64. That is several times faster than a full SVD, and
+    exact enough for the top of the spectrum.
     """
     w = weight.double()
     tall = w.shape[0] >= w.shape[1]
@@ -53,24 +58,30 @@ class Factors(NamedTuple):
 
 
 def as_long_as(weight: Tensor, factors: Factors) -> Factors:
-    """The factors, with D's orthonormal columns made as long as the mean singular value of W [out, in]."""
+    """The factors with D's orthonormal columns made as long as the root mean square of W's singular values."""
     return Factors(factors.inputs, factors.outputs * (weight.norm() / min(weight.shape) ** 0.5))
 
 
 def principal_factors(
     model: Any, linears: Mapping[str, nn.Linear], rows: Sequence[Row], words: Sequence[int] | None, r: int, k: int
 ) -> dict[str, Factors]:
-    """Per linear, what its inputs mostly are and which of its outputs move the loss, at the rows' positions.
+    """For each linear: what its inputs mostly are, and which of its outputs move the loss, at the rows' positions.
 
-    The leading eigenvectors of E[a a^T] and E[g g^T], the two factors of the Fisher information as
-    K-FAC has them (arXiv 1503.05671): a the linear's input, g the gradient of the loss at its
-    output for an answer drawn from the model's own prediction, so that no labels are needed.
-    Each row's g over all linears has length one: how sure the model is says nothing of where it
-    can be moved. A is scaled so that ``A a`` has a mean square of one; D's columns are orthonormal.
+    A and D are the leading eigenvectors of E[a a^T] and E[g g^T], the two factors of the Fisher information in K-FAC
+    (arXiv 1503.05671). Here a is the linear's input, and g the loss's gradient at its output for an answer drawn from
+    the model's own prediction, so that no labels are needed. Each row's g over all linears has length one: how sure
+    the model is of an answer says nothing about where it can be moved. A is scaled so that ``A a`` has a mean square of
+    one. D's columns are orthonormal.
 
     Args:
         model: of transformers, in float32.
-        words: the label words' vocabulary indices, among which the model answers; None for all.
+        linears: by full name.
+        words: vocabulary indices of the label words, among which the model answers; None for the whole vocabulary.
+        r: directions of the inputs.
+        k: directions of the outputs.
+
+    Returns:
+        by full name, A [r, in] and D [out, k].
     """
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
     gradients: dict[str, list[Tensor]] = {name: [] for name in linears}
@@ -95,7 +106,7 @@ def _seen_and_felt(
     words: Sequence[int] | None,
     generator: torch.Generator,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per linear, its inputs [n, in] and its outputs' gradients [n, out] at the batch's n positions."""
+    """For each linear its inputs [n, in], and the gradients at its outputs [n, out], at the batch's n positions."""
     tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
     mask = torch.zeros_like(tokens)
     for i, row in enumerate(batch):
@@ -106,7 +117,7 @@ def _seen_and_felt(
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-            inputs[name] = x[0].detach().reshape(*tokens.shape, -1)[at]  # OPT's layers make one of two dimensions
+            inputs[name] = x[0].detach().reshape(*tokens.shape, -1)[at]  # in OPT's layers it is [rows * tokens, in]
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 
@@ -130,15 +141,18 @@ def orthonormal_span(matrix: Tensor) -> Tensor:
     return leading(matrix.T, matrix.shape[1])
 
 
-# Of more vectors, as targets of many tokens give, a full decomposition takes minutes for nothing.
+# Up to so many vectors are decomposed exactly. Answers of many tokens give more, and with these it takes minutes.
 _EXACT = 256
 
 
 def leading(vectors: Tensor, count: int) -> Tensor:
-    """The top right singular vectors of [n, size] as columns; too few are completed by any orthonormal ones."""
+    """The top right singular vectors of [n, size], as columns [size, count].
+
+    Where the vectors span fewer directions, any orthonormal ones complete them.
+    """
     if min(vectors.shape) > _EXACT:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same start, and so the same directions, every time
+            torch.manual_seed(0)  # so that the directions are the same every time
             v = torch.svd_lowrank(vectors.double(), q=count + 16, niter=8)[2].T
     else:
         _, _, v = torch.linalg.svd(vectors.double(), full_matrices=False)
@@ -149,11 +163,12 @@ def leading(vectors: Tensor, count: int) -> Tensor:
 
 
 def _signed(columns: Tensor) -> Tensor:
-    """An eigenvector's sign is arbitrary: make its largest entry positive on every machine."""
+    """The eigenvectors [n, count], whose signs are arbitrary, with the largest entry of each made positive."""
     largest = columns.gather(0, columns.abs().argmax(0, keepdim=True))
     return columns * torch.where(largest < 0, -1.0, 1.0)
 
 
 def _like_lengths(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Batches of rows, sorted by length so that little is padded."""
     ordered = sorted(rows, key=lambda row: len(row.tokens))
     return (ordered[i : i + _BATCH] for i in range(0, len(ordered), _BATCH))

@@ -62,7 +62,7 @@ class WeightStep(Step):
     def estimate(self, losses: Tensor, z: Tensor, eps: Tensor) -> Tensor:
         """The gradient f32[S], from the losses f32[R] of all copies along the directions f32[q, S].
 
-        With one sign per execution it is half of it, ``L / 2 eps`` with eps of that sign. The host adds the two.
+        With one sign per execution it is that sign's half, and the host adds the two.
         """
         config = self.config
         each = losses.reshape(config.copies, config.batch).mean(1)

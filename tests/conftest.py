@@ -160,6 +160,11 @@ def weights_program(export: Callable[..., Path]) -> Path:
     return export(step=StepConfig(2, 2, "weights", "sgd"))
 
 
+def not_json(word: str) -> None:
+    """Python's parser takes NaN and Infinity; JSON has none."""
+    raise ValueError(f"{word} is not JSON")
+
+
 @pytest.fixture
 def prge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
     """Run a command with --json: (exit code, what it printed)."""
@@ -170,6 +175,6 @@ def prge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             cli.main()
         code = stop.value.code
         printed = capsys.readouterr().out
-        return (int(code or 0), json.loads(printed) if printed else None)
+        return (int(code or 0), json.loads(printed, parse_constant=not_json) if printed else None)
 
     return run

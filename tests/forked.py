@@ -36,10 +36,14 @@ class Ended:
         """Assert that all went well, or one sentence was said; what was printed."""
         assert self.code in (0, 1), (self.code, self.err[-3000:])
         assert "Traceback" not in self.err, self.err[-3000:]
-        printed: dict[str, Any] = json.loads(self.out)
+        printed: dict[str, Any] = json.loads(self.out, parse_constant=_not_json)
         if self.code:
             assert list(printed) == ["error"] and printed["error"] and self.err.startswith("error: ")
         return printed
+
+
+def _not_json(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 class Forks:
@@ -100,10 +104,10 @@ def _serve() -> None:
     import torch
 
     from prge.cli import app  # noqa: F401
-    from prge.runtime_driver.program import step
+    from prge.runtime_driver.program import base
 
     torch.set_num_threads(1)
-    step.runtime()
+    base.runtime()
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()

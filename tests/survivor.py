@@ -20,7 +20,8 @@ def begin(program: Path, data: Path, output: Path, steps: int = STEPS, **changes
         "eps": 0.02,
         "eval_every": 50,
     }
-    source = Source(str(data / "train.tsv"), str(data / "test.tsv"), seed=3, truncate=True)
+    tokenizer = changes.pop("tokenizer", None)
+    source = Source(str(data / "train.tsv"), str(data / "test.tsv"), seed=3, truncate=True, tokenizer=tokenizer)
     return train(program, output, source, steps=steps, **settings | changes)
 
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from prge.bench.compare import compare
-from prge.bench.contenders import synthetic
+from prge.bench.contenders import real_steps, synthetic
 from prge.bench.convergence import Curve, table
 from prge.bench.lora import LoraAdamW
+from prge.bench.process import Process
 from prge.bench.runners import Run
+from prge.bench.step import step as bench_step
 from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
 from prge.eager import build_again
 from prge.errors import UserError
@@ -30,7 +36,10 @@ from prge.models.step import StepConfig
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
+from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import read_journal
+from prge.runtime_driver.run.snapshots import newest
 
 
 def settings(program: Path, data: Path, seed: int = 0) -> Run:
@@ -116,23 +125,112 @@ def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, progra
     assert positions(more, 9)[1] - positions(m, 9)[1] == m.batch and positions(more, 9)[0] == positions(m, 9)[0]
 
 
-def test_step_report_and_comparison(
-    prge: Callable[..., tuple[int, Any]], program_folder: Path, weights_program: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    command = ["bench", "step", program_folder, weights_program, "--tokens", 9, "--tokens", 5, "--rounds", 2]
-    code, report = prge(*command, "--threads", 1, "-o", out)
+KINDS = {"program": 1, "inference": 1, "eager": 1, "lora": 1, "lora-checkpointed": 1, "training": 1}
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits, of products that are exported in a second."""
+    chains = {"f32": (64, 256, 4, False), "int8": (64, 256, 4, True), "bandwidth": (1, 1024, 2, False)}
+    monkeypatch.setattr("prge.bench.step._CHAINS", chains)
+
+
+def test_every_contender_steps(
+    prge: Callable[..., tuple[int, Any]], export: Callable[..., Path], make_model: Callable[..., Path],
+    small_limits: None, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Each in its own process, on a model of one layer, which PyTorch exports in half the time."""
+    program, out = export(model=make_model(tiny_config(num_hidden_layers=1))), tmp_path / "out"
+    code, report = prge("bench", "step", program, "--tokens", 9, "--rounds", 2, "--threads", 1, "-o", out)
     assert code == 0 and report["machine"]["threads"] == 1
-    kinds = [row["kind"] for row in report["rows"]]
-    counts = {"program": 4, "inference": 4, "eager": 2, "lora": 2, "lora-checkpointed": 2, "training": 2}
-    assert {kind: kinds.count(kind) for kind in kinds} == counts
-    assert all(row["least"] <= row["seconds"] <= row["most"] for row in report["rows"])
+    assert Counter(row["kind"] for row in report["rows"]) == KINDS
+    assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in report["rows"])
+    assert all(row["peak_megabytes"] > 0 for row in report["rows"])
     assert all(report["limits"][name] > 1 for name in ("f32", "int8", "bandwidth"))
+    (driven,) = (row for row in report["rows"] if row["driver_seconds"] is not None)
+    assert driven["kind"] == "program" and 0 < driven["driver_seconds"] < driven["most"]
     assert (out / "step.png").stat().st_size > 5000 and "checkpointed" in (out / "step.md").read_text()
-    compared = compare([out, out])
+
+
+class Invented(Process):
+    """A contender that takes as long as it is told: by round, 5, 3 and 4 ms, and as many more as its place."""
+
+    order: list[tuple[str, int]] = []
+
+    def start(self) -> None:
+        self.start_seconds = 1.5
+
+    def time(self, tokens: int) -> None:
+        self.order.append((self.name, tokens))
+        place = list(dict.fromkeys(name for name, _ in self.order)).index(self.name)
+        seconds = 1e-3 * ([5.0, 3.0, 4.0][len(self.seconds.get(tokens, []))] + place)
+        self.note(tokens, seconds, 1e-3 * place if self.contender.kind == "program" else None)
+        self.megabytes[tokens], self.process_megabytes[tokens] = 10.0 + place, 500.0
+
+
+def test_a_report_holds_medians_of_rounds_in_turn(
+    program_folder: Path, weights_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs and two lengths, from what their contenders said."""
+    monkeypatch.setattr("prge.bench.step.Process", Invented)
+    for name in ("write_products", "write_inference", "write_training"):
+        monkeypatch.setattr(f"prge.bench.references.{name}", lambda *_: None)
+    monkeypatch.setattr(Invented, "order", [])
+    out, programs = tmp_path / "out", [program_folder, weights_program]
+    report = bench_step(tuple(programs), out, (9, 5), 3)
+    rows, called = report["rows"], [row["contender"] for row in report["rows"]]
+    assert Counter(row["kind"] for row in rows) == {
+        k: 2 * n + 2 * (k in ("program", "inference")) for k, n in KINDS.items()
+    }
+    in_turn = [(name, 0) for name in ("f32", "int8", "bandwidth")]
+    in_turn += [(name, tokens) for name in dict.fromkeys(called) for tokens in (5, 9)]
+    assert Invented.order == 3 * in_turn
+    for row in rows:
+        place = 3 + list(dict.fromkeys(called)).index(row["contender"])
+        times = row["least"], row["seconds"], row["most"]
+        assert times == pytest.approx([1e-3 * (t + place) for t in (3, 4, 5)]) and row["peak_megabytes"] == 10 + place
+        own = 1e-3 * place if row["kind"] == "program" else None
+        assert row["driver_seconds"] == (None if own is None else pytest.approx(own))
+    page = (out / "step.md").read_text()
+    assert f"| {called[0]} | 5 | 1.50 | 0.007 | 3.00 | 500 |" in page
+    first = next(line for line in page.splitlines() if line.startswith(f"| {called[2]} |"))
+    assert first.split(" | ")[2] == "0.008 (0.007 to 0.009)" and first.endswith("| 14 | 1.14 |")
+    assert json.loads((out / "step.json").read_text())["rows"] == rows
+    compared = compare((out, out))
     assert len(compared["rows"]) == 16 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
-    with pytest.raises(UserError, match="no report"):
-        compare([out, tmp_path])
+    whole: dict[str, Any] = json.loads((out / "step.json").read_text())
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    contents: list[Any] = [None, {}, [], whole | {"rows": [{}]}, whole | {"machine": 1}]
+    for content in [*contents, whole | {"rows": [rows[0] | {"seconds": 0}]}]:
+        if content is not None:
+            (odd / "step.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="no report"):
+            compare((out, odd))
+    for tokens, message in ((3, "takes 4 to 40 tokens, not 3"), (41, "not 41")):
+        with pytest.raises(UserError, match=message):
+            bench_step(tuple(programs), tmp_path / "none", (tokens,), 1)
+    with pytest.raises(UserError, match="given twice"):
+        bench_step((program_folder, program_folder), tmp_path / "none", (), 1)
+
+
+def test_the_bench_s_steps_are_those_of_a_run(program_folder: Path) -> None:
+    """A step's journal line and snapshot are written, and what the runtime takes is within the whole."""
+    program, seen = StepProgram(program_folder), []
+    examples = synthetic(program.manifest, 9, program.manifest.batch)
+    steps = real_steps(program, examples)
+    for count in range(1, 4):
+        before, began = program.execution_seconds, time.perf_counter()
+        next(steps)
+        assert 0 < program.execution_seconds - before < time.perf_counter() - began
+        scratch = Path(steps.gi_frame.f_locals["scratch"])  # type: ignore[attr-defined]
+        assert len(read_journal(scratch / "run" / "log.jsonl")[0]) == newest(scratch / "run", count).steps == count
+        seen.append(newest(scratch / "run", count).state)
+    steps.close()  # type: ignore[attr-defined]
+    assert not scratch.exists()
+    config = TrainConfig(1_000_000, program.manifest.lr, program.manifest.eps)
+    expected = [state for state, _ in islice(fold(program, program.initial_state(), examples, [], config), 3)]
+    assert all(map(torch.equal, seen, expected))
 
 
 def test_the_step_in_pytorch_is_the_program_s(weights_program: Path) -> None:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from prge.commands.plots import running_mean
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.loop.calibrate import calibrate, fit_reliability, noise_shares, propose_shape
+from prge.runtime_driver.loop.calibrate import (
+    Calibration,
+    calibrate,
+    fit_reliability,
+    noise_shares,
+    peak_of_step,
+    propose_shape,
+)
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.loop.train import Guard, TrainConfig, fold
+from prge.runtime_driver.loop.train import Guard, RunningMean, TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.folder import RunFolder
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -49,6 +61,59 @@ def test_more_noise_of_directions_asks_for_more_of_them(program_folder: Path, we
     assert cost(many) <= 1.1 * min(cost(q) for q in range(1, 65))
     assert batch == round(m.batch * (31 + m.queries) / (31 + many))
     assert propose_shape(StepProgram(weights_program).manifest, 0.8, 0.1, 30.0) == (1, 4)
+    # Every query of a text of 5 targets copies 5 positions, so fewer are worth their cost.
+    targets = replace(m, labels=(), objective="language-modelling", max_targets=5)
+    fewer, batch = propose_shape(targets, 0.8, 0.1, 30.0)
+    cost = lambda q: (0.8 * m.queries / q + 0.1) * (30 + 5 * (1 + q))  # noqa: E731
+    assert fewer < many and cost(fewer) <= 1.1 * min(cost(q) for q in range(1, 65))
+    assert batch == round(m.batch * (30 + 5 * (1 + m.queries)) / (30 + 5 * (1 + fewer)))
+
+
+@pytest.mark.parametrize("kind", ["activations", "weights", "targets"])
+def test_the_largest_batch_in_closed_form(kind: str, program_folder: Path, weights_program: Path) -> None:
+    """From the positions that q and B make: B (T + (1 + q) M), or 2 q B T of perturbed weights."""
+    m = StepProgram(weights_program if kind == "weights" else program_folder).manifest
+    if kind == "targets":
+        m = replace(m, labels=(), objective="language-modelling", max_targets=5)
+    a, longest, peak = m.architecture, 23, 700.0
+
+    def positions(queries: int, batch: int, tokens: int) -> int:
+        if kind == "weights":
+            return 2 * queries * batch * tokens
+        return batch * (tokens + (1 + queries) * max(1, m.max_targets))
+
+    def bytes_of(queries: int, batch: int) -> float:
+        """What grows with q and B, by prge.cost's figures: buffers of the longest row planned, and of this one held."""
+        planned, held = positions(queries, batch, m.max_tokens), positions(queries, batch, longest)
+        grows = 8.0 * planned * a.hidden + 10.6 * held * a.layer_outputs
+        if kind == "weights":
+            return grows + (5.0 + 7.5) * 4 * queries * m.parameters
+        return grows + 4.0 * planned * a.heads * (planned // batch)
+
+    for queries in (1, m.queries, 16):
+        found = Calibration(0.1, 1.0, [], 0.1, [], 1.0, 0.0, 0.0, queries, 1, 1.0, longest, peak)
+        for megabytes in (peak + 6.0, peak + 17.3):
+            batch = found.largest_batch(m, megabytes)
+            spare = 1e6 * (megabytes - peak) + bytes_of(m.queries, m.batch)
+            assert bytes_of(queries, batch) <= spare < bytes_of(queries, batch + 1) and batch > 1
+        assert found.largest_batch(m, peak - 600.0) == 0
+    # At the program's own q, what was measured holds the program's own B, and a byte less does not.
+    found = Calibration(0.1, 1.0, [], 0.1, [], 1.0, 0.0, 0.0, m.queries, 1, 1.0, longest, peak)
+    assert found.largest_batch(m, peak) == m.batch and found.largest_batch(m, peak - 1e-3) == m.batch - 1
+
+
+def test_the_peak_is_that_of_a_step_on_the_longest_texts(program_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, seen = StepProgram(program_folder), list[torch.Size]()
+    execute = program.execute
+
+    def executing(state: torch.Tensor, tokens: torch.Tensor, *given: Any) -> Any:
+        seen.append(tokens.shape)
+        return execute(state, tokens, *given)
+
+    monkeypatch.setattr(program, "execute", executing)
+    monkeypatch.setattr("prge.runtime_driver.loop.calibrate.peak_megabytes", lambda: 5.0 * len(seen))
+    examples = [Example((1,) * n, n % 2) for n in (7, 12, 5)]
+    assert peak_of_step(program, examples) == (12, 5.0) and seen == [(2, 12)]
 
 
 def test_a_program_s_calibration(program_folder: Path, demo_data: Path) -> None:
@@ -76,6 +141,63 @@ def test_the_guard_knows_divergence() -> None:
     for loss, state in ((math.nan, states[9]), (0.6, states[9] / 0)):
         assert guard.watch(states[9], loss, state) == (states[9], True)
     assert guard.scale == 0.125
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_first_step_to_a_state_that_is_not_finite_is_thrown_away(bad: float) -> None:
+    """Its loss was finite, so there is a state to go back to. The journal's rows give the same numbers."""
+    guard, noted, state = Guard(), Guard(), torch.zeros(2)
+    new_state = torch.tensor([0.0, bad])
+    assert guard.watch(state, 0.7, new_state) == (state, True) and guard.good is state
+    assert (guard.scale, guard.first, guard.mean, guard.best, guard.losses) == (0.5, 0.7, 0.7, 0.7, [])
+    assert noted.note(0.7, True)
+    after = torch.ones(2)
+    assert guard.watch(state, 0.6, after) == (after, False) and guard.good is state
+    noted.note(0.6, False)
+    assert vars(noted) | {"good": state} == vars(guard)
+
+
+@pytest.mark.parametrize("loss", [math.inf, -math.inf, math.nan])
+def test_only_a_first_loss_that_is_not_finite_ends_a_run(loss: float) -> None:
+    for new_state in (torch.ones(2), torch.full((2,), math.inf)):
+        with pytest.raises(UserError, match="the first loss is not finite"):
+            Guard().watch(torch.zeros(2), loss, new_state)
+
+
+def test_a_run_whose_first_step_is_thrown_away_goes_on_and_resumes(
+    program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = StepProgram(program_folder)
+    program.truncate = True
+    texts, config = program.examples(demo_data / "train.tsv", 20), TrainConfig(4, 0.01, 0.02)
+    step, start, seed = program.step, program.initial_state(), config.seed_at(0, program.manifest.queries)
+
+    def failing(state: torch.Tensor, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        new_state, losses = step(state, *given)
+        return (new_state / 0 if given[2] == seed else new_state), losses
+
+    monkeypatch.setattr(program, "step", failing)
+    run = RunFolder.begin(tmp_path / "run", program, config, {}, start)
+    steps = fold(program, start, texts, [], config, guard=run.guard)
+    state, record = next(steps)
+    run.log(record, state, run.guard, None)
+    run.close()
+    assert record.backed_off and torch.equal(state, start)
+    *_, (whole, last) = steps
+    assert not last.backed_off and last.lr == 0.5 * config.lr_at(3, program.manifest)
+    resumed = RunFolder(tmp_path / "run", program, 0)
+    *_, (again, _) = fold(program, resumed.stands.state, texts, [], config, 1, resumed.guard)
+    resumed.close()
+    assert torch.equal(again, whole) and resumed.guard.first == record.loss
+
+
+def test_the_mean_that_is_shown_forgets_what_is_not_finite() -> None:
+    mean, losses = RunningMean(), [math.nan, 3.0, math.inf, 1.0, math.nan, -math.inf, 5.0]
+    assert math.isnan(mean.value)
+    shown = [mean.add(loss) for loss in losses]
+    assert math.isnan(shown[0]) and shown[1:] == [3.0, 3.0, 2.0, 2.0, 2.0, 3.0]
+    assert [mean.add(9.0) for _ in range(200)][-1] == pytest.approx(9.0, abs=1e-3)  # the first ones fade
+    assert running_mean([None, *losses]) == pytest.approx([math.nan, *shown], nan_ok=True)
 
 
 def test_a_diverging_run_comes_back(program_folder: Path, demo_data: Path) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prge.errors import UserError
-from prge.examples.form import split
-from prge.examples.read import Record, read_records
+from prge.examples.form import Form, split, template_columns
+from prge.examples.read import Record, as_text, read_records
 from prge.examples.rows import Example
-from prge.manifest import template_columns
+from prge.manifest import Manifest
 from prge.runtime_driver.data.batches import batches, collate
 from prge.runtime_driver.data.encoder import Encoder, check_classes, without
+from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.program.step import StepProgram
 
 
@@ -110,6 +117,117 @@ def test_truncation_keeps_the_end(program_folder: Path, encoder: Encoder) -> Non
     cut = Encoder(encoder.manifest, program_folder / "tokenizer.json", truncate=True)
     whole = cut.example({"text": "many words " * 60, "label": "today"})
     assert cut.fit(whole).tokens == whole.tokens[-40:]
+
+
+# form -> (what its manifest says, rows to learn from, rows with nothing to learn)
+NOTHING: dict[str, tuple[dict[str, Any], list[Record], list[Record]]] = {
+    "plain text": (
+        {"template": "", "target": "{text}"},
+        [{"text": f"{i} times: call me back"} for i in range(5)],
+        [{"text": "a"}, {"text": ""}],
+    ),
+    "text to text": (
+        {"template": "{text}:", "target": "{reply}"},
+        [{"text": f"number {i}", "reply": "call me"} for i in range(5)],
+        [{"text": "call me", "reply": ""}],
+    ),
+    "choices": (
+        {"template": "{text}:", "target": "{choice}", "choices": "choices"},
+        [{"text": f"number {i}", "choices": ["call me", "later"], "label": "AB"[i % 2]} for i in range(5)],
+        [{"text": "x", "choices": ["call me", ""], "label": "A"}, {"text": "x", "choices": ["", "x"], "label": "B"}],
+    ),
+    "label words": (
+        {"template": "{text}"},
+        [{"text": f"call me, number {i}", "label": ("today", "later")[i % 2]} for i in range(5)],
+        [{"text": "", "label": "today"}],
+    ),
+}
+
+
+def nothing(name: str, encoder: Encoder, folder: Path) -> tuple[Manifest, Encoder, list[Record], list[Record]]:
+    """(manifest, encoder, rows to learn from, rows with nothing to learn) of a form."""
+    settings, full, empty = NOTHING[name]
+    if "target" in settings:
+        settings = {"objective": "language-modelling", "labels": (), "max_targets": 4, **settings}
+    manifest = replace(encoder.manifest, **settings)
+    return manifest, Encoder(manifest, folder / "tokenizer.json"), full, empty
+
+
+def write_rows(path: Path, rows: list[Record]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_texts_with_nothing_to_learn_are_skipped_and_counted(
+    name: str, encoder: Encoder, program_folder: Path, tmp_path: Path
+) -> None:
+    _, found, full, empty = nothing(name, encoder, program_folder)
+    expected = found.examples(write_rows(tmp_path / "full.jsonl", full))
+    assert found.skipped == 0 and len(expected) >= len(full)
+    mixed = write_rows(tmp_path / "mixed.jsonl", [*empty, *full, *empty])
+    assert found.examples(mixed) == expected
+    assert found.skipped == 2 * len(empty)
+    alone = write_rows(tmp_path / "alone.jsonl", empty)
+    with pytest.raises(UserError, match=rf"alone\.jsonl: none of its {len(empty)} texts holds anything to learn"):
+        found.examples(alone)
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_run_leaves_out_what_holds_nothing_to_learn(
+    name: str, encoder: Encoder, program_folder: Path, tmp_path: Path
+) -> None:
+    """Also where the share that is split off for evaluation holds nothing else."""
+    manifest, _, full, empty = nothing(name, encoder, program_folder)
+    data, dev = write_rows(tmp_path / "a.jsonl", [*empty, *full]), write_rows(tmp_path / "b.jsonl", empty)
+    held = set()
+    for seed in range(12):
+        found = Encoder(manifest, program_folder / "tokenizer.json")
+        train, evaluated, dropped = Source(str(data), dev_fraction=0.01, seed=seed).read(found)
+        assert train and not dropped and found.skipped == len(empty)
+        held.add(bool(evaluated))
+    assert held == {False, True}
+    with pytest.raises(UserError, match=r"b\.jsonl: none of its"):
+        Source(str(data), str(dev)).read(Encoder(manifest, program_folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"b\.jsonl: none of its"):
+        Source(str(dev), str(data)).read(Encoder(manifest, program_folder / "tokenizer.json"))
+
+
+ODD_VALUES = [["x", 1], {"a": ["b"]}, 5, 1.5, None, True, "", []]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+def test_predictions_show_the_template_s_columns(
+    odd: Any, prge: Callable[..., tuple[int, Any]], program_folder: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "a.jsonl", [{"id": odd, "text": "call me", "more": odd}, {"text": "call me", "id": 7}])
+    code, printed = prge("predict", program_folder, "--data", data)
+    assert code == 0 and [p["text"] for p in printed["predictions"]] == ["call me", "call me"]
+    code, printed = prge("predict", program_folder, "--data", write_rows(data, [{"text": odd}]))
+    if isinstance(odd, (list, dict)):
+        assert code == 1 and "a.jsonl, line 1: column 'text' holds a " in printed["error"]
+    else:
+        assert code == 0 and printed["predictions"][0]["text"] == (odd if isinstance(odd, str) else json.dumps(odd))
+
+
+def test_a_record_is_shown_by_its_prompt_s_columns() -> None:
+    record = {"id": ["x"], "hypothesis": "b", "premise": "a", "label": "yes"}
+    assert Form("{premise} so {hypothesis}? {premise}", (("yes", " yes"), ("no", " no"))).shown(record) == "a b"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [(["a", "b"], ["a", "b"]), ([], [" c"]), ("ab", [" c"]), ([1], [" c"]), ({"text": ["a"]}, [" c"]), (None, [" c"])],
+    ids=repr,
+)
+def test_the_gold_answers_are_texts(answers: Any, expected: list[str]) -> None:
+    assert Form("{text}", target=" {reply}").golds({"reply": "c", "answers": answers}, "here") == expected
+
+
+def test_dates_and_the_like_are_text() -> None:
+    row = {"a": datetime.date(2024, 5, 1), "b": Decimal("1.50"), "c": b"x", "d": 1, "e": None, "f": [1], "g": "x"}
+    expected = {"a": "2024-05-01", "b": "1.50", "c": "b'x'", "d": "1", "e": "null", "f": [1], "g": "x"}
+    assert as_text(row) == expected
 
 
 def test_templates() -> None:

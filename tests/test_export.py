@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, nan
@@ -38,8 +39,9 @@ def refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def slow(*_: Any, **__: Any) -> None:
         raise AssertionError("something slow was begun")
 
+    module = sys.modules["prge.export.program"]  # `prge.export` by itself is the function
     for name in ("text_rows", "fisher_factors", "lora_factors", "build_step", "add_label_head", "write_program"):
-        monkeypatch.setattr(f"prge.export.program.{name}", slow)
+        monkeypatch.setattr(module, name, slow)
 
     def run(
         model: Path | None = None, adapter: Any = SVD, step: Any = None, texts: bool = False, **changes: Any

@@ -18,12 +18,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from prge.cost import weight_bytes
 from prge.errors import UserError
-from prge.examples.rows import Example
+from prge.examples.rows import Example, answer_position, cut_left
 from prge.export.merge import merge_adapters
 from prge.export.plan import plan, planned
 from prge.export.program import REPORT_FILE
 from prge.export.prompts import check_template
-from prge.manifest import answer_position, cut_left
 from prge.models.adapter import AdapterConfig
 from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint, load_sizes

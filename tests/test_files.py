@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from prge.cli.app import app
 from prge.errors import UserError
 from prge.examples.chat import Chat
+from prge.examples.form import template_columns
 from prge.examples.read import read_records
 from prge.files.seal import SIZE, seal, sealed
 from prge.files.typed import parse
-from prge.manifest import AdaptedModule, Adapter, template_columns
+from prge.manifest import AdaptedModule, Adapter
 from prge.runtime_driver.program.state import load_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal
@@ -66,7 +67,7 @@ def test_verify_says_what_is_damaged(prge: Prge, run: Path, program_folder: Path
         ("config.json", "run:"),
     ]:
         content = (run / name).read_bytes()
-        (run / name).write_bytes(content[:99] + b"\n" + content[100:])
+        (run / name).write_bytes(content[:99] + b"\0" + content[100:])
         code, message = prge("verify", run)
         assert code == 1 and name in message["error"] and place in message["error"]
         (run / name).write_bytes(content)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import tiny_config
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
@@ -129,8 +131,22 @@ def test_answers_by_text_letter_or_index() -> None:
         assert (record["choice"], record["answer"]) == ("blue", "1")
     with pytest.raises(UserError, match="here: answer 'C' is none of the choices"):
         chosen({"choices": ["red", "blue"], "answer": "C"}, "choices", "answer", "here")
-    with pytest.raises(UserError, match="must be a list of at least two texts"):
-        chosen({"choices": "red"}, "choices", "answer", "here")
+    odd: tuple[Any, ...] = ("red", ["red"], ["red", 1], {"red": 1}, None, 7)
+    for choices in odd:
+        with pytest.raises(UserError, match="must be a list of at least two texts"):
+            chosen({"choices": choices, "answer": "A"}, "choices", "answer", "here")
+    for answer in odd[1:4]:
+        with pytest.raises(UserError, match=r"here: answer .* is none of the choices"):
+            chosen({"choices": ["red", "blue"], "answer": answer}, "choices", "answer", "here")
+
+
+def test_the_column_choice_is_the_right_choice_s() -> None:
+    assert chosen({"choices": ["red", "blue"], "choice": "B"}, "choices", "answer", "here") == {
+        "choices": ["red", "blue"]
+    }
+    for columns in (("choice", "answer"), ("choices", "choice")):
+        with pytest.raises(UserError, match="here: the column 'choice' is prge's own"):
+            chosen({"choices": ["red", "blue"], "choice": "B", "answer": "B"}, *columns, "here")
 
 
 def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> None:
@@ -166,6 +182,25 @@ def test_bounds_hold_the_data(tiny_model: Path) -> None:
     assert fitted(given, checkpoint, records) == given
     with pytest.raises(UserError, match="give --max-tokens"):
         fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 600, "reply": "x"})])
+    with pytest.raises(UserError, match=r"a\.jsonl, line 3: no column 'text'"):
+        fitted(Form("{text}", target="{reply}"), checkpoint, [(3, {"reply": "x"})], "a.jsonl")
+
+
+def test_bounds_are_of_the_driver_s_tokens(make_model: Callable[..., Path], encoder_tokenizer_folder: Path) -> None:
+    """A chat template writes the special tokens itself; elsewhere the tokenizer puts two around the prompt."""
+    checkpoint = load_checkpoint(str(make_model(tiny_config(), tokenizer=encoder_tokenizer_folder)))
+
+    def bare(text: str) -> int:
+        return len(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    prompt = "call me" * 16
+    while bare(prompt) % 8 != 7:  # with the answer's one token they fill the bound, and no special token fits
+        prompt += "x"
+    row, form = bare(prompt) + bare(" today"), Form("{prompt}", target="{answer}")
+    records = [(1, {"prompt": prompt, "answer": " today"}), (2, {"prompt": "x", "answer": " call me back today"})]
+    assert row % 8 == 0
+    assert fitted(replace(form, chat=Chat("x")), checkpoint, records).max_tokens == row
+    assert fitted(form, checkpoint, records).max_tokens == row + 8
 
 
 def test_one_command_from_a_file_to_an_adapter(

@@ -100,12 +100,15 @@ def test_snapshots_come_back_as_they_were(tmp_path: Path) -> None:
         nonlocal synced
         synced += 1
 
-    for steps in (1, 2, 3, 4):
-        writer._synced -= 10 * (steps == 3)  # time to write through
+    earlier = []
+    for steps in (1, 2, 3, 4, 5):
+        writer._synced_at -= 10 * (steps == 3)  # time to write through
         writer.save(snapshot(steps), sync_journal)
-    assert synced == 1
-    assert same(newest(tmp_path, 9), snapshot(4)) and same(newest(tmp_path, 3), snapshot(2))
-    with pytest.raises(UserError, match="a snapshot of 4 steps has a journal of 1 beside it"):
+        earlier.append(read_snapshot(tmp_path / EARLIER_FILE).steps if steps > 1 else None)
+    assert synced == 2  # the first and the third, each of which was kept from the next one on
+    assert earlier == [None, 1, 1, 3, 3]
+    assert same(newest(tmp_path, 9), snapshot(5)) and same(newest(tmp_path, 4), snapshot(3))
+    with pytest.raises(UserError, match="a snapshot of 5 steps has a journal of 1 beside it"):
         newest(tmp_path, 1)
     assert {p.name for p in tmp_path.iterdir()} == {STATE_FILE, EARLIER_FILE}
     writer.save(Snapshot(0, torch.zeros(5)), sync_journal)
@@ -117,7 +120,6 @@ def test_snapshots_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_damaged_snapshot_gives_the_earlier_one(data: st.DataObject, tmp_path: Path) -> None:
     writer = Snapshots(tmp_path, {"base": "x"}, 7)
     writer.save(snapshot(1), lambda: None)
-    (tmp_path / STATE_FILE).replace(tmp_path / EARLIER_FILE)
     writer.save(snapshot(2), lambda: None)
     content = bytearray((tmp_path / STATE_FILE).read_bytes())
     if data.draw(st.booleans()):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TEMPLATE
 from edits import resealed
 from test_families import config

@@ -16,6 +16,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -27,10 +28,13 @@ from test_training import examples
 from prge.commands import train as training
 from prge.errors import UserError
 from prge.files.checked import load_checked
-from prge.runtime_driver.loop.stopping import Limits
+from prge.models.adapter import AdapterConfig
+from prge.models.step import StepConfig
+from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, fold
+from prge.runtime_driver.program.state import save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, RunFolder
+from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, START_FILE, RunFolder
 from prge.runtime_driver.run.journal import Journal, read_journal
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
@@ -39,12 +43,13 @@ thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: min
 
 
 def outcome(run: Path) -> tuple[Any, ...]:
-    """All that a run comes to: state, journal without times, adapter."""
+    """All that a run comes to: where it began, state, journal without times, adapter."""
     rows, _ = read_journal(run / LOG_FILE)
     state = read_snapshot(run / STATE_FILE).state.numpy().tobytes()
     kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     adapter, _ = load_checked(run / "adapter" / "adapter_model.safetensors", "an adapter", required=True)
-    return state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
+    start = (run / START_FILE).read_bytes() if (run / START_FILE).exists() else None
+    return start, state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +201,13 @@ class Failing:
 def test_a_full_or_broken_disk_stops_a_run_and_loses_nothing(
     number: int, program_folder: Path, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on."""
+    """An error injected at every write: one sentence, the snapshot before is whole, and the run goes on.
+
+    The run begins with another's state, which it writes too.
+    """
+    begin(program_folder, demo_data, tmp_path / "before", 1, eval_every=0)
     monkeypatch.setattr("prge.runtime_driver.run.snapshots._SYNC", 0.0)  # every step is written through
-    settings = {"steps": 3, "eval_every": 0}
+    settings: dict[str, Any] = {"steps": 3, "eval_every": 0, "start": tmp_path / "before"}
     begin(program_folder, demo_data, tmp_path / "clean", **settings)
     expected = outcome(tmp_path / "clean")
     at, failed = 0, 0
@@ -263,6 +272,52 @@ def test_a_hot_or_starved_machine(
     assert stopped["stopped"] == "only 1 MB of memory are left"
 
 
+class Clock:
+    """A time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sleeping: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.sleeping()
+
+
+@pytest.mark.parametrize("what", ["minutes", "battery", "memory", "SIGTERM", "SIGINT"])
+def test_a_machine_that_stays_hot_waits_no_longer_than_anything_allows(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, place, told = Clock(), "prge.runtime_driver.loop.stopping", []
+    monkeypatch.setattr(f"{place}.time", clock)
+    monkeypatch.setattr(f"{place}.temperature", lambda: 90.0)
+    monkeypatch.setattr(f"{place}.battery", lambda: 50.0 - clock.now if what == "battery" else 50.0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(
+        total=1e9, available=1e6 if what == "memory" and clock.now > 30 else 5e8
+    ))  # fmt: skip
+    if what.startswith("SIG"):
+        clock.sleeping = lambda: os.kill(os.getpid(), getattr(signal, what)) if clock.now == 30 else None
+    limits = Limits(1.0 if what == "minutes" else None, 60.0, 20.0 if what == "battery" else None)
+    with Stopping(limits) as stopping:
+        clock.now = 2.0
+
+        def waiting(text: str) -> None:
+            told.append(text)
+            assert clock.now < 3600, "it waits for ever"
+
+        with pytest.raises(KeyboardInterrupt):
+            stopping.look(waiting)
+    why, at = {
+        "minutes": ("1 minutes are over", 60),
+        "battery": ("the battery is at 19 %", 31),
+        "memory": ("only 1 MB of memory are left", 31),
+    }.get(what, ("interrupted", 30))
+    assert (stopping.why, clock.now) == (why, at) and told == ["waiting at 90 degrees"] * (at - 2)
+
+
 def test_what_cannot_be_resumed_is_said(
     prge: Callable[..., tuple[int, Any]], undisturbed: Path, weights_program: Path, demo_data: Path, tmp_path: Path
 ) -> None:
@@ -291,6 +346,166 @@ def test_what_cannot_be_resumed_is_said(
     assert "is damaged at byte" in refused(run)
     (run / CONFIG_FILE).write_text("{")
     assert "not the description of a run" in refused(run)
+
+
+@pytest.fixture(scope="module")
+def weights_run(weights_program: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps of perturbed weights."""
+    run = tmp_path_factory.mktemp("weights") / "run"
+    assert begin(weights_program, demo_data, run, 6, lr=1.0, eval_every=0)["completed"]
+    return run
+
+
+@pytest.mark.parametrize("kind", ["weights", "activations"])
+def test_a_replay_begins_with_what_its_run_began_with(
+    kind: str, prge: Callable[..., tuple[int, Any]], program_folder: Path, weights_program: Path, demo_data: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Also when the run before has gone on since, or is gone."""
+    program, lr = (weights_program, 1.0) if kind == "weights" else (program_folder, 0.02)
+    a, b, settings = tmp_path / "a", tmp_path / "b", {"lr": lr, "eval_every": 0}
+    stopped = begin(program, demo_data, a, 10, limits=Limits(max_minutes=0.0), **settings)
+    assert stopped["steps"] == 1
+    between = read_state_of(a / STATE_FILE)
+    begin(program, demo_data, b, 5, start=a, **settings)
+    assert torch.equal(read_state_of(b / START_FILE), between)
+    assert resume(a)["completed"]
+    for name in ("again", "alone"):
+        code, _ = prge("replay", b, "-o", tmp_path / name)
+        assert code == 0
+        torch.testing.assert_close(
+            read_state_of(tmp_path / name / STATE_FILE), read_state_of(b / STATE_FILE), rtol=1e-5, atol=1e-6
+        )
+        shutil.rmtree(a, ignore_errors=True)
+    code, found = prge("verify", b)
+    assert code == 0 and found["steps"] == 5
+    code, found = prge("forget", b, "--yes")
+    assert code == 0 and not b.exists()
+
+
+def test_a_start_that_is_not_the_run_s_is_refused(
+    prge: Callable[..., tuple[int, Any]], weights_run: Path, weights_program: Path, program_folder: Path,
+    demo_data: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    run, m = tmp_path / "run", StepProgram(weights_program).manifest
+    begin(weights_program, demo_data, run, 2, lr=1.0, start=weights_run)
+    whole = (run / START_FILE).read_bytes()
+    state = read_state_of(run / START_FILE)
+    other = StepProgram(program_folder).manifest
+
+    def missing(file: Path) -> None:
+        file.unlink()
+
+    for change, message in [
+        (missing, "is missing; the run began with the state in it"),
+        (lambda file: file.write_bytes(whole[:-1]), START_FILE),
+        (lambda file: file.write_bytes(whole[:-1] + b"?"), "is damaged: its checksum"),
+        (lambda file: save_state(file, state, m, 7), "is not the state that this run began with"),
+        (lambda file: save_state(file, torch.zeros(other.state_size), other, 6), f"{START_FILE} holds 180 numbers"),
+        (lambda file: save_state(file, state[:-1], m, 6), f"{START_FILE} holds"),
+        (lambda file: shutil.copy(run / CONFIG_FILE, file), START_FILE),
+    ]:  # fmt: skip
+        change(run / START_FILE)
+        for command in (["verify", run], ["replay", run, "-o", tmp_path / "out"]):
+            code, refused = prge(*command)
+            assert code == 1 and message in refused["error"], (message, refused)
+        assert not (tmp_path / "out").exists()
+        (run / START_FILE).write_bytes(whole)
+    assert prge("replay", run, "-o", tmp_path / "out")[0] == 0
+
+
+def test_a_replay_with_another_program_is_refused(
+    prge: Callable[..., tuple[int, Any]], export: Callable[..., Path], weights_run: Path, tmp_path: Path
+) -> None:
+    """Of the same sizes, so that nothing else would tell: its adapter would be another."""
+    step, adapter = StepConfig(2, 2, "weights", "sgd"), AdapterConfig(4, 16.0, subspace="fisher", directions=3)
+    code, refused = prge(
+        "replay", weights_run, "--program", export(step=step, adapter=adapter), "-o", tmp_path / "out"
+    )  # fmt: skip
+    assert code == 1 and "is a run of another program: its adapter_sha256" in refused["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_begins_where_one_was_cut_off_has_a_start_of_its_own(
+    weights_run: Path, weights_program: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin(weights_program, demo_data, run, 2, lr=1.0, start=weights_run)
+    (run / CONFIG_FILE).unlink()  # as it is before a run has begun
+    (run / LOG_FILE).write_bytes(b"")
+    for file in ("curves.png", *(f"adapter/{p.name}" for p in (run / "adapter").iterdir())):
+        (run / file).unlink()
+    (run / "adapter").rmdir()
+    begin(weights_program, demo_data, run, 2, lr=1.0)
+    assert not (run / START_FILE).exists()
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2", 2.5, [2]])
+def test_a_run_of_another_format_says_which(
+    version: Any, prge: Callable[..., tuple[int, Any]], weights_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(weights_run, run)
+    config = json.loads((run / CONFIG_FILE).read_text())
+    assert next(iter(config)) == "version" and config.pop("version") == 2
+    (run / CONFIG_FILE).write_text(json.dumps(config if version is None else {"version": version, **config}))
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 2); finish it with"
+    out = tmp_path / "out"
+    for command in (
+        ["train", "--resume", run], ["replay", run, "-o", out], ["verify", run], ["compare", run, run], ["forget", run],
+    ):  # fmt: skip
+        code, refused = prge(*command, *(["--yes"] if command[0] == "forget" else []))
+        assert code == 1 and refused["error"].startswith(told) and f"--from {run}" in refused["error"]
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_is_not_taken_for_a_program_or_a_model(
+    prge: Callable[..., tuple[int, Any]], weights_run: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    with_program = tmp_path / "run"
+    shutil.copytree(weights_run, with_program)
+    (with_program / "program").mkdir()
+    program = json.loads((weights_run / CONFIG_FILE).read_text())["program"]
+    data, out = ["--data", demo_data / "train.tsv"], tmp_path / "out"
+    for run, its in ((weights_run, program), (with_program, with_program / "program")):
+        for command in (
+            ["train", run, *data, "-o", out], ["train", run, *data, "--label", "a=b", "-o", out], ["eval", run, *data],
+            ["predict", run, "a text"], ["calibrate", run, *data], ["inspect", run], ["generate", run, "a text"],
+            ["export", run, "-o", out, "--label", "a= b", "--label", "b= c"], ["plan", run, "--memory", "1GB"],
+            ["bench", "step", run, "-o", out],
+        ):  # fmt: skip
+            code, refused = prge(*command)
+            said = refused["error"]
+            assert code == 1 and said.startswith(f"{run} is a run of `prge train`, not a"), (command, said)
+            assert f"its program is {its}, and `prge train --resume {run}` goes on" in said
+    assert not out.exists()
+
+
+def test_a_run_whose_files_have_moved_says_how_to_go_on(
+    prge: Callable[..., tuple[int, Any]], weights_program: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    run, program, data = tmp_path / "run", tmp_path / "program", tmp_path / "data"
+    shutil.copytree(weights_program, program)
+    shutil.copytree(demo_data, data)
+    tokenizer = shutil.copy(program / "tokenizer.json", data)
+    begin(program, data, run, 3, lr=1.0, limits=Limits(max_minutes=0.0), tokenizer=tokenizer)
+    moved, there = tmp_path / "moved", tmp_path / "there"
+    program.rename(moved)
+    resuming = f"`prge train PROGRAM --data FILE --resume {run} --dev FILE`"
+    code, refused = prge("train", "--resume", run)
+    assert code == 1 and refused["error"].endswith(f"its program is not at {program / 'program.pte'}; if it has moved, "
+                                                   f"say where it is: {resuming}")  # fmt: skip
+    data.rename(there)
+    code, refused = prge("train", moved, "--resume", run)
+    assert code == 1 and refused["error"].endswith(resuming) and "its program" not in refused["error"]
+    assert f"its data is not at {data / 'train.tsv'} and its dev data is not at {data / 'test.tsv'}" in refused["error"]
+    given = ["--data", there / "train.tsv", "--dev", there / "test.tsv"]
+    code, trained = prge("train", moved, *given, "--resume", run)
+    assert code == 0 and trained["completed"]
+    code, refused = prge("replay", run, "-o", tmp_path / "again")  # which needs no data
+    assert code == 1 and refused["error"].endswith(f"`prge replay {run} --program PROGRAM -o {tmp_path / 'again'}`")
+    assert prge("replay", run, "--program", moved, "-o", tmp_path / "again")[0] == 0
 
 
 @pytest.mark.parametrize("steps", [None, 123])
@@ -342,7 +557,7 @@ def read_state_of(path: Path) -> torch.Tensor:
 
 def state_after(program: StepProgram, run: Path, described: dict[str, Any], steps: int) -> torch.Tensor:
     """The state of a run's settings after some steps, without its folder."""
-    source, config, _ = training.reopen(run, described, None, None, None)
-    texts, _, _ = source.read(program.encoder())
+    source, config, loaded = training.reopen(run, described, None, None, None, "")
+    texts, _, _ = source.read(loaded.encoder())
     every = fold(program, program.initial_state(), texts, [], config)
     return next(state for state, record in every if record.step + 1 == steps)

@@ -275,6 +275,9 @@ def test_no_hub_is_told(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("winogrande", lines({"sentence": "no gap", "option1": "", "option2": "", "answer": "1"}), "line 1"),
         ("arc-easy", lines({**STONES, "answerKey": "Z"}), "line 1: not an example"),
         ("squad", lines({"context": 1, "question": "x", "answers": "y"}), "line 1: not an example"),
+        ("squad", lines({"context": "x", "question": "y", "answers": {"text": [5]}}), "line 1: not an example"),
+        ("copa", lines({**HUB["copa"], "label": -2}), "line 1: not an example"),
+        ("winogrande", lines({**HUB["winogrande"], "answer": "-3"}), "line 1: not an example"),
         ("sst2", lines({"sentence": "x", "label": "7"}), "line 1: not an example"),
     ],
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +19,17 @@ from conftest import tiny_config
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from prge.errors import UserError
 from prge.examples.rows import Example
+from prge.files.typed import to_json
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.quiet import quiet
+from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig, fold
+from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 
@@ -122,6 +129,47 @@ def test_untied_head_with_biases(export: Callable[..., Path], make_model: Callab
     ours = evaluate(program, program.initial_state(), texts).scores
     assert ours is not None
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_json_has_null_for_what_is_not_finite(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    """`prge` here refuses NaN and Infinity, which Python's own parser takes."""
+    m = StepProgram(program_folder).manifest
+    save_state(tmp_path / "state", torch.full((m.state_size,), 3e38), m)
+    given = [program_folder, "--data", demo_data / "test.tsv", "--truncate", "--state", tmp_path / "state"]
+    code, found = prge("eval", *given)
+    assert code == 0 and found["loss"] is None and 0 <= found["accuracy"] <= 1
+    code, found = prge("predict", *given)
+    assert code == 0 and {p["probability"] for p in found["predictions"]} == {None}
+    nested = {"a": [1.5, math.nan, (math.inf, {"b": -math.inf})], "c": True, "d": None, "e": "NaN"}
+    plain = {"a": [1.5, None, [None, {"b": None}]], "c": True, "d": None, "e": "NaN"}
+    assert json.loads(to_json(nested)) == plain and to_json(plain) == json.dumps(plain)
+
+
+def test_executing_leaves_stderr_alone(
+    program_folder: Path, export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only loading swaps it: that is done for the whole process, and takes longer than a small step."""
+    program, generator = StepProgram(program_folder), GenerateProgram(export(context=64))
+    state, rows = program.initial_state(), collate([Example((5, 6, 7, 8), 0)] * 2, program.manifest)
+    for loaded in (program, generator):
+        loaded.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup2", lambda *_: pytest.fail("stderr was swapped"))
+        for seed in range(3):
+            state, _ = program.step(state, *rows, seed, 0.01, 0.01)
+        assert list(generator.generate((5, 6, 7), state, 20))
+
+
+def test_what_the_runtime_cannot_run_is_one_sentence(program_folder: Path) -> None:
+    program = StepProgram(program_folder)
+    fine, targets = collate([Example((5, 6, 7, 8), 0)] * 2, program.manifest)
+    for odd in (torch.full((2, 9), 10**6), torch.zeros(2, 99, dtype=torch.int64), torch.zeros(2, 9)):
+        with pytest.raises(UserError, match=r"program.pte: the ExecuTorch runtime could not run 'forward'") as error:
+            program.execute(program.initial_state(), odd, targets, 1, 0.1, 0.1)
+        assert "\n" not in str(error.value)
+    assert program.execute(program.initial_state(), fine, targets, 1, 0.1, 0.1)[1].isfinite().all()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

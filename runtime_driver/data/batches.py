@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from prge.examples.rows import Example
-from prge.manifest import Manifest, answer_position
+from prge.examples.rows import Example, answer_position
+from prge.manifest import Manifest
 
 _BITS = 2**64 - 1
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
-from prge.examples.form import Form, Numbered
+from prge.examples.form import Form, Numbered, template_columns
 from prge.examples.read import Part, place
 from prge.examples.rows import Example, RowMaker
 from prge.files.bounded import TOKENIZER, check_size
-from prge.manifest import TOKENIZER_FILE, Manifest, file_sha256, template_columns
+from prge.files.digest import file_sha256
+from prge.manifest import TOKENIZER_FILE, Manifest
 
 
 class Encoder(RowMaker):

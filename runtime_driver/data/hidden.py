@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.checked import open_mapped, scratch_of, write_mapped
+from prge.files.checked import scratch_of
+from prge.files.large import LargeTensor, Rows, write_large
 from prge.manifest import Manifest
 from prge.options import parse_bytes
 from prge.runtime_driver.data.packed import digest
@@ -21,27 +23,31 @@ from prge.runtime_driver.data.packed import digest
 HIDDEN_FILE = "hidden.safetensors"
 # With the one that is being written.
 HIDDEN_FILES = (HIDDEN_FILE, scratch_of(Path(HIDDEN_FILE)).name)
+# The name of a file in a folder that runs share: of which program, and of which examples.
+SHARED_NAME = re.compile(r"hidden-[0-9a-f]{8}-[0-9a-f]{8}\.safetensors")
 _VERSION = "1"
-_WHAT = "a file of hidden states"
+
+# Bytes that hidden states may take where nobody says how many, and the share of the disk's free space.
+_BUDGET, _SHARE = 4e9, 0.25
 
 
 class HiddenStates:
     """The hidden states of all token rows of some examples.
 
-    The file holds f32[N, H]: the states of every distinct row, one token after the other, the rows in the order of
-    their first occurrence among the examples. A row is the same states whatever it is padded to.
+    The file holds f32[N, H]. It has the states of every distinct row, one token after the other. The rows are in the
+    order in which they occur first. What a row is padded to changes nothing here.
     """
 
     def __init__(self, path: Path, manifest: Manifest, examples: Sequence[Example]):
-        """Map a file that `write` made; its checksum is compared, which reads all of it once.
+        """Open a file that `write_hidden` made. Its checksum is compared, which reads all of it once.
 
         Raises:
             UserError: missing, damaged, or made of another program or other examples.
         """
-        self._states, metadata = open_mapped(path, "hidden", _WHAT)
-        rows, m = list(_distinct(examples)), manifest
+        self._states = LargeTensor(path, "hidden", "a file of hidden states")
+        rows, m, metadata = list(_distinct(examples)), manifest, self._states.metadata
         expected = (sum(map(len, rows)), m.architecture.hidden)
-        if metadata != _described(m, examples) | {"crc": metadata.get("crc")} or self._states.shape != expected:
+        if metadata != _described(m, examples) | {"crc": metadata["crc"]} or self._states.shape != expected:
             raise UserError(f"{path} holds the hidden states of other examples, or of another program")
         self._pad = m.pad_token
         self._places: dict[bytes, tuple[int, int]] = {}
@@ -54,19 +60,18 @@ class HiddenStates:
             at += len(row)
 
     def rows(self, tokens: Tensor) -> Tensor | None:
-        """Hidden states f32[n, T, H] of rows of tokens i64[n, T], zeros at the padding; None if one is not there."""
+        """Hidden states f32[n, T, H] of rows of tokens i64[n, T], zeros at the padding; None if one is not there.
+
+        Raises:
+            UserError: the file cannot be read any more.
+        """
+        places = [self._places.get(_key(row, self._pad)) for row in tokens.numpy()]
         found = torch.zeros(*tokens.shape, self._states.shape[1])
-        for row, out in zip(tokens.numpy(), found.numpy(), strict=True):
-            place = self._places.get(_key(row, self._pad))
+        for place, out in zip(places, found.numpy(), strict=True):
             if place is None:
                 return None
-            count = min(place[1], len(row))
-            out[:count] = self._states[place[0] : place[0] + count]
+            self._states.read(place[0], out[: place[1]])
         return found
-
-
-# Bytes that hidden states may take where nobody says how many, and the share of the disk's free space.
-_BUDGET, _SHARE = 4e9, 0.25
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Keeping:
     """Where hidden states are kept, if they are.
 
     Attributes:
-        folder: None for the run's own.
+        folder: a folder that runs share; None for the run's own.
         budget: bytes that they may take; 0 to keep none. None for 4 GB, and at most a quarter of the free space.
     """
 
@@ -91,42 +96,49 @@ class Keeping:
         return cls(Path(text))
 
     def file(self, folder: Path, manifest: Manifest, examples: Sequence[Example]) -> Path | None:
-        """The file for a run in ``folder``; None where the states need more than the budget."""
-        place, needed = self.folder or folder, size_of(manifest, examples)
+        """The file for a run in ``folder``; None where the states need more than the budget.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if self.budget == 0:
+            return None
+        place = self.folder.resolve() if self.folder else folder
+        name = f"hidden-{manifest.frozen_sha256[:8]}-{digest(examples)}.safetensors" if self.folder else HIDDEN_FILE
         try:
             place.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(place).free
         except OSError as e:
             raise UserError(f"{place} cannot be written: {e.strerror}") from e
         budget = min(_BUDGET, _SHARE * free) if self.budget is None else self.budget
-        return place / HIDDEN_FILE if needed <= budget else None
+        there = (place / name).is_file()  # its space is not counted twice
+        needed = 4 * manifest.architecture.hidden * sum(map(len, _distinct(examples)))
+        return place / name if there or needed <= budget else None
 
 
-def size_of(manifest: Manifest, examples: Sequence[Example]) -> int:
-    """Bytes of the hidden states of examples."""
-    return 4 * manifest.architecture.hidden * sum(map(len, _distinct(examples)))
-
-
-def write(
-    path: Path, manifest: Manifest, examples: Sequence[Example], states: Callable[[Tensor], Tensor],
-    progress: Callable[[int], None],
-) -> None:  # fmt: skip
+def write_hidden(
+    path: Path,
+    manifest: Manifest,
+    examples: Sequence[Example],
+    states: Callable[[Tensor], Tensor],
+    progress: Callable[[int, int], None],
+) -> None:
     """Compute the hidden states of all token rows, and write them.
 
     The rows are taken by length, B of them at a time, so that the bits depend on the examples alone.
 
     Args:
         states: gives those of rows of tokens i64[n, T], f32[n, T, H].
-        progress: hears how many of the tokens are done.
+        progress: hears how many of the tokens are done, and of how many.
 
     Raises:
         OSError: when the file cannot be written.
     """
     m, rows = manifest, list(_distinct(examples))
-    ends = np.cumsum([len(row) for row in rows])
+    starts = [0, *np.cumsum([len(row) for row in rows]).tolist()]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
 
-    def fill(array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    def fill(put: Callable[[int, Rows], None]) -> None:
         done = 0
         for start in range(0, len(order), m.batch):
             part = order[start : start + m.batch]
@@ -135,11 +147,11 @@ def write(
             for row, i in zip(tokens, part, strict=True):
                 row[: len(rows[i])] = torch.tensor(rows[i])
             for i, hidden in zip(part, states(tokens), strict=True):
-                array[ends[i] - len(rows[i]) : ends[i]] = hidden[: len(rows[i])].numpy()
+                put(starts[i], hidden[: len(rows[i])].numpy())
                 done += len(rows[i])
-            progress(done)
+            progress(done, starts[-1])
 
-    write_mapped(path, "hidden", (int(ends[-1]), m.architecture.hidden), _described(m, examples), fill)
+    write_large(path, "hidden", (starts[-1], m.architecture.hidden), _described(m, examples), fill)
 
 
 def _described(manifest: Manifest, examples: Iterable[Example]) -> dict[str, str]:

@@ -51,16 +51,15 @@ class Source:
             if dev or self.limit:
                 raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
             return unpack(data, encoder.manifest)
-        records, apart = encoder.records(data)[: self.limit], True
-        if dev is None and (data is None or has_part(data, "dev")):
-            held, dev = encoder.records(data, "dev"), data
-        elif dev is not None:
-            held = encoder.records(dev, "dev")
-        else:
-            fraction, apart = self.dev_fraction, False
-            records, held = split(records, encoder.form.text, fraction, self.seed) if fraction else (records, [])
+        records, held = encoder.records(data)[: self.limit], []
+        divided = data is not None and dev is None and not has_part(data, "dev")
+        if not divided:
+            held = encoder.records(dev or data, "dev")
+        elif self.dev_fraction:
+            records, held = split(records, encoder.form.text, self.dev_fraction, self.seed)
         examples = encoder.encode_all(records, data)
-        dev_examples = encoder.encode_all(held, dev or data, required=apart)  # a share of a small file may hold nothing
+        # The share of a small file may be a single text, with nothing to learn.
+        dev_examples = encoder.encode_all(held, dev or data, required=not divided)
         kept = without(examples, dev_examples)
         name = self.train or encoder.manifest.task
         if not kept:

@@ -1,1 +1,1 @@
-"""The training loop: steps, evaluation, calibration, and what ends it."""
+"""The training loop: steps, evaluation, calibration, and what stops a run."""

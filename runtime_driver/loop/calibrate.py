@@ -1,4 +1,4 @@
-"""Measures a program's estimates on some data, and proposes eps, lr, q and B."""
+"""Measures how good a program's gradient estimates are on some data, and proposes eps, lr, q and B."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 import torch
 from torch import Tensor
 
+from prge.cost import largest_batch, peak_bytes
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
@@ -20,32 +21,36 @@ from prge.runtime_driver.data.batches import batches, collate
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
-# Octaves around the program's eps; beyond them float32 or curvature has the word.
+# Octaves around the program's eps. Below them rounding decides the estimate, above them curvature.
 _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
-# Of the way to the least loss, in one step: measured, on SST-2, with two subspaces whose best lr differ by two.
+# Share of the way to the least loss that the first step goes. Measured on SST-2, with two subspaces whose best learning
+# rates differ by a factor of two.
 _SHARE = 0.5
-# Of a mean loss, in int8: what a line search must not take for a rise.
+# Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
-# Of batches and directions; no run gets so far into the last of their seeds.
+# Seeds of batches and directions that no run reaches.
 _SEED = 2**31 - 1
 _DIRECTIONS = (_SEED << 32) + 2**31
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured, and what follows.
+    """What was measured, and what it proposes.
 
     Attributes:
-        eps: where the estimates' correlation with exact ones is greatest; ``correlation``, how great.
+        eps: the one whose estimates agree best with exact ones.
+        correlation: of its estimates with exact ones.
         by_eps: (eps, correlation) of all that were tried.
-        lr: of the first step.
-        along: (how far along the optimizer's first direction, loss) of the line search.
-        signal, directions, examples: shares of an estimate's squared length: of the gradient, and
-            of the noise from few directions and from few examples.
-        queries, batch: q and B with the most signal for the time of a step like the program's.
+        lr: proposed for the first step.
+        along: (way, loss) of the line search along the optimizer's first direction.
+        signal: share of an estimate's squared length that is the gradient's.
+        directions: share that is noise, because the directions are few.
+        examples: share that is noise, because the examples are few.
+        queries: q of the shape with the least noise, for the time of the program's step.
+        batch: its B.
         seconds_per_step: median.
-        fixed_megabytes: of the process's peak on the longest texts, what no example adds.
-        per_example: megabytes that each example of B adds, at the proposed q.
+        longest: tokens of the longest text.
+        peak_megabytes: of the process, after a step of the program on texts of that length.
     """
 
     eps: float
@@ -59,16 +64,29 @@ class Calibration:
     queries: int
     batch: int
     seconds_per_step: float
-    fixed_megabytes: float
-    per_example: float
+    longest: int
+    peak_megabytes: float
 
-    def largest_batch(self, megabytes: float) -> int:
-        """B at which a step on the longest texts, with the proposed q, stays within; may be below 1."""
-        return math.floor((megabytes - self.fixed_megabytes) / max(self.per_example, 1e-9))
+    def largest_batch(self, manifest: Manifest, megabytes: float) -> int:
+        """The largest B whose step on the longest texts, with the proposed q, stays within; 0 for none.
+
+        The peak was measured. What another q and another B add to it is the estimate of `prge.cost.peak_bytes`.
+
+        Args:
+            manifest: of the program that was measured.
+        """
+        spare = 1e6 * (megabytes - self.peak_megabytes)
+        budget = peak_bytes(manifest, self.longest) + spare
+        return largest_batch(replace(manifest, queries=self.queries), self.longest, budget)
 
 
 class Estimates:
-    """Gradient estimates of a program by eps, seed and batch, at a state's parameters; default: the initial state's."""
+    """Gradient estimates of a program, all at the same parameters.
+
+    Attributes:
+        batches: eight, which no run draws.
+        seconds: of each estimate so far.
+    """
 
     def __init__(self, program: StepProgram, examples: Sequence[Example], state: Tensor | None = None):
         self.program, m = program, program.manifest
@@ -78,7 +96,15 @@ class Estimates:
         self.seconds: list[float] = []
 
     def gradient(self, batch: int, seed: int, eps: float) -> Tensor:
-        """f32[parameters]."""
+        """An estimate, f32[parameters].
+
+        Args:
+            batch: which one of the batches.
+            seed: which directions.
+
+        Raises:
+            UserError: it is not finite.
+        """
         m, state = self.program.manifest, self.state
         tokens, targets = collate(self.batches[batch], m)
         began = time.perf_counter()
@@ -92,9 +118,12 @@ class Estimates:
 
 
 def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
-    """(lr, the line search): a share of the way to the least loss along the optimizer's first direction.
+    """Propose the lr of the first step: a share of the way to the lowest loss along the optimizer's first direction.
 
     Half of the batches give the direction, the other half the losses.
+
+    Returns:
+        lr, and (way, loss) of every way that was tried, beginning with 0.
     """
     program, m = estimates.program, estimates.program.manifest
     half = len(estimates.batches) // 2
@@ -113,11 +142,15 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
 
 
 def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
-    """(lr, all (way, loss)): ways along a direction are doubled until the loss rises, or 16 times.
+    """Search along a direction: double the way until the loss rises, 16 times at most.
 
     Args:
-        before: the loss where they begin.
-        way: the first.
+        before: the loss at way 0.
+        way: the first to try.
+        loss_at: the loss at a way.
+
+    Returns:
+        as `propose_lr`.
     """
     along = [(0.0, before)]
     for _ in range(16):
@@ -130,7 +163,10 @@ def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> t
 
 
 def lowest(points: Sequence[tuple[float, float]]) -> float:
-    """Where a parabola through the least of some (way, value) and its neighbours, ways doubling, has its bottom."""
+    """The way at the bottom of a parabola through the lowest of some (way, value) and its two neighbours.
+
+    Each way is twice the one before, and the parabola is over their logarithms.
+    """
     at = min(range(len(points)), key=lambda i: points[i][1])
     if not 0 < at < len(points) - 1:
         return points[at][0]
@@ -141,14 +177,15 @@ def lowest(points: Sequence[tuple[float, float]]) -> float:
 
 
 def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[float]:
-    """Correlation with the exact estimate at each eps, from inner products of estimates along the same directions.
+    """Correlation of the estimates at each eps with the exact ones, which nobody has to know.
 
-    An estimate at eps e is ``g + h c + n / e`` with ``h = e^order``: the exact one, curvature, and
-    rounding that is independent at every eps. So ``<i, j> = S + (h_i + h_j) X + h_i h_j C + [i = j] N / e_i^2``,
-    solved for S, X, C, N by least squares relative to the estimates' lengths.
+    An estimate at eps e is ``g + h c + n / e`` with ``h = e^order``: the exact one, curvature, and rounding, which is
+    independent at every eps. So the inner product of two is ``S + (h_i + h_j) X + h_i h_j C + [i = j] N / e_i^2``.
+    Least squares, relative to the estimates' lengths, give S, X, C and N.
 
     Args:
-        grams: f64[E, E].
+        grams: f64[E, E], inner products of the estimates at every two eps, along the same directions.
+        eps: E of them.
         order: 1 for one-sided differences, 2 for central ones.
     """
     rows, right = [], []
@@ -160,21 +197,24 @@ def fit_reliability(grams: Tensor, eps: Sequence[float], order: int) -> list[flo
     solution = torch.linalg.lstsq(torch.tensor(rows, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
     s, x = (float(v) for v in solution.solution[:2])
     lengths = [math.sqrt(max(s, 1e-30) * float(grams[i, i])) for i in range(len(eps))]
-    return [max(0.0, (s + x * e**order) / length) for e, length in zip(eps, lengths, strict=True)]
+    return [min(1.0, max(0.0, (s + x * e**order) / length)) for e, length in zip(eps, lengths, strict=True)]
 
 
 def calibrate(
     program: StepProgram, examples: Sequence[Example], progress: Callable[[str], None] = lambda text: None
 ) -> Calibration:
-    """Measure on a few batches.
+    """Measure a program's estimates on a few batches.
+
+    Args:
+        progress: hears what is measured now.
 
     Raises:
-        UserError: when an estimate is not finite, or there are fewer than 8 batches.
+        UserError: an estimate is not finite, or the examples make fewer than 8 batches.
     """
     m = program.manifest
     if len(examples) < 8 * m.batch:
         raise UserError(f"calibration takes 8 batches of {m.batch} examples; the data has {len(examples)} examples")
-    peak, per_example, longest = peaks(program, examples)
+    longest, peak = peak_of_step(program, examples)
     estimates = Estimates(program, examples)
     tried = [m.eps * 2.0**octave for octave in _OCTAVES]
     grams = torch.zeros(len(tried), len(tried), dtype=torch.float64)
@@ -189,36 +229,30 @@ def calibrate(
     signal, directions, shares = noise_shares(pairs)
     length = statistics.mean(len(e.tokens) for e in examples)
     queries, batch = propose_shape(m, directions, shares, length)
-    fixed = peak - per_example * m.batch
-    # What B adds is in proportion to the positions of a row, and so changes with q too.
-    if m.perturb == "activations":
-        per_example *= (longest + 1 + queries) / (longest + 1 + m.queries)
     progress("learning rate")
     lr, along = propose_lr(estimates, eps)
     return Calibration(
         eps, correlation, list(zip(tried, correlations, strict=True)), lr, along, signal, directions, shares,
-        queries, batch, statistics.median(estimates.seconds), fixed, per_example,
+        queries, batch, statistics.median(estimates.seconds), longest, peak,
     )  # fmt: skip
 
 
-def peaks(program: StepProgram, examples: Sequence[Example]) -> tuple[float, float, int]:
-    """(peak MB of the process, MB that one more example adds, tokens of the longest) by a short and a long batch."""
-    m, found = program.manifest, []
-    for example in (min(examples, key=lambda e: len(e.tokens)), max(examples, key=lambda e: len(e.tokens))):
-        evaluate(program, program.initial_state(), [example])
-        found.append((max(len(example.tokens), m.min_tokens), peak_megabytes()))
-    (short, low), (long, high) = found
-    copies = 1 + m.queries if m.perturb == "activations" else 0
-    per_example = (high - low) / max(1, long - short) * (long + copies) / m.batch
-    return high, per_example, long
+def peak_of_step(program: StepProgram, examples: Sequence[Example]) -> tuple[int, float]:
+    """(tokens of the longest example, the process's peak MB after a step on a batch of it)."""
+    m, longest = program.manifest, max(examples, key=lambda e: len(e.tokens))
+    rows, targets = collate([longest] * m.batch, m)
+    program.step(program.initial_state(), rows, targets, _DIRECTIONS, 0.0, m.eps)
+    return rows.shape[1], peak_megabytes()
 
 
 def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
-    """(signal, noise of directions, noise of examples), shares of the estimates' mean squared length.
+    """What estimates consist of: (signal, noise of directions, noise of examples), shares of their mean squared length.
+
+    Two estimates of one batch share signal and the examples' noise, so their inner product holds these two. The inner
+    product of estimates of different batches holds the signal alone.
 
     Args:
-        pairs: f32[batches, 2, S], two estimates of each batch with independent directions. Their
-            inner product holds signal and the examples' noise, that of different batches signal alone.
+        pairs: f32[batches, 2, S], two estimates of each batch, with independent directions.
     """
     n = pairs.shape[0]
     total = float(pairs.square().sum(2).mean())
@@ -230,16 +264,22 @@ def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
 
 
 def propose_shape(manifest: Manifest, directions: float, examples: float, length: float) -> tuple[int, int]:
-    """(q, B) of least noise for the cost of a step like the program's.
+    """(q, B) of the least noise, for the cost of the program's step.
 
-    The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. Activations:
-    a step costs ``B (T + 1 + q)`` rows of a layer, so the best q is ``sqrt(V_d / V_e (T + 1))``.
-    Weights: ``2 q B T``, where every query costs as much as an example: q = 1 and all in B.
+    The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. With perturbed activations a step costs
+    ``B (T + (1 + q) M)`` positions, for M target tokens, so the best q is ``sqrt(V_d / V_e (T / M + 1))``. With
+    perturbed weights it costs ``2 q B T``: a query costs as much as an example, and examples are worth more.
+
+    Args:
+        directions: V_d / q of the program's q, or anything in proportion.
+        examples: V_e likewise.
+        length: T.
     """
-    m = manifest
+    m, targets = manifest, max(1, manifest.max_targets)
     if m.perturb == "weights":
         return 1, m.queries * m.batch
     per_direction = directions * m.queries
-    q = math.sqrt(per_direction / max(examples, 1e-6) * (length + 1))
+    q = math.sqrt(per_direction / max(examples, 1e-6) * (length / targets + 1))
     queries = max(1, min(64, 2 ** round(math.log2(max(q, 1.0)))))
-    return queries, max(1, round(m.batch * (length + 1 + m.queries) / (length + 1 + queries)))
+    cost, other = (length + (1 + count) * targets for count in (m.queries, queries))
+    return queries, max(1, round(m.batch * cost / other))

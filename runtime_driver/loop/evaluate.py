@@ -1,4 +1,4 @@
-"""Losses and predictions of a state: the step with eps 0 and R different examples per execution."""
+"""Evaluates a state with the step itself: eps and lr are 0, and each of the R rows is another example."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from prge.runtime_driver.program.step import StepProgram
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A state's quality on examples, in their order.
+    """How good a state is on some examples.
 
     Attributes:
         loss: mean over the examples.
-        losses: f32[n], one per example.
-        scores: f32[n, K], the label words' logits (label words only).
-        metrics: by name, of the words that score highest, or of the choices with the greatest mean log-probability.
+        losses: f32[n], of each example, in their order.
+        scores: f32[n, K], the label words' logits; None without label words.
+        metrics: "accuracy" or the task's own, by name; empty where there is nothing to choose. The answer is the label
+            word that scores highest, or the candidate of the lowest loss.
     """
 
     loss: float
@@ -33,7 +34,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of right answers, where there is a choice."""
+        """Share of right answers; None where there is nothing to choose."""
         return self.metrics.get("accuracy")
 
 
@@ -43,9 +44,11 @@ def evaluate(
     examples: Sequence[Example],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Run all examples through ``program`` with ``state``; ``progress`` hears how many are done.
+    """Evaluate a state on examples. Of an example with candidates all run, and its loss is the right one's.
 
-    Where there are candidates, all of them run, and an example's loss is the right one's.
+    Args:
+        state: f32[state_size].
+        progress: hears how many examples are done.
     """
     m = program.manifest
     rows = [row for e in examples for row in e.rows]
@@ -60,7 +63,7 @@ def evaluate(
     names = find_task(m.task).metrics if m.task else ("accuracy",)
     right = [e.label for e in examples]
     metrics = {name: METRICS[name](predicted, right) for name in names if predicted}
-    # In float64, where the order of adding does not show: another driver's mean is the same.
+    # In float64, so that the order of adding does not matter, and every driver gets the same mean.
     return Evaluation(float(losses.double().mean()), losses, scores if m.labels else None, metrics)
 
 
@@ -69,7 +72,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """Losses f32[n] and label words' logits f32[n, K] of rows.
 
-    Rows of like length share an execution; the last one is filled up by repetition.
+    Rows of like length share an execution. The last execution is filled up by repetition.
     """
     m = program.manifest
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
@@ -87,6 +90,6 @@ def _run(
 
 
 def warm_up(program: StepProgram, examples: Sequence[Example]) -> None:
-    """Run the longest row, so that the runtime's buffers are made once and never grown."""
+    """Run the longest row once, so that the runtime makes its buffers now and never has to enlarge them."""
     longest = max((row for e in examples for row in e.rows), key=lambda row: len(row.tokens))
     _run(program, program.initial_state(), [longest], lambda done: None)

@@ -1,4 +1,4 @@
-"""What ends or holds up a run between steps, where state, journal and folder agree: signals, limits, the machine."""
+"""What stops a run or makes it wait between two steps: signals, its limits, and the state of the machine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import psutil
 from prge.errors import UserError
 from prge.options import Option
 
-# Less of the machine's memory than this share, and the system soon kills processes.
+# When less than this share of the machine's memory is left, the system soon kills processes.
 _MEMORY = 0.03
-# Degrees below the limit at which a run goes on, so that it does not stop and go with every step.
+# A run that waits goes on this many degrees below its limit, so that it does not stop and go with every step.
 _COOLER = 5.0
-# Steps go on for less than a second while the machine is looked at; a look costs up to a millisecond.
+# Seconds between two looks at the machine. A look takes up to a millisecond.
 _LOOK = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run stops or waits before its last step; None for never."""
+    """What ends or pauses a run early; None for nothing."""
 
     max_minutes: Annotated[float | None, Option("Stop after this many minutes; --resume continues.", least=0.0)] = None
     max_temperature: Annotated[
@@ -37,28 +37,30 @@ class Limits:
     def __post_init__(self) -> None:
         """Raises a UserError for a limit that this machine has no sensor for."""
         if self.max_temperature is not None and temperature() is None:
-            raise UserError("--max-temperature: this machine shows no temperature")
+            raise UserError("--max-temperature: this machine has no sensor of temperature; leave it out")
         if self.min_battery is not None and battery() is None:
-            raise UserError("--min-battery: this machine shows no battery")
+            raise UserError("--min-battery: this machine shows no battery; leave it out")
 
 
 def temperature() -> float | None:
-    """Of the hottest sensor, in degrees Celsius."""
+    """The hottest sensor's, in degrees Celsius; None without a sensor."""
     groups = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
     return max((sensor.current for group in groups.values() for sensor in group), default=None)
 
 
 def battery() -> float | None:
-    """Charge in per cent; 100 while the charger is in."""
+    """The charge in per cent; 100 while the charger is in; None without a battery."""
     found = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return None if found is None else 100.0 if found.power_plugged else float(found.percent)
 
 
 class Stopping:
-    """While entered, a signal to stop only sets a mark; `check` raises at a point of the caller's choice.
+    """Stops a run between two steps, where state, journal and folder agree.
+
+    While this is entered, SIGINT and SIGTERM only set a mark. `check` and `look` raise where the caller calls them.
 
     Attributes:
-        why: it stopped, in words.
+        why: what stopped the run, in words.
     """
 
     why = "interrupted"
@@ -84,29 +86,43 @@ class Stopping:
             raise KeyboardInterrupt
 
     def look(self, tell: Callable[[str], None]) -> None:
-        """`check`, and about once a second the limits; waits while the machine is too hot, telling so.
+        """Look at signals and time, and about once a second at the machine. Wait while it is too hot.
+
+        Args:
+            tell: hears every second that the run waits, and at how many degrees.
 
         Raises:
-            KeyboardInterrupt: a signal came, or a limit is reached.
+            KeyboardInterrupt: a signal came, a limit is reached, or memory is short. Also while the run waits.
         """
-        self.check()
-        if self.limits.max_minutes is not None and time.monotonic() - self._began >= 60 * self.limits.max_minutes:
-            self._stop(f"{self.limits.max_minutes:g} minutes are over")
+        self._check_time()
         if time.monotonic() - self._looked < _LOOK:
             return
-        memory = psutil.virtual_memory()
+        self._check_machine()
+        if self.limits.max_temperature is not None:
+            self._cool_down(self.limits.max_temperature, tell)
+        self._looked = time.monotonic()
+
+    def _cool_down(self, limit: float, tell: Callable[[str], None]) -> None:
+        bound = limit
+        while (heat := temperature() or 0.0) > bound:
+            bound = limit - _COOLER
+            tell(f"waiting at {heat:.0f} degrees")
+            time.sleep(_LOOK)
+            self._check_time()
+            self._check_machine()
+
+    def _check_time(self) -> None:
+        self.check()
+        minutes = self.limits.max_minutes
+        if minutes is not None and time.monotonic() - self._began >= 60 * minutes:
+            self._stop(f"{minutes:g} minutes are over")
+
+    def _check_machine(self) -> None:
+        memory, charge = psutil.virtual_memory(), battery()
         if memory.available < _MEMORY * memory.total:
             self._stop(f"only {memory.available / 1e6:.0f} MB of memory are left")
-        charge = battery()
         if self.limits.min_battery is not None and charge is not None and charge < self.limits.min_battery:
             self._stop(f"the battery is at {charge:.0f} %")
-        bound = self.limits.max_temperature
-        if bound is not None and (temperature() or 0.0) > bound:
-            while (heat := temperature() or 0.0) > bound - _COOLER:
-                tell(f"waiting at {heat:.0f} degrees")
-                self.check()
-                time.sleep(_LOOK)
-        self._looked = time.monotonic()
 
     def _stop(self, why: str) -> None:
         self.why = why

@@ -1,4 +1,4 @@
-"""The training loop: a fold of the step over batches."""
+"""The training loop: batches in, a state and a record out after every step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class TrainConfig:
     """A run's settings.
 
     Attributes:
-        steps: how many.
-        lr, eps: of the first step; lr falls linearly to zero at the last.
+        steps: how many steps it makes.
+        lr: learning rate of the first step. It falls linearly to zero at the end.
+        eps: size of the perturbation.
         seed: of the batches and the directions.
-        eval_every: steps between evaluations; 0 for none but the last.
-        after: steps that made the state before this run, whose batches and directions come not again.
+        eval_every: steps between evaluations; 0 for one at the end alone.
+        after: how many steps made the state that the run begins with. It goes on behind their batches and directions.
     """
 
     steps: int
@@ -39,7 +40,7 @@ class TrainConfig:
     after: int = 0
 
     def lr_at(self, step: int, manifest: Manifest) -> float:
-        """The program's lr of a step: with the decay, and the correction that the optimizer's young means need."""
+        """The lr that the program is given: decayed, and corrected for the optimizer's means, which begin at zero."""
         lr = self.lr * (1.0 - step / self.steps)
         mean, square = (1.0 - beta ** (self.after + step + 1) for beta in manifest.betas)
         if manifest.optimizer == "sgd":
@@ -47,20 +48,24 @@ class TrainConfig:
         return lr / mean if manifest.optimizer == "momentum" else lr * math.sqrt(square) / mean
 
     def seed_at(self, step: int, queries: int) -> int:
-        """The program's seed of a step: runs and steps never share a direction."""
+        """The seed that the program is given. No two steps of any two runs share a direction, if their seeds differ."""
         return (self.seed << 32) + (self.after + step) * queries
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step was and gave.
+    """What a step was given, and what came of it.
 
     Attributes:
+        step: its number, from 0.
         loss: mean over the batch, of the state before the step.
-        losses: of each example or copy, as `StepProgram.step` gives them.
-        examples: the batch, as places in the training examples.
-        backed_off: the run had diverged, so that the state is an earlier one again.
-        evaluation: where one followed the step.
+        lr, eps, seed: what the program was given.
+        tokens: rows times their length, of one execution.
+        seconds: without the evaluation.
+        losses: of each example or copy, as `StepProgram.step` returns them.
+        examples: the batch, as indices of training examples.
+        backed_off: the step was thrown away, and the state is the best one so far.
+        evaluation: of the state after the step, where one was due.
     """
 
     step: int
@@ -78,13 +83,16 @@ class StepRecord:
 
 @dataclass
 class Guard:
-    """Remembers the best state so far, and tells when a run has left it for good.
+    """Remembers which state of a run was the best, and throws away the steps of a run that has diverged.
 
     Attributes:
-        good: the last state of the ten steps whose mean loss was the lowest; the first until one is below its loss.
-        scale: of lr; halved by every `back_off`.
-        first: the first loss; ``mean``, a running mean over 10 steps; ``best``, the lowest mean of ten.
-        losses: since the last ten were summed up.
+        good: the best state so far: the last of those ten steps whose mean loss is the lowest. Until ten steps have
+            a lower one than the first step, it is the state that the run began with.
+        scale: factor of lr; halved whenever a step is thrown away.
+        first: the first loss.
+        mean: a running mean of the loss over about 10 steps.
+        best: the lowest mean of ten losses, or the first loss.
+        losses: those since the last ten.
     """
 
     good: Tensor | None = None
@@ -95,45 +103,76 @@ class Guard:
     losses: list[float] = field(default_factory=list)
 
     def watch(self, state: Tensor, loss: float, new_state: Tensor) -> tuple[Tensor, bool]:
-        """After a step from ``state``: where to go on from, and whether that is the best state, at half the lr.
+        """Decide from where to go on after a step.
 
-        So it is if loss or new state are not finite, or the loss is far above where the run began: its running mean
-        over 10 steps is twice the first loss, and more than 1 nat over it.
+        The step is thrown away if its loss or its new state is not finite, or if the run is far above where it began:
+        its running mean is twice the first loss, and more than 1 nat above it.
+
+        Args:
+            state: before the step.
+            loss: of that state.
+            new_state: after the step.
+
+        Returns:
+            the new state and False; or, when the step is thrown away, the best state and True.
 
         Raises:
-            UserError: when there is no best state, because the first loss was not finite.
+            UserError: the run's first loss is not finite.
         """
-        mean = self.mean + (loss - self.mean) / 10  # not a number at the first loss, which is never far
+        if self.first == math.inf and not math.isfinite(loss):
+            raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
+        mean = self.mean + (loss - self.mean) / 10  # NaN at the first step (inf - inf), whose loss is never far
         far = not math.isfinite(loss) or mean > self.first + max(self.first, 1.0)
         diverged = far or not bool(new_state.isfinite().all())
         if self.note(loss, diverged):
             self.good = state
-        if diverged and self.good is None:
-            raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        return (self.good, True) if diverged and self.good is not None else (new_state, False)
+        if not diverged:
+            return new_state, False
+        assert self.good is not None
+        return self.good, True
 
     def note(self, loss: float, backed_off: bool) -> bool:
-        """The numbers behind a step, from what the journal has of it; whether the state before it is the best."""
-        if backed_off:
-            self.scale, self.mean = self.scale / 2, self.best
-            self.losses.clear()
-            return False
+        """Count a step, as the journal tells of it. Returns whether the state before it is the best so far."""
         fresh = self.first == math.inf
         if fresh:
             self.first = self.mean = self.best = loss
+        if backed_off:
+            self.scale, self.mean = self.scale / 2, self.best
+            self.losses.clear()
+            return fresh
         self.mean += (loss - self.mean) / 10
         self.losses.append(loss)
         if len(self.losses) < 10:
             return fresh
-        # A single low loss may be luck of the batch, in a state that is lost already.
+        # Ten, because a single low loss may be luck of the batch, in a state that is lost already.
         of_ten, before = mean_of(self.losses), self.best
         self.losses.clear()
         self.best = min(of_ten, before)
         return of_ten < before
 
 
+class RunningMean:
+    """A mean of about the last 20 losses, for people to look at. It leaves out what is not finite.
+
+    Attributes:
+        value: NaN before the first finite loss.
+    """
+
+    value = math.nan
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, loss: float) -> float:
+        """Count a loss; the mean with it."""
+        if math.isfinite(loss):
+            self._count = min(self._count + 1, 20)
+            self.value = loss if self._count == 1 else self.value + (loss - self.value) / self._count
+        return self.value
+
+
 def mean_of(losses: Sequence[float]) -> float:
-    """Added one by one, as in every language; `sum` does it otherwise since Python 3.12."""
+    """Their mean, added one by one, as in every language. Python's `sum` rounds otherwise since 3.12."""
     total = 0.0
     for loss in losses:
         total += loss
@@ -152,11 +191,11 @@ def fold(
 ) -> Iterator[tuple[Tensor, StepRecord]]:
     """Yield (state, record) after every step from ``first_step`` on.
 
-    A pure function of its arguments: a run cut at any step and continued from that step's
-    state and guard ends with the same bits. Where it diverges it goes on from its best state at half the lr.
+    A pure function of its arguments. A run that is cut at any step, and continued with that step's state and guard,
+    ends with the same bits. When it diverges, it goes back to its best state and halves lr (`Guard`).
 
     Raises:
-        UserError: when that did not help eight times; the last state yielded is the best one.
+        UserError: halving lr eight times did not help; the last state that was yielded is the best one.
     """
     m, guard = program.manifest, guard or Guard()
     order = batches(train_examples, m.batch, config.seed)
@@ -180,8 +219,8 @@ def fold(
         )  # fmt: skip
         if guard.scale <= 2**-8:
             raise UserError(
-                f"step {step + 1}: the loss is {loss:.3g}, and smaller learning rates did not help; "
-                "the best state is kept. Is --eps or --lr far from what `prge calibrate` proposes?"
+                f"step {step + 1}: smaller learning rates did not help; the best state is kept. "
+                "Is --eps or --lr far from what `prge calibrate` proposes?"
             )
 
 

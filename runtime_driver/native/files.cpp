@@ -33,11 +33,11 @@ size_t crc_place(std::string_view header) {
 }
 
 Json parse_json(std::string_view text) try {
-  // Values of any depth could be read, but not copied.
+  // The library reads values of any depth, but to copy a deep one overflows the stack.
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
     return depth < 64 ? true : throw Odd("it is nested too deep");
   });
-} catch (const Json::exception&) {  // whose text would quote what may be no UTF-8
+} catch (const Json::exception&) {  // its text may quote bytes that are not UTF-8
   throw Odd("it is not JSON");
 }
 
@@ -107,7 +107,7 @@ File::File(const std::string& path, int flags) : path_(path), number_(open(path.
 File::~File() { close(number_); }
 
 void File::write(std::string_view data) {
-  errno = ENOSPC;  // the reason where only a part is written
+  errno = ENOSPC;  // why only a part is written, where the system does not say
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 
@@ -163,7 +163,7 @@ Tensors<Number> Tensors<Number>::read(const std::string& path, const std::string
   auto header = std::string_view(all).substr(std::min<size_t>(all.size(), 8), length);
   if (size_t place = crc_place(header); place != header.npos) {
     std::string crc(header.substr(place, 8));
-    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc) throw Error(path + " is damaged: its checksum is another");
+    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc) throw Error(path + " is damaged: its checksum does not fit its content");
   } else if (required) {
     throw Error(path + " is damaged, or not " + what + ": it has no checksum");
   }

@@ -7,8 +7,8 @@
 namespace prge {
 namespace {
 
-// Of the run folder's format, which docs/formats.md explains.
-constexpr int kVersion = 2;
+// Version of the run folder's format (docs/formats.md).
+constexpr int kVersion = 3;
 
 std::optional<Evaluation> evaluation(const Json& row, const char* name) {
   if (!row.contains(name)) return {};
@@ -41,8 +41,9 @@ auto described(const std::string& folder, Read read) {
   try {
     const Json config = parse_json(text), version = config.value("version", Json(1));
     if (version != kVersion)
-      throw Error(folder + " was begun by another version of prge (run format " + dump(version) + ", this one reads " +
-                  std::to_string(kVersion) + "); finish it with that version, or begin a new run with --from " + folder);
+      throw Error(folder + " was begun by another version of prge (run format " + dump(version).substr(0, 20) +
+                  ", this one reads " + std::to_string(kVersion) + "); finish it with that version, or begin a new " +
+                  "run with --from " + folder);
     return read(config);
   } catch (const Error&) {
     throw;
@@ -63,7 +64,7 @@ Json to_json(const Evaluation& e) {
 Json to_json(const Step& s) {
   std::vector<double> losses;
   for (float loss : s.losses) {
-    char nine[32];  // digits: all that a float has
+    char nine[32];  // nine digits are all that a float has
     std::snprintf(nine, sizeof nine, "%.9g", static_cast<double>(loss));
     losses.push_back(std::strtod(nine, nullptr));
   }
@@ -136,8 +137,8 @@ Json description(const std::string& program, const std::string& data, const Mani
                      {"after", s.after}};
   config["data"] = {{"train", data}, {"dev", {}}, {"dev_fraction", 0.0}, {"limit", {}}, {"seed", s.seed},
                     {"truncate", false}, {"tokenizer", {}}, {"from", s.from.empty() ? Json() : Json(s.from)},
-                    {"device", "cpu"}, {"cache", s.hidden.empty() ? Json() : Json(s.hidden)}, {"examples", examples.train.size()}, {"dropped", examples.dropped},
-                    {"crc", examples.crc}};
+                    {"device", "cpu"}, {"cache", s.hidden.empty() ? Json() : Json(s.hidden)},
+                    {"examples", examples.train.size()}, {"dropped", examples.dropped}, {"crc", examples.crc}};
   return config;
 }
 
@@ -154,6 +155,7 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
     const Json &t = config.at("train"), &cache = config.at("data").at("cache");
     Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "", "",
                whole(t.at("after")), cache.is_null() ? "" : std::string(cache)};
+    if (!s.hidden.empty() && s.hidden != kHidden && !is_shared(s.hidden)) throw Odd("hidden states in " + s.hidden);
     return s.steps ? s : throw Odd("a run of no steps");
   });
 }

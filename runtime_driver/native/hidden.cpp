@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cctype>
+#include <regex>
 #include <set>
 
 #include "internal.h"
@@ -67,6 +68,11 @@ double bytes(const std::string& size) {
 
 }  // namespace
 
+bool is_shared(const fs::path& path) {
+  static const std::regex name("hidden-[0-9a-f]{8}-[0-9a-f]{8}[.]safetensors");
+  return path.is_absolute() && std::regex_match(path.filename().string(), name);
+}
+
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& m,
                         const Examples& examples) {
   if (cache == "off") return "";
@@ -78,9 +84,12 @@ std::string hidden_file(const std::string& folder, const std::string& cache, con
   fs::create_directories(place, error);
   double free = static_cast<double>(fs::space(place, error).available);
   if (error) throw Error(place.string() + " cannot be written: " + error.message());
+  std::string shared = "hidden-" + m.frozen_sha256.substr(0, 8) + "-" + examples.crc + ".safetensors";
+  shared = (fs::canonical(place) / shared).string();
+  if (!in_run && fs::exists(shared)) return shared;  // its space is not counted twice
   double budget = is_size ? bytes(cache) : std::min(4e9, free / 4);
   if (static_cast<double>(4 * m.hidden * tokens_of(distinct(examples))) > budget) return "";
-  return in_run ? kHidden : (fs::canonical(place) / kHidden).string();
+  return in_run ? kHidden : shared;
 }
 
 Hidden::Hidden(const std::string& path, const Manifest& m, const Examples& examples)

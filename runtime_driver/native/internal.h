@@ -117,6 +117,8 @@ Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
 // The file of hidden states for a run in `folder`, as Settings::hidden has it, by Settings::cache.
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& manifest,
                         const Examples& examples);
+// Whether a path has a name as such files have in folders that runs share.
+bool is_shared(const fs::path& path);
 constexpr const char *kHidden = "hidden.safetensors", *kHiddenScratch = "hidden.partial";
 
 // The content of config.json, by the whole paths of program and packed file.

@@ -1,4 +1,4 @@
-// prge-run: fine-tunes a program on packed examples, and leaves a run folder that the Python driver knows.
+// prge-run: fine-tunes a program on packed examples. The run's folder is one that the Python driver reads too.
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,20 +12,20 @@ namespace {
 
 using prge::Clock;
 
-// It also says which options there are, as Options looks them up here.
+// Options knows an option by finding it in this text.
 constexpr const char* kUsage =
     "prge-run PROGRAM --data FILE --output RUN   fine-tune on a file of `prge pack`\n"
     "prge-run --resume RUN [PROGRAM]             go on with a run that was stopped or cut off\n"
     "prge-run PROGRAM --data FILE --bench N      time N steps; leaves nothing behind\n"
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
-    "  --eval-every N (50; 0: at the end only)  --from RUN (whose state it goes on from)\n"
-    "  --cache X (4GB: a size, a folder, or off; for hidden states that are computed once)\n"
+    "  --eval-every N (50; 0: at the end only)  --from RUN (begin with its state)\n"
+    "  --cache X (4GB: a size, a folder, or off; hidden states that are computed once)\n"
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
 volatile std::sig_atomic_t asked = 0;
 
-// Libraries write to descriptor 2, some as they are loaded, before main; what is ours goes to a copy of it.
+// Libraries write to descriptor 2, some of them before main. So it leads nowhere, and our own messages go to a copy.
 int screen = -1;
 void hush(int, char**, char**) {
   screen = dup(2);
@@ -33,7 +33,7 @@ void hush(int, char**, char**) {
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
 
-// Of this program; getrusage would also tell of the one that started it.
+// Of this process. getrusage would also count the one that started it.
 double peak_megabytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -87,10 +87,9 @@ struct Scratch {
   }
 };
 
-// Steps of a real run, with its journal and its snapshots; no evaluations.
-prge::Json bench(prge::Program& program, const prge::Examples& given, prge::Settings s, int64_t count,
+// Times the steps of a real run, with journal and snapshots, but without evaluations.
+prge::Json bench(prge::Program& program, prge::Examples examples, prge::Settings s, int64_t count,
                  Clock::time_point began) {
-  prge::Examples examples = given;
   examples.dev.clear();
   Scratch folder;
   s.steps = count + 1;
@@ -130,7 +129,7 @@ void report(FILE* err, const prge::Run& run, double mean, double speed) {
                  left / 60, left % 60, terminal && !run.done() ? "" : "\n");
   if (r.dev) std::fprintf(err, "%sdev loss %.3f", start, r.dev->loss);
   if (r.dev && r.dev->accuracy) std::fprintf(err, "  accuracy %.3f", *r.dev->accuracy);
-  if (r.backed_off) std::fprintf(err, "\nthe loss diverged; back to the best state, lr halved");
+  if (r.backed_off) std::fprintf(err, "\nthe run diverged; back to the best state, lr halved");
   if (r.dev || r.backed_off) std::fputc('\n', err);
 }
 

@@ -261,7 +261,8 @@ class Run {
   std::unique_ptr<class Journal> journal_;
   Guard guard_;
   std::vector<Record> records_;
-  std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();
+  bool synced_ = false;
+  std::chrono::steady_clock::time_point synced_at_{};
 };
 
 }  // namespace prge

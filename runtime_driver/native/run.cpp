@@ -8,10 +8,10 @@ namespace {
 
 constexpr const char *kConfig = "/config.json", *kJournal = "/log.jsonl", *kState = "/state.safetensors",
                      *kEarlier = "/earlier.safetensors", *kStart = "/start.safetensors";
-// Between writes through to the disk, which cost milliseconds, and a flash disk's life.
+// Between writes through to the disk. They cost milliseconds, and a flash disk's life.
 constexpr std::chrono::seconds kSync(5);
 
-// A folder for a new run. It may hold a program, and what a run leaves that was cut off as it began.
+// Makes the folder of a new run. It may hold a program, and the files of a run that was cut off as it began.
 std::string new_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -93,16 +93,18 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
   prepare(folder, settings_, program, examples);
 }
 
-// Replaces the newest snapshot; every few seconds through to the disk, and the journal before it.
+// Replaces the newest snapshot, which becomes the earlier one if it was written through to the disk. The first one is,
+// and from then on one every few seconds, each after the journal.
 void Run::save() {
   std::string path = folder_ + kState, scratch = scratch_of(path);
   File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
   file.write(state_bytes(program_.manifest(), state_, settings_.after + steps(), steps(), good_));
-  if (Clock::now() - synced_ > kSync) {
+  if (synced_) replace_file(path, folder_ + kEarlier);
+  synced_ = Clock::now() - synced_at_ > kSync;
+  if (synced_) {
     journal_->sync();
     file.sync();
-    synced_ = Clock::now();
-    if (fs::exists(path)) replace_file(path, folder_ + kEarlier);
+    synced_at_ = Clock::now();
   }
   replace_file(scratch, path);
 }

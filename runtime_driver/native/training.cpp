@@ -7,7 +7,7 @@
 namespace prge {
 namespace {
 
-// Of the lr search: no run gets so far into the last of the seeds. Half of the batches give a direction.
+// Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
@@ -85,8 +85,8 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
 Guard::Decision Guard::watch(double loss, bool finite) {
   if (first == kNone && !std::isfinite(loss))
     throw Error("the first loss is not finite; is --eps far from what `prge calibrate` proposes?");
-  // Far above where the run began: a mean over 10 steps of twice the first loss, and more than 1 nat over it. At the
-  // first loss `next` is not a number, and so never far.
+  // Diverged: the running mean over 10 steps is twice the first loss, and more than 1 nat above it. At the first step
+  // `next` is not a number, and the comparison false.
   double next = mean + (loss - mean) / 10;
   bool back_off = !std::isfinite(loss) || !finite || next > first + std::max(first, 1.0);
   return {back_off, note(loss, back_off)};
@@ -104,7 +104,7 @@ bool Guard::note(double loss, bool backed_off) {
   mean += (loss - mean) / 10;
   losses.push_back(loss);
   if (losses.size() < 10) return fresh;
-  // A single low loss may be luck of the batch, in a state that is lost already.
+  // Ten count, because one low loss may be luck of the batch in a state that is already lost.
   double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10, before = best;
   losses.clear();
   best = std::min(of_ten, before);
@@ -164,7 +164,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     auto stepped = program.step(batches.at(i), state, kDirections + i * m.queries, 1.0, eps).state;
     if (!finite(stepped)) throw Error("the estimate is not finite at eps " + dump(eps));
     for (size_t k = 0; k < size; k++) {
-      // The first mean of an optimizer that has one is its share of the gradient; else the step itself.
+      // Momentum and Adam keep (1 - beta) times the gradient. A step of SGD with lr 1 is the gradient.
       double g = m.optimizer == "sgd" ? state[k] - stepped[k] : stepped[size + k] / static_cast<float>(1 - m.beta_mean);
       direction[k] += g / kHalf;
       square[k] += g * g / kHalf;
@@ -190,7 +190,7 @@ double search_lr(double before, double way, const std::function<double(double)>&
     least = std::min(least, loss);
     if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + kRounding) break;
   }
-  // Where a parabola through the least and its neighbours has its bottom; ways double.
+  // The bottom of a parabola through the least loss and its neighbours, in octaves from the least: ways double.
   auto best = std::min_element(along.begin(), along.end(), [](auto& a, auto& b) { return a.second < b.second; });
   double octaves = 0;
   if (best != along.begin() && best + 1 != along.end()) {

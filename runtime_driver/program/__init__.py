@@ -1,1 +1,1 @@
-"""A loaded program: the step, the generator, and the state that they share."""
+"""Loaded programs: the fine-tuning step and the generator, and the state that both take."""

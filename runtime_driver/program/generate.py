@@ -1,4 +1,4 @@
-"""Text continued by a `generate.pte`: its key-value cache on the host, and one token after the other."""
+"""Continues text with a ``generate.pte``, token by token. The key-value cache is on the host."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.runtime_driver.program.step import F32, I64, Program, Signature
+from prge.runtime_driver.program.base import F32, I64, Program, Signature
 
-# Positions of a new cache; it doubles as it fills, since attention reads all of it.
+# Positions of a new cache. It begins small and doubles when it is full, because attention reads all of it.
 _FIRST = 64
 
 
 class Cache:
-    """Keys f32[kv, d, C] and values f32[kv, C, d] of every layer, and how many of the C positions are used."""
+    """Keys f32[kv, d, C] and values f32[kv, C, d] of every layer.
+
+    Attributes:
+        used: how many of the C positions hold a token.
+        bound: the largest C.
+    """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], bound: int):
-        """``shapes``: each layer's (kv, d). ``bound``: the largest C."""
+        """Make an empty one; ``shapes`` are the layers' (kv, d)."""
         self.bound, self.used = bound, 0
         size = min(_FIRST, bound)
         self.keys = [torch.zeros(kv, d, size) for kv, d in shapes]
         self.values = [torch.zeros(kv, size, d) for kv, d in shapes]
 
     def append(self, new: Sequence[Tensor]) -> None:
-        """``new``: all layers' keys f32[kv, d, T], then all layers' values f32[kv, T, d]."""
+        """Add T positions: ``new`` holds all layers' keys f32[kv, d, T], then all layers' values f32[kv, T, d]."""
         count = new[0].shape[2]
         end, size = self.used + count, self.keys[0].shape[2]
         if end > size:
@@ -60,11 +65,14 @@ class GenerateProgram(Program):
         return Cache(self._shapes, self.manifest.max_tokens)
 
     def read(self, state: Tensor, tokens: Sequence[int], cache: Cache) -> Tensor:
-        """Append tokens to the cache, in executions of at most `Manifest.chunk`; the logits after the last, f32[V].
+        """Append tokens to the cache, `Manifest.chunk` or fewer in an execution.
 
         Args:
-            state: f32[S] of the step.
-            tokens: one or more, as many as the cache has room for.
+            state: f32[state_size] of the step.
+            tokens: at least one, and no more than the cache has room for.
+
+        Returns:
+            the logits after the last token, f32[V].
         """
         params, chunk = state[: self.manifest.parameters], self.manifest.chunk
         for at in range(0, len(tokens), chunk):
@@ -82,23 +90,26 @@ class GenerateProgram(Program):
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """The tokens that follow ``prompt``, one by one, up to a stop token (not given) or the context's end.
+        """Yield the tokens that follow a prompt, up to a stop token, which is left out, or to the context's end.
 
         Args:
             prompt: tokens, at least one.
-            state: f32[S] of the step that was exported beside this program.
-            temperature, top_p, seed: as for `choose`.
+            state: f32[state_size] of the step that was exported with this program.
+            max_new_tokens: the most to yield.
+            temperature: as in `choose`.
+            top_p: as in `choose`.
+            seed: of the random draws.
 
         Raises:
-            UserError: when the prompt is empty or leaves no room in the context.
+            UserError: the prompt is empty, or leaves no room in the context.
         """
         m = self.manifest
         if not prompt:
             raise UserError("the prompt is empty; give some text to continue")
         if len(prompt) >= m.max_tokens:
             raise UserError(
-                f"the prompt has {len(prompt)} tokens, and {self.path} holds {m.max_tokens} with what it adds: "
-                "shorten it, or export with a larger --context"
+                f"the prompt has {len(prompt)} tokens; {self.path} holds {m.max_tokens}, the answer included: "
+                "shorten the prompt, or export with a larger --context"
             )
         cache, generator = self.new_cache(), torch.Generator().manual_seed(seed)
         unread = list(prompt)
@@ -111,15 +122,15 @@ class GenerateProgram(Program):
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """The most likely token, or a random one.
+    """Choose a token: the most likely one, or a random one.
 
     Args:
         logits: f32[V].
-        temperature: what divides the logits; 0 for the most likely token.
-        top_p: draw among the fewest most likely tokens whose probabilities sum to at least so much
+        temperature: divides the logits before the draw; 0 takes the most likely token.
+        top_p: the draw is among the fewest most likely tokens whose probabilities add up to this
             (nucleus sampling, arXiv 1904.09751).
     """
-    if temperature < 1e-6:  # where a quotient could overflow, there is nothing left to draw
+    if temperature < 1e-6:  # the quotient could overflow, and the draw would be certain anyway
         return int(logits.argmax())
     probabilities, order = torch.softmax(logits / temperature, dim=0).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities

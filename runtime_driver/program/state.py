@@ -1,4 +1,4 @@
-"""A state on disk, out and in: as it is, and as a PEFT adapter folder."""
+"""Reads and writes states: as safetensors files, and as PEFT adapter folders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from prge.files.checked import load_checked, replace, save_checked
 from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
 
-# Of a PEFT adapter's length, what may differ from the program's factors: rounding.
+# How far a PEFT adapter may be from the program's factors, as a share of its length: they are rounded.
 _ROUNDING = 1e-3
 
 
 def frozen_factors(manifest: Manifest, frozen: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """A [r, in] and, in a subspace, D [out, k] of every module, out of `StepProgram.frozen`."""
+    """The frozen factors of every module by name: A [r, in] and, in a subspace, D [out, k]; else None.
+
+    Args:
+        frozen: what `StepProgram.frozen` gives.
+    """
     rank, at, factors = manifest.adapter.rank, 0, {}
     for module in manifest.adapter.modules:
         a = frozen[at : at + rank * module.in_features].reshape(rank, -1)
@@ -32,9 +36,9 @@ def frozen_factors(manifest: Manifest, frozen: Tensor) -> dict[str, tuple[Tensor
 
 
 def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """LoRA's (A [r, in], B [out, r]) per module, to be scaled by ``alpha / rank``.
+    """What a state has trained, as LoRA's (A [r, in], B [out, r]) of every module, to be scaled by ``alpha / rank``.
 
-    In a subspace ``B = D R``; the state holds the transpose of R (or of B).
+    In a subspace ``B = D R``. The state holds the transpose of R, or else of B.
     """
     factors, pairs = frozen_factors(manifest, frozen), {}
     for module in manifest.adapter.modules:
@@ -46,7 +50,11 @@ def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, t
 
 
 def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for `PeftModel.from_pretrained`."""
+    """Write a state as a folder that `PeftModel.from_pretrained` reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     tensors = {}
     for name, (a, b) in lora_pairs(manifest, frozen, state).items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = a
@@ -69,10 +77,10 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
 
 
 def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
-    """The state, f32[state_size], that a PEFT adapter is: its cores by ``D R = B``, the optimizer's slots zero.
+    """The state f32[state_size] whose update of the weights is a PEFT adapter's. The optimizer's slots are zero.
 
     Raises:
-        UserError: another base, or factors that are not the program's.
+        UserError: the adapter has another base, or does not fit between the program's frozen factors.
     """
     check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
     factors, cores = frozen_factors(manifest, frozen), []
@@ -81,15 +89,20 @@ def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
         cores = [_core(lora.pairs[name], factors[name], scale) for name in factors]
     if not cores or any(core is None for core in cores):
         raise UserError(
-            f"{lora.path} does not fit the program, which trains between factors of its own; "
-            f"`prge export {manifest.model} --adapter {lora.path}` makes a program that goes on from it"
+            f"{lora.path} does not fit the program, which trains other directions; "
+            f"`prge export {manifest.model} --adapter {lora.path}` makes a program that continues it"
         )
     flat = torch.cat([core.T.reshape(-1) for core in cores if core is not None])
     return torch.cat((flat, torch.zeros(manifest.state_size - len(flat))))
 
 
 def _core(pair: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor | None], scale: float) -> Tensor | None:
-    """The core between frozen factors that makes ``scale * B A`` of a pair; None where none does."""
+    """The core between a module's frozen factors that makes ``scale * B A`` of a LoRA pair; None if there is none.
+
+    Args:
+        pair: A [r, in] and B [out, r].
+        factors: A [r, in], and D [out, k] or None.
+    """
     (a, b), (down, d) = (pair[0], pair[1] * scale), factors
     if a.shape != down.shape or (a - down).norm() > _ROUNDING * down.norm():
         return None
@@ -100,12 +113,12 @@ def _core(pair: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor | None], sc
 
 
 def load_state(path: Path, manifest: Manifest) -> Tensor:
-    """Read a state that `save_state` wrote, f32[state_size].
+    """Read a state, f32[state_size], from a file that `save_state` wrote.
 
-    The optimizer's slots are zero where the state is another optimizer's.
+    If another optimizer made it, only its parameters are taken, and this optimizer's slots are zero.
 
     Raises:
-        UserError: no state, of another base, or of other modules or frozen factors than the program's.
+        UserError: the file is missing, damaged, no state, or of another base or other frozen factors.
     """
     state, metadata = open_state(path)
     check_base(path, str(metadata.get("base")), metadata.get("base_sha256"), manifest.model, manifest.model_sha256)
@@ -120,14 +133,20 @@ def load_state(path: Path, manifest: Manifest) -> Tensor:
         raise UserError(f"{path} holds numbers that are not finite: it is damaged")
     if metadata.get("adapter_sha256") != manifest.adapter.sha256:
         raise UserError(
-            f"{path} was trained between other frozen factors than the program's; `prge export {manifest.model} "
-            f"--adapter {path.parent / ADAPTER_FOLDER}` makes a program that goes on from its run's adapter"
+            f"{path} was trained with other frozen factors than the program's; `prge export {manifest.model} "
+            f"--adapter {path.parent / ADAPTER_FOLDER}` makes a program that continues its run's adapter"
         )
     return state if whole else torch.cat((state[:size], torch.zeros(manifest.state_size - size)))
 
 
 def steps_behind(path: Path, manifest: Manifest) -> int:
-    """How many steps made a state with all that this program's optimizer remembers; 0 for one with less, or none."""
+    """How many steps made a state that this program's optimizer can continue; else 0, also without a file.
+
+    It can where the state has all of the optimizer's slots.
+
+    Raises:
+        UserError: the file is damaged, or no state.
+    """
     if not path.is_file():
         return 0
     state, metadata = open_state(path)
@@ -138,19 +157,24 @@ def steps_behind(path: Path, manifest: Manifest) -> int:
 
 
 def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) -> None:
-    """Write a state, with what it belongs to; an interrupted write leaves the file that was there.
+    """Write a state f32[state_size] and, as metadata, which base and which frozen factors it belongs to.
+
+    An interrupted write leaves the file that was there.
 
     Args:
-        steps: how many made it, those before a run that went on included.
+        steps: how many made it, those of earlier runs included.
+
+    Raises:
+        OSError: it cannot be written.
     """
     save_checked(path, {"state": state}, {**manifest.identity, "steps": str(steps)})
 
 
 def open_state(path: Path) -> tuple[Tensor, dict[str, str]]:
-    """A state, of whatever program, and its metadata; without a checksum where another driver wrote none.
+    """A state of any program, and its metadata. A checksum is compared if there is one; other tools write none.
 
     Raises:
-        UserError: missing, damaged, or no state.
+        UserError: the file is missing, damaged, or no state.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; `prge train` writes it into its run folder")

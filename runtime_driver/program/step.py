@@ -1,257 +1,36 @@
-"""A loaded program: its manifest, and one execution of its ``forward``; `StepProgram` is the fine-tuning step."""
+"""The fine-tuning step: a program, and one step on a batch of examples."""
 
 from __future__ import annotations
 
 import os
-import struct
-import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.seal import seal_of, sealed
-from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
+from prge.files.seal import seal_of
+from prge.manifest import FROZEN_FILE, TOKENIZER_FILE
 from prge.memory import return_freed
-from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder
-from prge.runtime_driver.data.hidden import HiddenStates, Keeping
-from prge.runtime_driver.data.hidden import write as write_hidden
-from prge.runtime_driver.program.state import load_state, save_peft, save_state
-
-# A kind of program: its file, and the command that writes it.
-_KINDS = {
-    "step": (PROGRAM_FILE, "prge export"),
-    "frozen": (FROZEN_FILE, "prge export"),
-    "generate": (GENERATE_FILE, "prge export --generate"),
-}
-_DOES = {
-    "step": "is a fine-tuning step",
-    "frozen": "is the frozen part of one",
-    "generate": "continues text (`prge generate`)",
-}
-
-# Tensors as (largest sizes, dtype as the runtime counts it).
-Signature = list[tuple[tuple[int, ...], int]]
-I64, F32 = 4, 6
-
-
-def runtime() -> Any:
-    """`executorch.runtime.Runtime`, without the exporter.
-
-    The bindings take one warning class from ``executorch.exir``, whose ``__init__`` imports all
-    of the export stack: seconds and over 150 MB on a device. An empty package stands in for it
-    during this one import.
-    """
-    stand_in = None
-    if "executorch.exir" not in sys.modules:
-        import executorch
-
-        stand_in = types.ModuleType("executorch.exir")
-        stand_in.__path__ = [str(Path(folder) / "exir") for folder in executorch.__path__]
-        sys.modules["executorch.exir"] = stand_in
-    try:
-        from executorch.runtime import Runtime
-    finally:
-        if stand_in is not None:
-            del sys.modules["executorch.exir"]
-    return Runtime.get()
-
-
-def set_threads(count: int) -> None:
-    """How many threads the runtime's kernels take; only before anything is loaded, which keeps the pool it found."""
-    runtime()
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-
-    with quiet():
-        _unsafe_reset_threadpool(count)
-    torch.set_num_threads(count)
-
-
-def find_program(path: Path, kind: str = "step") -> Path:
-    """The ``.pte`` that a path names: itself, or the one of that kind in a folder."""
-    name, made_by = _KINDS[kind]
-    file = path / name if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; make it with `{made_by}`")
-    return file
-
-
-def is_program(path: Path) -> bool:
-    """Whether a path is meant as a program: a ``.pte``, or a folder that holds no checkpoint."""
-    return path.suffix == ".pte" or (path.is_dir() and not (path / "config.json").exists())
-
-
-def check_file(path: Path) -> None:
-    """Refuse what is not a whole program of prge's, before the runtime maps it.
-
-    Reads the extended header (magic ``eh00``), which has the flatbuffer's size and where the segments of weights begin
-    and end; then all of the file for its seal.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        head = f.read(64)
-    if head[4:8] not in (b"ET12", b"ET13"):
-        raise UserError(f"{path} is not an ExecuTorch program (no ET12 at byte 4)")
-    if len(head) < 40 or head[8:12] != b"eh00":
-        raise UserError(f"{path} is not a program made by prge (no extended header at byte 8)")
-    (length,) = struct.unpack_from("<I", head, 12)
-    program, segments = struct.unpack_from("<QQ", head, 16)
-    data = struct.unpack_from("<Q", head, 32)[0] if length >= 32 else 0
-    needed = max(program, segments + data)
-    if size < needed:
-        raise UserError(f"{path} is truncated: it holds {size:,} of {needed:,} bytes; copy or export it again")
-    whole = sealed(path)
-    if whole is None:
-        raise UserError(
-            f"{path} is not a program made by prge, or its end was cut off, or an older prge made it (no seal behind "
-            "its end): copy or export it again"
-        )
-    if not whole:
-        raise UserError(f"{path} is damaged: it is not what it was sealed as (SHA-256); copy or export it again")
-
-
-def load_plain(path: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """``forward`` of any program, without a manifest."""
-    with quiet():
-        program = runtime().load_program(path)
-        forward = program.load_method("forward")
-    # The method does not keep its program alive.
-    return lambda inputs: forward.execute(inputs) if program else ()
-
-
-class Program:
-    """A program of prge's on the ExecuTorch runtime.
-
-    Attributes:
-        path: the ``.pte``.
-        manifest: what it says about itself.
-        runtime: what runs it.
-    """
-
-    kind = "step"
-    runtime = "executorch"
-
-    def __init__(self, path: Path):
-        """Load a ``.pte`` (or the one of this kind in a folder) and check its manifest.
-
-        Raises:
-            UserError: missing, damaged, not ours, of a newer format, of the other kind, or other than it says.
-        """
-        self.path = find_program(path, self.kind)
-        check_file(self.path)
-        with quiet():
-            try:
-                self._program = runtime().load_program(self.path)
-                methods = self._program.method_names
-            except (RuntimeError, ValueError) as e:
-                raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e
-        if not {"manifest", "forward"} <= methods:
-            raise UserError(f"{self.path} is an ExecuTorch program, but not one made by prge (it has no manifest)")
-        text = self.constant("manifest")
-        if not isinstance(text, str):
-            raise UserError(f"{self.path} is not a program made by prge: its manifest is no text")
-        self.manifest = Manifest.from_json(text, str(self.path))
-        if self.manifest.kind != self.kind:
-            name, made_by = _KINDS[self.kind]
-            does = _DOES[self.manifest.kind]
-            raise UserError(f"{self.path} {does}; this command takes the {name} that `{made_by}` writes")
-        self._check_signature()
-
-    def _check_signature(self) -> None:
-        """Refuse a program that takes or gives other tensors than its manifest says."""
-        try:
-            meta = self._program.metadata("forward")
-            takes = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
-            gives = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-            found = tuple([(tuple(t.sizes()), t.dtype()) for t in tensors] for tensors in (takes, gives))
-        except (RuntimeError, ValueError, IndexError) as e:
-            raise UserError(f"{self.path} is damaged: what its program takes and gives cannot be read ({e})") from e
-        expected = self.signature([sizes for sizes, _ in found[0]])
-        if found != expected:
-            raise UserError(
-                f"{self.path} is not what its manifest says: it takes and gives {found}, not {expected} "
-                "(sizes, and the runtime's dtypes); export it again"
-            )
-
-    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
-        """What ``forward`` of this kind takes and gives by the manifest, where ``sizes`` are those of what it takes."""
-        raise NotImplementedError
-
-    def load(self, method: str = "forward") -> Any:
-        """Load a method, once: for ``forward`` the weights are packed, which takes a moment."""
-        with quiet():
-            try:
-                return self._program.load_method(method)
-            except (RuntimeError, ValueError) as e:
-                raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
-
-    def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
-        loaded = self.load(method)
-        try:
-            return loaded.execute(inputs)
-        except (RuntimeError, ValueError) as e:  # the latter for text that is none
-            raise UserError(f"{self.path}: the ExecuTorch runtime could not run {method!r}: {e}") from e
-
-    def constant(self, method: str) -> Any:
-        """What a method gives that takes nothing."""
-        found = self._call(method, ())
-        return found[0] if found else None
-
-    def initial_state(self) -> Tensor:
-        """f32[S]: zeros, an adapter that changes nothing; or the PEFT adapter that the program goes on from."""
-        if self.manifest.adapter.subspace != "peft":
-            return torch.zeros(self.manifest.state_size)
-        file = self.path.parent / INITIAL_FILE
-        if not file.is_file():
-            raise UserError(f"{file} does not exist; `prge export` wrote it beside the program: copy it there")
-        return load_state(file, self.manifest)
-
-    def frozen(self) -> Tensor:
-        """f32: the adapter's frozen factors, in the order that `AdaptedModule` gives."""
-        vector, a = self.constant("frozen"), self.manifest.adapter
-        widths = [(m.in_features, m.out_features * m.core[1] if a.subspace else 0) for m in a.modules]
-        size = sum(a.rank * down + up for down, up in widths)
-        if not isinstance(vector, Tensor) or vector.shape != (size,):
-            raise UserError(f"{self.path} is not what its manifest says: its frozen factors are not {size:,} numbers")
-        return vector.float()
-
-
-class FrozenProgram(Program):
-    """The part of a step that nothing in the state changes: from tokens to the first adapted layer's input."""
-
-    kind = "frozen"
-
-    def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
-        m = self.manifest
-        rows = m.batch, m.max_tokens
-        return [(rows, I64)], [((*rows, m.architecture.hidden), F32)]
-
-    def states(self, tokens: Tensor) -> Tensor:
-        """Hidden states f32[n, T, H] of rows of tokens i64[n, T], B rows in one execution.
-
-        The last execution is filled up by repetition from its start.
-        """
-        parts = []
-        for part in tokens.split(self.manifest.batch):
-            filled = part[torch.arange(self.manifest.batch) % len(part)]
-            (hidden,) = self._call("forward", (filled,))
-            parts.append(hidden[: len(part)])
-        return torch.cat(parts)
+from prge.runtime_driver.data.hidden import HiddenStates, Keeping, write_hidden
+from prge.runtime_driver.program.base import F32, I64, Program, Signature
+from prge.runtime_driver.program.frozen import FrozenProgram
+from prge.runtime_driver.program.state import save_peft, save_state
 
 
 class StepProgram(Program):
     """The fine-tuning step.
 
+    The layers below the first adapted one are in another program, `FrozenProgram`. What it computes for a text is the
+    same at every step, so it can be kept.
+
     Attributes:
-        hidden: hidden states of the frozen part that were kept; None to compute them for every execution.
+        hidden: the hidden states that are kept; None where none are.
         tokenizer: the ``tokenizer.json`` that its examples are encoded with; the one beside it unless set.
         truncate: whether long texts are cut from the left instead of refused.
     """
@@ -262,73 +41,69 @@ class StepProgram(Program):
         super().__init__(path)
         self.tokenizer = self.path.parent / TOKENIZER_FILE
         self.hidden: HiddenStates | None = None
-        self._below: FrozenProgram | None = None
+        self._frozen_part: FrozenProgram | None = None
 
     def states(self, tokens: Tensor) -> Tensor:
-        """Hidden states f32[n, T, H] of rows of tokens i64[n, T]: those that were kept, or computed.
+        """Hidden states f32[n, T, H] of rows of tokens i64[n, T]: those that are kept, or computed.
 
         Raises:
-            UserError: the program of the frozen part is missing, damaged, or another program's.
+            UserError: as `frozen_part`.
         """
         found = self.hidden.rows(tokens) if self.hidden else None
-        return self.below().states(tokens) if found is None else found
+        return self.frozen_part().states(tokens) if found is None else found
 
-    def below(self) -> FrozenProgram:
-        """The program of the frozen part, which lies beside this one; loaded when it is first needed.
+    def frozen_part(self) -> FrozenProgram:
+        """The program of the frozen part, which lies beside this one. It is loaded when it is first needed.
 
         Raises:
-            UserError: as `states`.
+            UserError: it is missing, damaged, or another program's.
         """
-        if self._below is None:
-            loaded = FrozenProgram(self.path.parent / FROZEN_FILE)
-            if seal_of(loaded.path) != self.manifest.frozen_sha256:
-                raise UserError(
-                    f"{loaded.path} is the frozen part of another program than {self.path}; copy both again"
-                )
-            self._below = loaded
-        return self._below
+        if self._frozen_part is None:
+            found = FrozenProgram(self.path.parent / FROZEN_FILE)
+            if seal_of(found.path) != self.manifest.frozen_sha256:
+                raise UserError(f"{found.path} is the frozen part of another program than {self.path}; copy both again")
+            self._frozen_part = found
+        return self._frozen_part
 
     def keep(
-        self, path: Path, examples: Sequence[Example], progress: Callable[[int], None] = lambda done: None
+        self, path: Path, examples: Sequence[Example], progress: Callable[[int, int], None] = lambda done, all: None
     ) -> None:
-        """Take the hidden states of examples from a file from now on, and unload the frozen part.
+        """Take the hidden states of some examples from a file from now on, and unload the frozen part.
 
         The file is made where it is missing, damaged, or of other examples or another program.
 
         Args:
-            progress: hears how many tokens are done while it is made.
+            progress: hears how many of the tokens are done while the file is made, and of how many.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written; or as `frozen_part`.
         """
+        self.hidden = None
         try:
             self.hidden = HiddenStates(path, self.manifest, examples)
         except UserError:
             try:
-                self.hidden = None
                 write_hidden(path, self.manifest, examples, self.states, progress)
             except OSError as e:
                 raise UserError(f"{path} cannot be written: {e.strerror}") from e
             self.hidden = HiddenStates(path, self.manifest, examples)
-        self.release()
+        self._frozen_part = None
+        return_freed()
 
     @contextmanager
     def kept(self, examples: Sequence[Example]) -> Iterator[None]:
-        """Keep the hidden states of examples in a temporary file for as long as the block runs, where they fit."""
+        """Keep the hidden states of some examples in a temporary file for as long as the block runs, if they fit."""
+        if self.hidden:
+            yield
+            return
         with tempfile.TemporaryDirectory() as folder:
             file = Keeping().file(Path(folder), self.manifest, examples)
-            before = self.hidden
             try:
-                if file and not before:
+                if file:
                     self.keep(file, examples)
                 yield
             finally:
-                self.hidden = before
-
-    def release(self) -> None:
-        """Unload the frozen part, and give its memory back to the system."""
-        self._below = None
-        return_freed()
+                self.hidden = None
 
     def encoder(self) -> Encoder:
         """What turns records into this program's token rows. It holds the tokenizer, some 30 MB."""
@@ -362,17 +137,30 @@ class StepProgram(Program):
         row = (r, len(m.labels) or m.max_targets)
         targets = [((r, 1), I64), ((r,), I64)] if m.labels else [(row, I64), (row, I64), (row, F32)]
         scalars: Signature = [((1,), I64), ((1,), F32), ((1,), F32)]
-        hidden: Signature = [((r, m.max_tokens, m.architecture.hidden), F32)]
-        takes = [*state, *hidden, ((r, m.max_tokens), I64), *targets, *scalars]
-        return takes, [*state, ((r,), F32), (row, F32)]
+        rows: Signature = [((r, m.max_tokens, m.architecture.hidden), F32), ((r, m.max_tokens), I64)]
+        return [*state, *rows, *targets, *scalars], [*state, ((r,), F32), (row, F32)]
 
     def execute(
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float,
         hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """One execution: (new state f32[S], losses f32[R], the objective's detail).
+        """Execute the step once, on R rows.
 
-        ``hidden`` is f32[R, T, H], of the tokens i64[R, T]; None for `states`.
+        Args:
+            state: f32[state_size].
+            tokens: i64[R, T].
+            targets: of the R rows, as `collate` makes them.
+            seed: query i draws its direction from ``seed + i``.
+            lr: learning rate; 0 to evaluate.
+            eps: size of the perturbation; 0 to evaluate.
+            hidden: the rows' hidden states f32[R, T, H]; None to take those of `states`.
+
+        Returns:
+            the new state f32[state_size], the losses f32[R], and a detail: the label words' logits f32[R, K], or the
+            loss of each target f32[R, M].
+
+        Raises:
+            UserError: the runtime cannot execute it on these; or as `frozen_part`.
         """
         inputs = (
             state,
@@ -391,17 +179,22 @@ class StepProgram(Program):
     ) -> tuple[Tensor, Tensor]:
         """One fine-tuning step on a batch of B examples.
 
-        A program with both loops inside takes one execution. With the outer loop outside
-        the host runs the queries one by one, with the inner loop outside both signs of eps,
-        and adds up the changes of the state.
+        A program with both loops inside takes one execution. If the outer loop is outside, the host executes it for one
+        query after the other; if the inner loop is outside, for both signs of eps. Then it adds up the changes of the
+        state.
 
         Args:
-            tokens, targets: B rows.
+            state: f32[state_size].
+            tokens: i64[B, T].
+            targets: of the B rows, as `collate` makes them.
             seed: query i draws its direction from ``seed + i``.
+            lr: learning rate.
+            eps: size of the perturbation.
 
         Returns:
-            the new state, and losses: of each example with perturbed activations, f32[B]; else the batch's
-            mean of each copy, f32[2 q], those at ``+eps`` first. They and the seed make a copy's step again.
+            the new state, and losses. With perturbed activations these are the examples', f32[B]. Else they are the
+            batch's mean of each copy, f32[2 q], those at ``+eps`` first; with the seed they are enough to replay the
+            step.
         """
         m = self.manifest
         rows, hidden = tokens.repeat(m.copies, 1), self.states(tokens).repeat(m.copies, 1, 1)
@@ -419,6 +212,6 @@ class StepProgram(Program):
                     return new, each
                 total += new - state
                 losses.append(each)
-        # By the loops: [queries or 1, signs or 1, copies of the execution] -> all at +eps, then all at -eps.
+        # [executions for queries, for signs, copies of an execution] -> all copies at +eps, then all at -eps.
         found = torch.stack(losses).reshape(len(seeds), 2, -1)
         return state + total, found.permute(1, 0, 2).reshape(-1)

@@ -1,1 +1,1 @@
-"""A run's folder: its journal and its snapshots."""
+"""A run on disk: its folder, its journal and its snapshots."""

@@ -1,49 +1,43 @@
-"""A run's journal: one line of JSON per step, each with its own checksum, only ever appended to."""
+"""A run's journal: a file with a line of JSON for every step. Each line has a checksum. Lines are only appended."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import zlib
 from dataclasses import dataclass, field
-from math import isfinite
+from math import nan
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from prge.errors import UserError
 from prge.files.bounded import JOURNAL, read_bounded
-from prge.files.typed import parse, parse_json
+from prge.files.typed import parse, parse_json, to_json
 
 _MARK = ',"crc":"'
 
 
 class Journal:
-    """An open journal, this process's alone.
+    """An open journal, locked for this process.
 
-    Every record is with the system when `append` returns, and on the disk after `sync`.
+    A record outlives the process when `append` returns, and a power cut after `sync`.
     """
 
     def __init__(self, path: Path):
-        """Open or make.
-
-        Raises:
-            UserError: another process has it open.
-            OSError: when it cannot be opened.
-        """
+        """As `take`."""
         self.path = path
         self._file = take(path)
 
     def cut(self, size: int) -> None:
-        """Keep the first so many bytes."""
+        """Remove what is behind the first ``size`` bytes."""
         self._file.truncate(size)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one record; a number that is not finite becomes null.
+        """Write one record. A number that is not finite becomes null.
 
         Raises:
-            OSError: when it cannot be written; what was written before stays readable.
+            OSError: it cannot be written. The records before stay readable.
         """
         line = _line(row)
         if self._file.write(line) != len(line):
@@ -57,11 +51,11 @@ class Journal:
 
 
 def take(path: Path) -> BinaryIO:
-    """Open or make a journal, for appending and for this process alone until it is closed.
+    """Open a journal for appending, or make one. It is locked for this process until it is closed.
 
     Raises:
-        UserError: another process has it open.
-        OSError: when it cannot be opened.
+        UserError: another process holds the lock.
+        OSError: it cannot be opened.
     """
     file = path.open("ab", buffering=0)
     try:
@@ -73,12 +67,12 @@ def take(path: Path) -> BinaryIO:
 
 
 def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The records, and the file's size behind each of them.
+    """The records, and for each of them the byte at which it ends.
 
-    A last line without its end is what a run that was cut off leaves; it is not among the records.
+    A last line without its end is not damage: a run leaves it when it is cut off. It is not among the records.
 
     Raises:
-        UserError: missing, damaged (with where), or with steps that do not follow each other.
+        UserError: the file is missing, damaged (and at which byte), or a step is out of order.
     """
     data = read_bounded(path, JOURNAL)
     records: list[dict[str, Any]] = []
@@ -89,7 +83,10 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         record = _record(data[at : end - 1]) if end else None
         if record is None:
             if end:
-                raise UserError(f"{path} is damaged at byte {at:,} (record {len(records) + 1}); what follows is no use")
+                raise UserError(
+                    f"{path} is damaged at byte {at:,} (record {len(records) + 1}): restore the file, or begin "
+                    f"a new run with --from {path.parent}"
+                )
             break
         if record.get("step") != len(records):
             raise UserError(f"{path} is damaged at byte {at:,}: step {record.get('step')} follows {len(records) - 1}")
@@ -101,7 +98,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 @dataclass(frozen=True)
 class _Step:
-    """What readers of a run's rows rely on, as `StepRecord` has it; None for not finite."""
+    """The fields of a row that readers rely on, as in `StepRecord`. None is a number that was not finite."""
 
     step: int
     loss: float | None
@@ -116,8 +113,17 @@ class _Step:
     dev: dict[str, float | None] = field(default_factory=lambda: {"loss": 0.0})
 
 
+def number(value: float | None) -> float:
+    """A number of the journal; null stands for one that was not finite."""
+    return nan if value is None else value
+
+
 def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The rows, if they are steps of a run; else a UserError: a checksum tells damage, not what was written."""
+    """The rows themselves, if they are steps of a run. A checksum tells damage, but not whether that is so.
+
+    Raises:
+        UserError: a field is missing or of another type, with its record and its name.
+    """
     known = _Step.__dataclass_fields__.keys()
     for number, row in enumerate(rows, 1):
         try:
@@ -130,21 +136,12 @@ def check_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    text = json.dumps(_plain(row), separators=(",", ":"))
+    text = to_json(row, separators=(",", ":"))
     return f'{text[:-1]}{_MARK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
-def _plain(value: Any) -> Any:
-    """A value with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, or None if it is not whole."""
+    """The record of a line; None if the line is damaged."""
     head, mark, tail = line.rpartition(_MARK.encode())
     try:
         row = parse_json(head + b"}")

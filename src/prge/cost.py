@@ -1,20 +1,25 @@
-"""What a step costs, counted from the model's sizes: multiply-adds, and bytes of weights."""
+"""What a step costs, by a manifest's sizes: multiply-adds, bytes of weights, peak memory."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prge.manifest import Manifest
 
-# Bytes of a frozen linear's weight, and of a scale for how many of them; 0: one per output.
+# By quantization: bytes of a frozen weight, and how many weights share a scale; 0 for all of an output's, or no scales.
 _WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8da4w": (0.5, 32)}
 
 
 def first_adapted(m: Manifest) -> int:
-    """Index of the first layer that trains."""
+    """Index of the first adapted layer."""
     return min(module.layer for module in m.adapter.modules)
 
 
 def positions(m: Manifest, tokens: int) -> tuple[int, int]:
-    """(rows of hidden states in the layers below the adapted ones, in those from there on) of one execution."""
+    """Positions that one execution runs through each layer below the first adapted one, and through each from it on.
+
+    For rows of ``tokens`` tokens. Perturbed activations add the copies of the targets to the latter.
+    """
     if m.perturb == "weights":
         return m.rows * tokens, m.rows * tokens
     copies = (1 + m.queries) * max(1, m.max_targets)
@@ -22,15 +27,16 @@ def positions(m: Manifest, tokens: int) -> tuple[int, int]:
 
 
 def inference_tokens(m: Manifest, tokens: int) -> int:
-    """Length of rows with as many positions as the step's, copied targets included."""
+    """Tokens of a row of plain inference that has as many positions as a row of the step, copies included."""
     return positions(m, tokens)[1] // m.rows
 
 
 def multiply_adds(m: Manifest, tokens: int) -> int:
-    """Of one step with T = ``tokens``; embedding lookups and elementwise operations are left out.
+    """Multiply-adds of one step, for rows of ``tokens`` tokens.
 
-    Frozen linears and low-rank pairs of every position, scores and values of every pair of a
-    row's positions, and the head at the targets (``R (1 + q) M`` of them for perturbed activations).
+    Counted are the frozen linears and the LoRA pairs at every position, scores and values of every pair of positions of
+    a row, and the head at the targets, of which perturbed activations have ``R (1 + q) M``. Embedding lookups and
+    elementwise operations are left out.
     """
     below, above = positions(m, tokens)
     adapters = above * sum(
@@ -42,13 +48,13 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
 
 
 def inference_multiply_adds(m: Manifest, tokens: int) -> int:
-    """Of the model alone on as many rows and positions as an execution of the step has."""
+    """Multiply-adds of the model alone, on as many rows and positions as one execution of the step has."""
     _, above = positions(m, tokens)
     return _decoder(m, above, above) + _head(m, 1)
 
 
 def _decoder(m: Manifest, below: int, above: int) -> int:
-    """``below`` positions of R rows in the layers under the adapted ones, ``above`` in the others."""
+    """Multiply-adds of the layers, for what `positions` gives."""
     a, lower = m.architecture, first_adapted(m)
     width = 2 * a.heads * a.head  # scores and values
     return lower * below * (a.layer_weights + width * (below // m.rows)) + (a.layers - lower) * above * (
@@ -57,16 +63,18 @@ def _decoder(m: Manifest, below: int, above: int) -> int:
 
 
 def _head(m: Manifest, copies: int) -> int:
+    """Multiply-adds of the head, at so many copies of each target."""
     a = m.architecture
     each = a.hidden * (len(m.labels) or a.vocabulary) + a.transform
     return m.rows * copies * max(1, m.max_targets) * each
 
 
 def weight_bytes(m: Manifest) -> int:
-    """Of all that is frozen: linears as quantized with their scales, embedding, the head for language modelling,
-    and in float32 learned positions, what stands before the head, and the adapters' factors.
+    """Bytes of all frozen weights in a program.
 
-    A tied head costs nothing of its own in float32, where it reads the embedding's table.
+    Linears, embedding and, for language modelling, the head are stored as the quantization says, with their scales. In
+    float32 are learned positions, the linears before the head, and the adapters' factors. A tied head takes no bytes of
+    its own in float32, where it reads the embedding's table.
     """
     a = m.architecture
     each, group = _WEIGHTS[m.quantization]
@@ -84,19 +92,19 @@ def weight_bytes(m: Manifest) -> int:
     return round(total + _factor_bytes(m))
 
 
-# Measured on SmolLM2-135M in three quantizations, with 1 to 64 rows of 8 to 128 tokens (resident memory of the
-# Python driver on Linux, x86-64), and checked on a Llama of 1.1 billion parameters:
-# pages of code, once loaded and once run; what packing adds to the weights; and of every output of a layer's
-# linears, per position, the bytes that are held at the peak.
+# Bytes, measured as resident memory of the Python driver on Linux, x86-64, with SmolLM2-135M in three quantizations and
+# 1 to 64 rows of 8 to 128 tokens, and checked on a Llama of 1.1 billion parameters: the pages of code that loading
+# touches, those that a step touches, what packing adds to the weights, and what is held at the peak for every position
+# and every output of a layer's linears.
 _CODE, _KERNELS, _PACKING, _HELD = 5e6, 12e6, 12e6, 10.6
-# Into how many delegates a decoder is cut; one at a time holds its weights as in the file and packed.
+# How many delegates the layers are cut into. At load one at a time holds its weights twice, as in the file and packed.
 DELEGATES = 4
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
-    """Estimate of the driver's peak memory above its imports, on rows of ``tokens``.
+    """An estimate of the driver's peak memory above its imports, in bytes, for rows of ``tokens`` tokens.
 
-    The greater of two: at load, when the last delegate packs its weights, and in a step.
+    It is the greater of two: at load, when the last delegate packs its weights, and in a step.
     """
     a = m.architecture
     each, group = _WEIGHTS[m.quantization]
@@ -105,7 +113,7 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
     packed = linears + _PACKING + _factor_bytes(m)
     if m.max_targets and m.quantization != "f32":
         packed += linears / a.layers / a.layer_weights * a.vocabulary * a.hidden
-    # What the runtime plans for the longest rows: hidden states between delegates, the mask, and noise.
+    # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     _, longest = positions(m, m.max_tokens)
     planned = 8.0 * longest * a.hidden
     if m.perturb == "activations":
@@ -116,6 +124,15 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
     return max(resting + linears / DELEGATES, resting + _KERNELS + held)
 
 
+def largest_batch(m: Manifest, tokens: int, budget: float) -> int:
+    """The largest B, up to 1,024, whose `peak_bytes` on rows of ``tokens`` are within ``budget``; 0 for none."""
+    batch = 0
+    while batch < 1024 and peak_bytes(replace(m, batch=batch + 1), tokens) <= budget:
+        batch += 1
+    return batch
+
+
 def _factor_bytes(m: Manifest) -> int:
+    """Bytes of the adapters' frozen factors."""
     columns = m.adapter.subspace is not None
     return 4 * sum(m.adapter.rank * x.in_features + columns * x.core[1] * x.out_features for x in m.adapter.modules)

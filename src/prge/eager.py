@@ -1,4 +1,4 @@
-"""A program's own step in eager PyTorch, on this machine's CPU or GPU: made of the program's manifest and its base."""
+"""A program's step in eager PyTorch, on this machine's CPU or GPU, rebuilt from its manifest and its base model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from prge.runtime_driver.program.step import StepProgram
 
 
 class TorchProgram(StepProgram):
-    """A program whose ``forward`` PyTorch runs; the ``.pte`` gives its manifest and its frozen factors.
+    """A program whose step PyTorch runs. The ``.pte`` gives the manifest and the frozen factors.
 
-    In float32 losses agree to 1e-5. Quantized, torchao rounds weights and activations as the delegates do, in
-    float32 arithmetic: a value between two roundings may go either way, so that on a deep model an example's loss
-    differs by as much as quantization itself changes it.
+    In float32 its losses are the program's within 1e-5. In a quantized program torchao rounds weights and activations
+    as the delegates do, but in float32 arithmetic. A value near the middle between two roundings may go the other way,
+    so on a deep model an example's loss differs by as much as quantization itself changes it.
+
+    Attributes:
+        device: where the step runs.
+        module: the step.
     """
 
     def __init__(self, path: Path, device: str = "cpu"):
-        """Load the program's base model and rebuild its step on ``device`` (``"cpu"``, ``"cuda"``, ``"cuda:1"``).
+        """Load a program and its base model, and rebuild the step.
+
+        Args:
+            path: a ``.pte``, or its folder.
+            device: ``"cpu"``, ``"cuda"``, or one of several GPUs, as ``"cuda:1"``.
 
         Raises:
-            UserError: no such device here, or as `build_again`.
+            UserError: this machine has no such device; or as `StepProgram` and `build_again`.
         """
         super().__init__(path)
         try:
@@ -55,7 +63,7 @@ class TorchProgram(StepProgram):
         self, state: Tensor, tokens: Tensor, targets: Sequence[Tensor], seed: int, lr: float, eps: float,
         hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """As `StepProgram.execute`; tensors come from and go to the CPU."""
+        """As `StepProgram.execute`; takes and gives tensors on the CPU."""
         hidden = self.states(tokens) if hidden is None else hidden
         scalars = torch.tensor([seed]), torch.tensor([lr], dtype=torch.float32), torch.tensor([eps])
         state, hidden, tokens, *rest = (t.to(self.device) for t in (state, hidden, tokens, *targets, *scalars))
@@ -68,8 +76,11 @@ class TorchProgram(StepProgram):
 def build_again(program: StepProgram, max_tokens: int) -> Any:
     """The `BuiltStep` that a program was traced from, before it was quantized.
 
+    Args:
+        max_tokens: the longest row that it is to run.
+
     Raises:
-        UserError: when its model cannot be loaded, or is another.
+        UserError: the program's base model cannot be loaded, or has other weights than it had.
     """
     with quiet():
         from prge.models.adapter import AdapterConfig

@@ -8,10 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from string import Formatter
 from typing import Literal
 
 from prge.errors import UserError
@@ -291,6 +288,8 @@ class Manifest:
         for name, value in {"eps": self.eps, "lr": self.lr, "alpha": a.alpha}.items():
             if not 0 < value < math.inf:
                 return name, f"must be above zero and finite, not {value}"
+        if self.objective == "language-modelling" and self.max_tokens < 2:
+            return "max_tokens", f"must be at least 2 where text is learned, not {self.max_tokens}"
         if self.min_tokens > self.max_tokens:
             return "min_tokens", f"must be at most max_tokens ({self.max_tokens:,}), not {self.min_tokens:,}"
         first = min((module.layer for module in a.modules), default=-1)
@@ -315,43 +314,3 @@ class Manifest:
         if not 0 < offset < _LARGEST or self.state_size not in (offset, 2 * offset, 3 * offset):
             return "state_size", f"must be one, two or three times the {offset:,} parameters, not {self.state_size:,}"
         return None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
-    """Index of the token whose hidden state predicts the label; a UserError when there is no such mask token."""
-    if answer_at != "mask":
-        return 0 if answer_at == "first" else len(tokens) - 1
-    if list(tokens).count(mask_token or 0) != 1:
-        raise UserError(
-            f"{where}: the row holds the mask token {list(tokens).count(mask_token or 0)} times, not once; "
-            "the text holds one itself, or it is too long and its mask was cut off"
-        )
-    return list(tokens).index(mask_token or 0)
-
-
-def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
-    """The last ``bound`` tokens; an encoder's first one, which opens every row, stays."""
-    if len(tokens) <= bound or answer_at == "last":
-        return tuple(tokens[-bound:])
-    return (tokens[0], *tokens[len(tokens) - bound + 1 :])
-
-
-def template_columns(template: str) -> list[str]:
-    """Column names in a template, where ``{mask}`` is none; a UserError if it cannot be used."""
-    try:
-        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
-    except ValueError as e:
-        raise UserError(f"template {template!r}: {e}") from e
-    # A format or conversion, as in '{text:>9}', would be a second way to change the text, and can ask for gigabytes.
-    if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
-        raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
-    return [str(name) for name, _, _ in fields if name != "mask"]

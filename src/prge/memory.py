@@ -6,14 +6,28 @@ import ctypes
 import sys
 from pathlib import Path
 
+import psutil
+
 
 def peak_megabytes() -> float:
-    """The process's greatest resident memory so far (Linux; elsewhere NaN)."""
+    """The process's greatest resident memory so far, in millions of bytes."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+        # Not `getrusage`, whose peak on Linux includes that of the process before it called exec.
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return _peak_elsewhere() / 1e6
+
+
+def _peak_elsewhere() -> float:
+    """In bytes, on systems without Linux's /proc."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return float(peak or psutil.Process().memory_info().rss)  # some sandboxes count no peak
 
 
 def return_freed() -> None:

@@ -1,4 +1,4 @@
-"""Keep what libraries and native code write to stderr away from users."""
+"""Keeps what libraries and native code print to stderr away from users."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, log records, and all that is written to file descriptor 2."""
+    """Discard warnings, log records, and everything that is written to file descriptor 2.
+
+    The descriptor is the whole process's, so other threads are silenced too. For loading and exporting, not for
+    a step or a token.
+    """
     level = logging.root.manager.disable
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
+    with open(os.devnull, "wb") as sink, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         os.dup2(sink.fileno(), 2)

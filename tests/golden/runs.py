@@ -18,12 +18,10 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
-from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates
-from prge.runtime_driver.data.hidden import write as write_hidden
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates, write_hidden
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
-from prge.runtime_driver.program.state import save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import RunFolder
 from prge.runtime_driver.run.journal import read_journal
@@ -66,9 +64,13 @@ def hidden_files() -> Files:
             return states.reshape(*tokens.shape, m.architecture.hidden)
 
         done, file = list[int](), f"hidden/{name}.safetensors"
+
+        def note(tokens: int, of: int, done: list[int] = done) -> None:
+            done.append(tokens)
+
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / HIDDEN_FILE
-            write_hidden(path, m, texts, give, done.append)
+            write_hidden(path, m, texts, give, note)
             found[file] = path.read_bytes()
             rows = [row for e in texts for row in e.rows]
             length = max(len(row.tokens) for row in rows)
@@ -114,14 +116,14 @@ def run_files() -> Files:
         "tokenizer": None, "from": FROM, "device": "cpu", "cache": HIDDEN_FILE, "examples": len(EXAMPLES), "dropped": 2,
         "crc": digest(EXAMPLES),
     }  # fmt: skip
-    evaluations = [Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3}) for _ in range(2)]
+    evaluation = Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3})
     records = []
     for step in range(STEPS):
         losses = numbers(chance, m.batch) if step != 1 else [math.inf, numbers(chance, 1)[0]]
         records.append(StepRecord(
             step, sum(losses) / m.batch, CONFIG.lr_at(step, m), CONFIG.eps, CONFIG.seed_at(step, m.queries), 12,
             0.125 + step / 3, tuple(losses), (2 * step, 2 * step + 1), step == 1,
-            evaluations[0] if step == 2 else None,
+            evaluation if step == 2 else None,
         ))  # fmt: skip
     program = cast(StepProgram, SimpleNamespace(path=Path(PROGRAM), runtime="executorch", manifest=m))
     found = Files()
@@ -130,12 +132,9 @@ def run_files() -> Files:
         run = RunFolder.begin(folder, program, CONFIG, data, start)
         found["run/begun.safetensors"] = (folder / "state.safetensors").read_bytes()
         for record in records:
-            run.log(record, state, Guard(good), evaluations[1] if record.step == 0 else None)
+            run.log(record, state, Guard(good), None if record.step else evaluation)
         run.close()
-        save_state(folder / "start.safetensors", start, m, AFTER)
-        config = {"version": 2} | json.loads((folder / "config.json").read_text())
-        found["run/config.json"] = (json.dumps(config, indent=2) + "\n").encode()
-        for name in ("log.jsonl", "state.safetensors", "start.safetensors"):
+        for name in ("config.json", "log.jsonl", "state.safetensors", "start.safetensors"):
             found[f"run/{name}"] = (folder / name).read_bytes()
     steps = []
     for record in records:
@@ -143,7 +142,7 @@ def run_files() -> Files:
         row |= {"loss": exact(record.loss), "losses": [exact(loss) for loss in record.losses]}
         for name, step in (("dev", 2), ("before", 0)):
             if record.step == step:
-                row[name] = {"loss": evaluations[0].loss, "accuracy": evaluations[0].accuracy}
+                row[name] = {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
         steps.append(row)
     given: Case = {
         "manifest": "classification", "program": PROGRAM, "data": DATA, "from": FROM, "cache": HIDDEN_FILE,

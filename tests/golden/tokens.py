@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prge.examples.rows import Example
 from prge.manifest import AdaptedModule, Adapter, Architecture, Label, Manifest
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder, Example
+from prge.runtime_driver.data.encoder import Encoder
 
 Files = dict[str, bytes]
 

@@ -1,8 +1,7 @@
 """One contender of `prge bench step` in a process of its own.
 
-Run as ``python -m prge.bench.contenders KIND``: after its imports a JSON line with its
-settings comes in, a line with what loading took goes out; from then on T comes in, and what one step
-took goes out.
+Run as ``python -m prge.bench.contenders KIND``. It reads a JSON line with its settings, loads, and writes a line. Then
+for every line with a T that it reads, it makes one step and writes what the step took.
 """
 
 from __future__ import annotations
@@ -10,9 +9,11 @@ from __future__ import annotations
 import importlib
 import json
 import random
+import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.program.step import StepProgram, load_plain, runtime, set_threads
+from prge.runtime_driver.loop.train import TrainConfig, fold
+from prge.runtime_driver.program.base import load_plain, runtime, set_threads, without_exporter
+from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.folder import RunFolder
+
+# Steps of the run whose first ones are timed.
+_MANY = 1_000_000
+# Steps of a round, where it is not one. A limit is the best of several. A driver's share is the median of as many steps
+# as `prge-run` makes, because a process that has waited for the others is slow at first.
+_TRIES = {"products": 15, "program": 3}
 
 
 @dataclass(frozen=True)
@@ -33,15 +43,15 @@ class Contender:
     """What to time.
 
     Attributes:
-        kind: ``"program"``, ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's own training module) on
-            the ExecuTorch runtime, ``"native"`` (the program in `prge-run`), ``"eager"`` (the program's step in
-            PyTorch), ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
-        program: the program that is timed, or whose step PyTorch runs.
-        manifest: of the program whose model, rows and targets are taken. A program that is not timed stays
-            unloaded: it would count as memory.
-        file: of the ``.pte`` of inference, products, or training, with ``{tokens}`` for T.
+        kind: ``"program"`` (as `prge train` drives it), ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's
+            own training module) on the ExecuTorch runtime; ``"native"`` (the program in `prge-run`); ``"eager"`` (the
+            program's step in PyTorch); ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
+        program: path of the program that is timed, or whose step PyTorch runs.
+        manifest: JSON of the program that gives the model, the rows and the targets. A program that is not timed is
+            not loaded, because it would count as memory.
+        file: path of the ``.pte`` of inference, products, or training, with ``{tokens}`` for T.
         shape: of a product's input.
-        threads: of the runtime and of PyTorch; 0 for as many as they choose.
+        threads: of the runtime and of PyTorch; 0 leaves the choice to them.
     """
 
     kind: str
@@ -53,7 +63,7 @@ class Contender:
 
 
 def synthetic(m: Manifest, tokens: int, count: int) -> list[Example]:
-    """Examples of T random tokens: a step's time depends on its sizes alone."""
+    """Examples of T random tokens. They will do, because a step's time depends on its sizes alone."""
     draw = random.Random(tokens)
     limit, targets = m.architecture.vocabulary - 1, min(m.max_targets, tokens - 1)
     return [
@@ -62,11 +72,12 @@ def synthetic(m: Manifest, tokens: int, count: int) -> list[Example]:
     ]
 
 
+# What is timed. A step of a program returns the seconds that it spent inside the runtime's execute.
 Step = Callable[[], object]
 
 
 def prepare(contender: Contender) -> Callable[[int], Step]:
-    """Load a contender; what is returned makes, for T tokens, what is timed."""
+    """Load a contender. What is returned makes its step on T tokens."""
     if contender.kind == "products":
         method = load_plain(Path(contender.file))
         x = torch.randn(contender.shape)
@@ -86,13 +97,31 @@ def prepare(contender: Contender) -> Callable[[int], Step]:
 
 
 def _program(program: StepProgram) -> Callable[[int], Step]:
-    m, state = program.manifest, program.initial_state()
-
     def step(tokens: int) -> Step:
-        rows, targets = collate(synthetic(m, tokens, m.batch), m)
-        return lambda: program.step(state, rows, targets, 1, 1e-3, m.eps)
+        steps = real_steps(program, synthetic(program.manifest, tokens, program.manifest.batch))
+
+        def run() -> float:
+            before = program.execution_seconds
+            next(steps)
+            return program.execution_seconds - before
+
+        return run
 
     return step
+
+
+def real_steps(program: StepProgram, examples: Sequence[Example]) -> Iterator[None]:
+    """The steps of a run in a temporary folder, as `prge train` makes them, with journal line and snapshot.
+
+    Args:
+        examples: B of them, so that drawing a batch costs what it does in a long run, where it is done once an epoch.
+    """
+    config = TrainConfig(_MANY, program.manifest.lr, program.manifest.eps)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = RunFolder.begin(Path(scratch) / "run", program, config, {}, program.initial_state())
+        for state, record in fold(program, run.stands.state, examples, [], config, guard=run.guard):
+            run.log(record, state, run.guard, None)
+            yield
 
 
 def _inference(m: Manifest, method: Callable[[Any], Any]) -> Callable[[int], Step]:
@@ -154,13 +183,15 @@ def _lora(m: Manifest, checkpointed: bool) -> Callable[[int], Step]:
     return step
 
 
-def _timed(step: Step) -> float:
+def _timed(step: Step) -> tuple[float, float | None]:
+    """(seconds, those outside the runtime's execute)."""
     began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+    executing = step()
+    seconds = time.perf_counter() - began
+    return seconds, seconds - executing if isinstance(executing, float) else None
 
 
-# What a kind takes besides the runtime, and all that it imports in turn.
+# What a kind imports besides the runtime: with peft, all that loading a model imports.
 _PYTORCH = ("peft", "transformers", "prge.models.build", "prge.models.checkpoints")
 _IMPORTS = {
     "eager": _PYTORCH,
@@ -172,10 +203,10 @@ _IMPORTS = {
 
 def main() -> None:
     """Answer until the input ends."""
-    with quiet():
+    runtime()
+    with quiet(), without_exporter():
         for module in _IMPORTS.get(sys.argv[1], ()):  # memory is counted above the imports
             importlib.import_module(module)
-    runtime()
     contender = Contender(**json.loads(sys.stdin.readline()))
     if contender.threads:
         set_threads(contender.threads)
@@ -188,11 +219,12 @@ def main() -> None:
         if tokens not in steps:
             steps[tokens] = make(tokens)
             steps[tokens]()  # the first one makes buffers
-        # A limit is what can be reached: the best of several, warm.
-        seconds = min(_timed(steps[tokens]) for _ in range(15 if contender.kind == "products" else 1))
+        tries = [_timed(steps[tokens]) for _ in range(_TRIES.get(contender.kind, 1))]
+        seconds = min(seconds for seconds, _ in tries) if contender.kind == "products" else tries[0][0]
+        shares = [share for _, share in tries if share is not None]
         peak = peak_megabytes()
-        answer = {"seconds": seconds, "peak_megabytes": peak - base, "process_megabytes": peak}
-        print(json.dumps(answer), flush=True)
+        answer = {"seconds": seconds, "driver_seconds": statistics.median(shares) if shares else None}
+        print(json.dumps(answer | {"peak_megabytes": peak - base, "process_megabytes": peak}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`prge bench convergence`: accuracy over wall-clock, programs against PyTorch LoRA with AdamW, in turn."""
+"""`prge bench convergence`: accuracy over time, of programs and of PyTorch LoRA with AdamW, which run in turn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.bench.machine import names
 from prge.bench.runners import Run
+from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.folders import new_folder
+from prge.files.typed import to_json
+from prge.options import AnyPath, Option
 from prge.runtime_driver.program.step import StepProgram
 
 LORA = "lora-adamw"
@@ -24,9 +27,12 @@ LORA = "lora-adamw"
 
 @dataclass
 class Curve:
-    """One run: points of (seconds of training, steps, accuracy), and what it cost.
+    """One run.
 
-    The last point's accuracy is of all of dev, the others' of the part that draws the curve.
+    Attributes:
+        points: ``seconds`` of training, ``steps`` and ``accuracy``. The last one's accuracy is that of the whole dev
+            set, the others' that of a part.
+        peak_megabytes: above the imports.
     """
 
     name: str
@@ -36,18 +42,18 @@ class Curve:
     peak_megabytes: float = 0.0
 
     def seconds_to(self, accuracy: float) -> float | None:
-        """Training time until the curve first reaches an accuracy."""
+        """Seconds of training until the first point with at least this accuracy; None if there is none."""
         return next((p["seconds"] for p in self.points if p["accuracy"] >= accuracy), None)
 
 
 def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
-    """One run in a process of its own.
+    """Make one run in a process of its own.
 
     Raises:
-        UserError: when it fails, with the last line that it said.
+        UserError: it failed, with the last line that it wrote.
     """
     command = [sys.executable, "-m", "prge.bench.runners"]
-    # Stderr to a file: a full pipe that nobody reads would stop the run.
+    # Its stderr goes to a file. It would wait for ever to write into a full pipe that nobody reads.
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
         assert process.stdin and process.stdout
@@ -69,47 +75,62 @@ def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
 
 
 def convergence(
-    programs: Sequence[Path], output: Path, data: Path, dev: Path, *, examples: int | None, seeds: int, steps: int,
-    lora_steps: int, lora_lrs: Sequence[float], target: float, curve: int, listener: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Run everything and write ``output``: ``convergence.json``, ``convergence.md`` and ``convergence.png``.
+    programs: Annotated[
+        tuple[AnyPath, ...], Option("Programs; the first one's time is the others' budget.", argument=True)
+    ],
+    data: Annotated[AnyPath, Option("Examples to train on.")],
+    dev: Annotated[AnyPath, Option("Examples to evaluate on.")],
+    output: Annotated[AnyPath, Option("New folder for table, picture and JSON.", ("--output", "-o"))],
+    examples: Annotated[int | None, Option("Use only the first N examples of --data.", least=1)] = None,
+    seeds: Annotated[int, Option("Seeds per method.", least=1)] = 3,
+    steps: Annotated[int, Option("Steps of the first program.", least=1)] = 300,
+    lora_steps: Annotated[int, Option("Steps of PyTorch LoRA (AdamW, batch 16).", least=1)] = 100,
+    lora_lr: Annotated[tuple[float, ...], Option("Learning rates of LoRA to choose from.")] = (5e-4, 1e-3, 2e-3),
+    target: Annotated[float, Option("Accuracy to measure the time to.", least=0, most=1)] = 0.8,
+    curve: Annotated[int, Option("Dev examples for the points of the curve; the last point uses all.", least=1)] = 300,
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Accuracy over wall-clock time: programs against PyTorch LoRA with AdamW on this machine.
+
+    Writes ``convergence.json``, ``convergence.md`` and ``convergence.png`` into ``output``.
 
     The first program runs ``steps`` steps; others get the time that it took. LoRA's lr is the
-    one of ``lora_lrs`` with the best last accuracy on seed 0.
+    one of ``lora_lr`` with the best last accuracy on seed 0.
     """
+    output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
     with new_folder(output) as out:
         first = Run(
-            method="program", program=str(programs[0]), steps=steps, lr=None, seed=0, data=str(data),
+            method="program", program=str(paths[0]), steps=steps, lr=None, seed=0, data=str(data),
             examples=examples, dev=str(dev), curve=curve, points=12,
         )  # fmt: skip
         lora = replace(first, method=LORA, steps=lora_steps)
         curves: list[Curve] = []
-        called = names(programs)
+        called = names(paths)
         best: float | None = None
         for seed in range(seeds):
             ours = measure(called[0], replace(first, seed=seed), listener)
             curves.append(ours)
             budget = ours.points[-1]["seconds"]
-            lrs = lora_lrs if best is None else [best]
+            lrs: Sequence[float] = lora_lr if best is None else [best]
             rivals = [measure(f"{LORA} lr {lr:g}", replace(lora, seed=seed, lr=lr), listener) for lr in lrs]
             if rivals:
                 best = max(rivals, key=lambda c: c.points[-1]["accuracy"]).run.lr
             curves += rivals
-            for path, name in zip(programs[1:], called[1:], strict=True):
+            for path, name in zip(paths[1:], called[1:], strict=True):
                 other = replace(first, program=str(path), seed=seed)
                 pace = measure(name, replace(other, steps=3, lr=0.0), lambda _: None).seconds_per_step
                 curves.append(measure(name, replace(other, steps=max(1, round(budget / pace))), listener))
         kept = [c for c in curves if c.run.method != LORA or c.run.lr == best]
         rows = table(kept, target)
         result = {"target": target, "rows": rows, "curves": [asdict(c) for c in curves]}
-        (out / "convergence.json").write_text(json.dumps(result, indent=1) + "\n")
-        (out / "convergence.md").write_text(markdown(rows, target, StepProgram(programs[0])))
+        (out / "convergence.json").write_text(to_json(result, indent=1) + "\n")
+        (out / "convergence.md").write_text(markdown(rows, target, StepProgram(paths[0])))
         plot(out / "convergence.png", kept, target)
     return {"target": target, "rows": rows, "picture": str(output / "convergence.png")}
 
 
 def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
-    """A row per method, medians over its seeds; None where the target was not reached in every run."""
+    """A row per method: medians over its seeds. Time to the target is None unless every run reached it."""
     rows = []
     for name in dict.fromkeys(c.name for c in curves):
         runs = [c for c in curves if c.name == name]
@@ -130,7 +151,7 @@ def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
 
 
 def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram) -> str:
-    """The table for a document."""
+    """The table in Markdown."""
     m = program.manifest
     lines = [
         f"{m.model}, {m.quantization}, template `{m.template}`",
@@ -148,7 +169,7 @@ def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram
 
 
 def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
-    """Accuracy over seconds of training, a color per method, a line per seed."""
+    """Draw accuracy over seconds of training: a color for each method, a line for each seed."""
     with picture(path) as axis:
         for i, name in enumerate(dict.fromkeys(c.name for c in curves)):
             for j, c in enumerate(c for c in curves if c.name == name):

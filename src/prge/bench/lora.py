@@ -1,4 +1,4 @@
-"""The rival: PEFT's LoRA with AdamW and backpropagation in PyTorch, on a program's own base and prompt."""
+"""What a program is compared with: PEFT's LoRA, AdamW and backpropagation in PyTorch, on the same base and prompt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from prge.runtime_driver.data.batches import collate
 
 
 class LoraAdamW:
-    """LoRA on what makes queries and values, in float32.
+    """LoRA on the linears that make queries and values, in float32.
 
-    The loss is the program's own, over the label words at the last token; only these rows of
-    the head are computed.
+    The loss is the program's: over the label words, at the last token. Only their rows of the head are computed.
     """
 
     def __init__(self, manifest: Manifest, *, rank: int, seed: int, lr: float, checkpointed: bool = False):
@@ -53,7 +52,7 @@ class LoraAdamW:
         return hidden[torch.arange(len(examples)), position[:, 0]] @ self.head.T
 
     def step(self, batch: Sequence[Example], scale: float = 1.0) -> None:
-        """One update with ``scale`` times lr."""
+        """Make one update on a batch, with ``scale`` times lr."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * scale
         labels = torch.tensor([e.label for e in batch])
@@ -63,7 +62,7 @@ class LoraAdamW:
         self.optimizer.step()
 
     def accuracy(self, examples: Sequence[Example]) -> float:
-        """Share of examples whose right word scores highest."""
+        """Share of the examples whose right word scores highest."""
         ordered = sorted(examples, key=lambda e: len(e.tokens))
         right = 0
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a report says of where it was made and of what."""
+"""The machine and the versions that a report was made with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 def describe(threads: int) -> dict[str, str | int]:
-    """CPU, cores that this process may use, threads (0: a contender's choice), memory in MB, system, and versions."""
+    """The machine: CPU, cores that this process may use, memory in MB, system; and the versions.
+
+    Args:
+        threads: of each contender; 0 where it chooses.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "cpu": _cpu(),
@@ -35,12 +39,12 @@ def _cpu() -> str:
 
 def _megabytes() -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
     except (ValueError, OSError, AttributeError):
         return 0
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """What to call programs in a report: their folders' names, or whole paths where those would be the same."""
+    """Names of programs for a report: those of their folders, or their whole paths if two folders have one name."""
     short = [path.name for path in paths]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]

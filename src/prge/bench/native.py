@@ -1,4 +1,4 @@
-"""The native runner as a contender of `prge bench step`: a process per round, which loads, steps and ends."""
+"""The native runner as a contender of `prge bench step`: every round starts a process, which makes a few steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prge.commands.build_runner import RUNNER, build_runner
 from prge.errors import UserError
 from prge.runtime_driver.data.packed import pack
 
-# Steps of a round, of which the median counts.
+# Steps of a round. Their median counts.
 _STEPS = 3
 
 
 def find_runner(given: str, scratch: Path) -> Path:
-    """The program that is given, or lies in the folder that is given, or is built for "native"."""
+    """The runner: the file that is given, or the one in the folder that is given; for "native" it is built."""
     if given == "native":
         build_runner(scratch, None, None)
         return scratch / RUNNER
@@ -28,16 +28,16 @@ def find_runner(given: str, scratch: Path) -> Path:
 
 @dataclass
 class NativeProcess(Process):
-    """`prge-run --bench`; its megabytes are the whole process's."""
+    """`prge-run --bench`. Its megabytes are the whole process's."""
 
     runner: Path = Path(RUNNER)
 
     def start(self) -> None:
-        """Nothing to begin: every round is a process."""
+        """Make room for packed data. Processes start with the rounds."""
         self.scratch = tempfile.TemporaryDirectory()
 
     def time(self, tokens: int) -> None:
-        """A process of a few steps on random rows."""
+        """Let a process make a few steps on random rows."""
         assert self.manifest is not None
         data = Path(self.scratch.name) / f"{tokens}.prge"
         if not data.exists():
@@ -50,7 +50,8 @@ class NativeProcess(Process):
             raise UserError(f"{self.runner} cannot be run; make it with `prge build-runner` ({e})") from e
         if "error" in said:
             raise UserError(f"{self.name} failed: {said['error']}")
-        self.seconds.setdefault(tokens, []).append(said["seconds_per_step"])
+        seconds, executing = said["seconds_per_step"], said.get("execution_seconds")
+        self.note(tokens, seconds, None if executing is None else seconds - executing)
         self.megabytes[tokens] = max(self.megabytes.get(tokens, 0.0), said["peak_megabytes"])
         self.process_megabytes = self.megabytes
         self.start_seconds = min(self.start_seconds or said["start_seconds"], said["start_seconds"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from prge.bench.contenders import Contender
 from prge.errors import UserError
@@ -20,8 +22,9 @@ class Process:
 
     Attributes:
         start_seconds: from the beginning of its process until it could step: imports, loading, packing.
-        seconds: by T; one per round.
-        megabytes, process_megabytes: by T; peak above the imports, and of the process in all.
+        seconds: of a step, by T; one per round.
+        driver_seconds: of a step outside the runtime's execute, likewise; empty where that is not known.
+        megabytes, process_megabytes: by T; peak above the imports, and of the whole process.
     """
 
     name: str
@@ -29,28 +32,37 @@ class Process:
     manifest: Manifest | None
     start_seconds: float = 0.0
     seconds: dict[int, list[float]] = field(default_factory=dict)
+    driver_seconds: dict[int, list[float]] = field(default_factory=dict)
     megabytes: dict[int, float] = field(default_factory=dict)
     process_megabytes: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin its process, which loads model or program."""
+        """Start the process, and wait until it has loaded its model or program."""
         began = time.perf_counter()
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
+        self.scratch = tempfile.TemporaryDirectory()
         command = [sys.executable, "-m", "prge.bench.contenders", self.contender.kind]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True,
+            env={**os.environ, "TMPDIR": self.scratch.name},
+        )  # fmt: skip
         self._ask(json.dumps(asdict(self.contender)))
         self.start_seconds = time.perf_counter() - began
 
     def time(self, tokens: int) -> None:
-        """One step."""
+        """Let it make one step on T = ``tokens``."""
         answer = self._ask(str(tokens))
-        self.seconds.setdefault(tokens, []).append(answer["seconds"])
+        self.note(tokens, answer["seconds"], answer["driver_seconds"])
         self.megabytes.setdefault(tokens, answer["peak_megabytes"])
         self.process_megabytes.setdefault(tokens, answer["process_megabytes"])
 
-    def _ask(self, line: str) -> dict[str, float]:
+    def note(self, tokens: int, seconds: float, driver_seconds: float | None) -> None:
+        """Keep what a step took."""
+        self.seconds.setdefault(tokens, []).append(seconds)
+        if driver_seconds is not None:
+            self.driver_seconds.setdefault(tokens, []).append(driver_seconds)
+
+    def _ask(self, line: str) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
         answer = ""
         try:
@@ -67,6 +79,8 @@ class Process:
         return json.loads(answer)
 
     def stop(self) -> None:
+        """End the process, and remove what it wrote."""
         if hasattr(self, "process"):
             self.process.kill()
             self.process.wait()
+            self.scratch.cleanup()

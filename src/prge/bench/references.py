@@ -1,4 +1,4 @@
-"""What a program is measured against: matrix products, plain inference, and its own step in PyTorch."""
+"""Programs to measure against: matrix products, plain inference, and ExecuTorch's own training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from prge.runtime_driver.program.step import StepProgram
 
 
 def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool) -> None:
-    """A program of ``depth`` products ``W x``, one after the other, for ``rows`` rows, W [size, size].
+    """Write a chain of ``depth`` products ``W x`` with W [size, size], for ``rows`` rows, in float32 or as 8da8w.
 
-    In float32 or as 8da8w. A chain, so that what one execution costs by itself does not count.
+    A chain, so that the fixed cost of an execution does not show.
     """
     linears = [nn.Linear(size, size, bias=False) for _ in range(depth)]
     module = nn.Sequential(*linears).requires_grad_(False)
@@ -39,7 +39,7 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
 
 
 def write_inference(path: Path, program: StepProgram) -> None:
-    """A program of the model alone, quantized alike: losses of `Manifest.rows` rows, no adapter, noise or update."""
+    """Write the model alone, quantized as the program: losses of `Manifest.rows` rows, no adapter, noise or update."""
     m = program.manifest
     longest = inference_tokens(m, m.max_tokens)
     built = build_again(program, longest)
@@ -85,7 +85,7 @@ class LabelLoss(nn.Module):
 
 
 def write_training(path: Path, m: Manifest, tokens: int) -> None:
-    """A program for ExecuTorch's own training module: LoRA, forward and backward in one graph, on portable kernels."""
+    """Write a program for ExecuTorch's training module: LoRA, forward and backward in one graph, portable kernels."""
     from torch.export.experimental import _export_forward_backward
 
     from prge.bench.lora import LoraAdamW

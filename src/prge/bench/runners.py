@@ -1,6 +1,7 @@
-"""One training run of one method in a process of its own: a JSON line per evaluation, then one with its cost.
+"""One run of `prge bench convergence`, in a process of its own.
 
-Run as ``python -m prge.bench.runners`` with the run's settings as JSON on stdin.
+Run as ``python -m prge.bench.runners``. It reads the run's settings as JSON, and writes a line of JSON for every
+evaluation and one for what the run cost.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ class Run:
     """What to run.
 
     Attributes:
-        method: ``"program"``, or ``"lora-adamw"``: PyTorch and PEFT on the program's own base and prompt.
-        program: the folder of the program.
-        steps, lr, seed: of the run; lr None for `--lr auto`, whose time counts.
-        data, examples, dev, curve: files; how many examples to train on, and of dev to draw the curve with.
+        method: ``"program"``, or ``"lora-adamw"`` for PyTorch and PEFT on the program's base and prompt.
+        program: folder of the program.
+        steps: how many.
+        lr: learning rate; None to measure it, in time that counts.
+        seed: of the run.
+        data: file to train on.
+        examples: how many of its examples; None for all.
+        dev: file to evaluate on.
+        curve: how many of its examples the evaluations take; the last one takes all.
         points: evaluations along the run.
-        batch, rank: of lora-adamw.
+        batch: of lora-adamw.
+        rank: of lora-adamw.
     """
 
     method: str
@@ -55,7 +62,7 @@ class Run:
 
 
 def run(settings: Run) -> Iterator[dict[str, Any]]:
-    """Yield a point per evaluation and at last the cost: seconds per step, and peak memory above imports."""
+    """Yield a point for every evaluation, and in the end the cost: seconds per step, peak MB above the imports."""
     folder = Path(settings.program)
     torch_side = settings.method != "program"
     if torch_side:
@@ -102,7 +109,7 @@ class ProgramRun:
 
 
 class LoraRun:
-    """LoRA with AdamW, its lr falling linearly to zero as the program's."""
+    """LoRA with AdamW. Its lr falls linearly to zero, like the program's."""
 
     def __init__(self, manifest: Manifest, settings: Run):
         assert settings.lr is not None

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
 from prge.bench.process import Process
+from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
 from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
 from prge.files.folders import new_folder
+from prge.files.typed import to_json
 from prge.manifest import Manifest
+from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.program.step import StepProgram
 
-# (rows, size, depth, whether int8) of the chains of products that tell the machine's limits: of the sizes tried,
-# 576 to 4,096, the fastest. One row of a matrix larger than the caches reads memory and does little else.
+# (rows, size, depth, whether int8) of the chains of products that measure the machine's limits. The sizes are the
+# fastest of those tried, 576 to 4,096. One row times a matrix that no cache holds measures how fast memory is read.
 _CHAINS = {"f32": (256, 1024, 16, False), "int8": (256, 1024, 16, True), "bandwidth": (1, 4096, 4, False)}
 
 
-def bench_step(
-    programs: Sequence[Path], output: Path, tokens: Sequence[int], rounds: int, peers: bool, threads: int,
-    listener: Callable[[str], None], runner: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """Time everything in turn and write ``output``: ``step.json``, ``step.md`` and ``step.png``.
+def step(
+    programs: Annotated[
+        tuple[AnyPath, ...], Option("Programs; the first is what the others are set against.", argument=True)
+    ],
+    output: Annotated[AnyPath, Option("New folder for tables, picture and JSON.", ("--output", "-o"))],
+    tokens: Annotated[tuple[int, ...], Option("Length T of the rows, once per length; default: 32.", least=2)] = (),
+    rounds: Annotated[int, Option("Rounds; each times every contender once.", least=1)] = 7,
+    peers: Annotated[bool, Option("Also measure inference alone, and the step and LoRA in PyTorch.")] = True,
+    threads: Annotated[int, Option("Threads of each contender; 0: its own default.", least=0)] = 0,
+    runner: Annotated[
+        str, Option('Also measure the native runner: "native" builds it, or give prge-run or its folder.')
+    ] = "",
+    hooks: Hooks = Hooks(),
+) -> dict[str, Any]:
+    """Seconds and memory of a step, against this machine's limits and what you would use instead.
 
-    ``threads`` are the runtime's and PyTorch's; 0 for as many as they choose. ``runner`` is `prge-run`, its folder,
-    or "native" to build it; it then steps beside every program.
+    Everything is timed in turn. Writes ``step.json``, ``step.md`` and ``step.png`` into ``output``.
 
     Raises:
         UserError: a length out of a program's bounds, two programs of one name, or a contender that fails.
     """
-    if len(set(programs)) < len(programs):
+    output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
+    if len(set(paths)) < len(paths):
         raise UserError("a program is given twice")
-    loaded = {path: StepProgram(path).manifest for path in programs}
-    called = dict(zip(programs, names(programs), strict=True))
+    loaded = {path: StepProgram(path).manifest for path in paths}
+    called = dict(zip(paths, names(paths), strict=True))
     lengths = sorted(set(tokens)) or [min(32, *(m.max_tokens for m in loaded.values()))]
     for path, m in loaded.items():
         for length in lengths:
@@ -77,7 +89,7 @@ def bench_step(
         rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
         sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
         report = {"machine": describe(threads), "limits": limits, "sizes": sizes, "rows": rows}
-        (out / "step.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / "step.json").write_text(to_json(report, indent=1) + "\n")
         (out / "step.md").write_text(markdown(report))
         plot(out / "step.png", report)
     return report | {"picture": str(output / "step.png")}
@@ -126,11 +138,14 @@ def _peers(
 
 
 def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
-    """What one contender took for T tokens: median, least and most seconds, and what follows.
+    """A report's row: what one contender took for T tokens, and its speed.
 
-    The work is what the method needs, counted from the model; backpropagation's is not counted.
+    ``seconds`` is the median of the rounds. ``multiply_adds`` is the work that the method needs, counted from the
+    model's sizes; it is None for backpropagation. ``driver_seconds`` is the part of a step outside the runtime's
+    execute: the batch and its rows, the guard, the journal's line and the snapshot.
     """
     m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
+    drivers = process.driver_seconds.get(tokens)
     assert m is not None
     median = statistics.median(seconds)
     is_step = kind in ("program", "native", "eager")
@@ -152,6 +167,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "seconds": median,
         "least": min(seconds),
         "most": max(seconds),
+        "driver_seconds": statistics.median(drivers) if drivers else None,
         "multiply_adds": needed,
         "gflops": speed,
         "share_of_limit": speed / limit if speed else None,
@@ -168,7 +184,7 @@ def _sizes(path: Path, m: Manifest) -> dict[str, float]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as tables for a document; the last column is against the first program."""
+    """The report as tables in Markdown. The last column sets each contender against the first program."""
     limits, machine = report["limits"], report["machine"]
     lines = [
         ", ".join(f"{key} {value}" for key, value in machine.items()),
@@ -181,21 +197,22 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         lines.append("| " + " | ".join(cells(r, report["rows"])) + " |")
-    drivers = [r for r in report["rows"] if r["kind"] in ("program", "native")]
-    if len({r["kind"] for r in drivers}) == 2:
-        lines += ["", "| driver | T | start-up, s | step, s | process's peak, MB |", "| --- | --- | --- | --- | --- |"]
-        lines += [
-            f"| {r['contender']} | {r['tokens']} | {r['start_seconds']:.2f} | {r['seconds']:.3f} "
-            f"| {r['process_megabytes']:,.0f} |"
-            for r in drivers
-        ]
+    lines += ["", "| driver | T | start-up, s | step, s | driver's share, ms | process's peak, MB |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for r in report["rows"]:
+        if r["kind"] in ("program", "native"):
+            own = "" if r["driver_seconds"] is None else f"{1000 * r['driver_seconds']:.2f}"
+            lines.append(
+                f"| {r['contender']} | {r['tokens']} | {r['start_seconds']:.2f} | {r['seconds']:.3f} | {own} "
+                f"| {r['process_megabytes']:,.0f} |"
+            )
     lines += ["", "| program | bytes | of its weights alone |", "| --- | --- | --- |"]
     lines += [f"| {name} | {s['program_bytes']:,} | {s['ratio']:.3f} |" for name, s in report["sizes"].items()]
     return "\n".join(lines) + "\n"
 
 
 def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A row as a person reads it."""
+    """A row of the table."""
     first = next(x for x in rows if x["tokens"] == r["tokens"])
     shape = " x ".join(str(x) for x in (r["queries"], r["batch"], r["tokens"]) if x is not None)
     counted = r["gflops"] is not None
@@ -212,7 +229,7 @@ def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(path: Path, report: dict[str, Any]) -> None:
-    """A roofline: GFLOP/s over floating-point operations per byte of weights, under the machine's limits."""
+    """Draw the roofline: GFLOP/s over floating-point operations per byte of weights, below the machine's limits."""
     limits = report["limits"]
     points = [r for r in report["rows"] if r["gflops"] is not None]
     with picture(path) as axis:

@@ -48,7 +48,7 @@ def calibrate(
         "proposed": {"queries": found.queries, "batch": found.batch},
     }
     if megabytes is not None:
-        bound = found.largest_batch(megabytes)
+        bound = found.largest_batch(m, megabytes)
         if bound < 1:
             raise UserError(f"{megabytes:g} MB do not hold one example of this program; its weights alone take more")
         result["proposed"]["batch"] = min(found.batch, bound)

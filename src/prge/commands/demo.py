@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.commands.evaluate import predict
-from prge.commands.export import standard, write_program
+from prge.commands.export import export_form, standard
 from prge.commands.hooks import Hooks
 from prge.commands.train import resume, train
 from prge.examples.form import Form
 from prge.examples.read import read_records
+from prge.files.typed import to_json
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.run.folder import CONFIG_FILE
@@ -33,7 +34,7 @@ def demo(
     files = resources.files("prge.demo")
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
-            write_program(model, program, _FORM, standard, train_file, hooks)
+            export_form(model, program, _FORM, standard, train_file, hooks)
         if not done.exists():
             if (run / CONFIG_FILE).exists():
                 trained = resume(run, hooks=hooks)
@@ -42,7 +43,7 @@ def demo(
                 trained = train(program, run, source, steps=steps, eval_every=max(1, steps // 5), hooks=hooks)
             if not trained["completed"]:
                 return trained
-            done.write_text(json.dumps(trained) + "\n")
+            done.write_text(to_json(trained) + "\n")
         trained = json.loads(done.read_text())
         texts = [record["text"] for _, record in read_records(test_file)[:3]]
     result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}

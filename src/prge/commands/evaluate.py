@@ -10,11 +10,12 @@ from torch import Tensor
 
 from prge.commands.hooks import Hooks
 from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
+from prge.commands.train import skipped_of
 from prge.errors import UserError
-from prge.examples.form import Numbered
+from prge.examples.form import Numbered, template_columns
 from prge.examples.metrics import answer_scores
+from prge.examples.read import place
 from prge.examples.rows import Example
-from prge.manifest import template_columns
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
@@ -41,12 +42,12 @@ def evaluate_file(
     where = Path(data) if data else None
     m, records, trained = loaded.manifest, encoder.records(where, "dev"), read_state(loaded, state)
     if generate and (m.objective == "label-words" or m.choices):
-        raise UserError(f"{loaded.path} chooses among given answers; --generate is for those that write theirs")
+        raise UserError(f"{loaded.path} chooses among given answers; leave --generate out")
     examples = encoder.encode_all(records, where)
     evaluation = evaluate(
         loaded, trained, examples, lambda done: hooks.show("evaluating", done, len(examples), "")
     )  # fmt: skip
-    found = {"examples": len(examples), **summary(evaluation)}
+    found: dict[str, Any] = {"examples": len(examples), **summary(evaluation), **skipped_of(encoder.skipped)}
     if generate:
         found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained, hooks)
     return found
@@ -74,7 +75,7 @@ def predict(
     if data is not None:
         for number, record in encoder.records(Path(data)):
             record.pop(m.label_column, None)
-            records.append((f"{data}, line {number}", record))
+            records.append((place(str(data), number), record))
     if not records:
         raise UserError("nothing to predict; give texts or --data")
     examples: list[Example] = []

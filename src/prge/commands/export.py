@@ -83,8 +83,8 @@ def export(
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
         Option(
-            "Between which frozen directions the core trains: fisher (chosen by --texts), svd (of the weights), none "
-            "(LoRA-FA: all of B); default: fisher with --texts, else svd."
+            "What the adapter may change: directions chosen by --texts (fisher), the weights' own (svd), or all of B "
+            "(none: LoRA-FA); default: fisher with --texts, else svd."
         ),
     ] = None,
     directions: Annotated[
@@ -116,7 +116,9 @@ def export(
         UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
     """
     if texts and subspace not in (None, "fisher"):
-        raise UserError(f"--texts choose the directions of --subspace fisher; {subspace} takes none of them")
+        raise UserError(
+            f"--texts choose the directions of --subspace fisher, not of {subspace}; leave one of the two out"
+        )
     if adapter and (module or layers or rank or alpha or subspace or texts):
         raise UserError(
             "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
@@ -150,13 +152,13 @@ def export(
         )  # fmt: skip
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
-    return write_program(
+    return export_form(
         model, Path(output), of_form, configure, Path(examples) if examples else None, hooks,
         adapter=Path(adapter) if adapter else None, allow_pickle=allow_pickle,
     )  # fmt: skip
 
 
-def write_program(
+def export_form(
     model: str,
     output: Path,
     form: Form,
@@ -169,10 +171,10 @@ def write_program(
     adapter: Path | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Export a form's program, with what the form leaves open taken from the tokenizer and the texts.
+    """Export a program for examples of a form.
 
     Args:
-        form: what an example is; what is left open is taken from the tokenizer and the texts, and shown.
+        form: what an example is. What it leaves open is taken from the tokenizer and the texts, and told.
         texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
         limit: use the first so many of them.
         hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
@@ -243,11 +245,11 @@ def export_for_training(
         raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
     whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
     hold_out = None if whole else (dev_fraction, seed)
-    return write_program(model, output, form_of(asked, data), standard, data, hooks, limit, hold_out, hub=data is None)
+    return export_form(model, output, form_of(asked, data), standard, data, hooks, limit, hold_out, hub=data is None)
 
 
 def usual(form: Form) -> int:
-    """q and B by default: copies of a target of many tokens are long."""
+    """The default of q and of B: smaller where the answer is text, whose copies are long."""
     return 16 if form.labels else 4
 
 

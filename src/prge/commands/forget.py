@@ -12,8 +12,8 @@ from prge.lora import ADAPTER_FOLDER, WEIGHTS_FILE
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
-from prge.runtime_driver.data.hidden import HIDDEN_FILES
-from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, read_config
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, HIDDEN_FILES
+from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, START_FILE, read_config
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 
@@ -21,7 +21,7 @@ from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
 _WRITTEN = {
     ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
     PROGRAM_FOLDER: (PROGRAM_FILE, FROZEN_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, "export.json"),
-    ".": (*HIDDEN_FILES, STATE_FILE, EARLIER_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
+    ".": (*HIDDEN_FILES, STATE_FILE, EARLIER_FILE, START_FILE, PICTURE_FILE, *SCRATCH, LOG_FILE, CONFIG_FILE),
 }
 
 
@@ -31,16 +31,18 @@ def written(folder: Path) -> list[Path]:
     Raises:
         UserError: ``folder`` is not a run folder.
     """
-    read_config(folder)
+    cache = read_config(folder)["data"]["cache"]
     found = []
     for name, files in _WRITTEN.items():
         if not (folder / name).is_symlink():
             found += [folder / name / file for file in files if (folder / name / file).is_file()]
+    if cache and cache != HIDDEN_FILE:
+        found = [file for file in (Path(cache), scratch_of(Path(cache))) if file.is_file()] + found
     return found
 
 
 def forget(run: Annotated[AnyPath, Option("A run folder.", argument=True)]) -> dict[str, Any]:
-    """Remove a run: its journal, snapshots, adapter, picture and description, and the program that it made.
+    """Remove a run: journal, snapshots, hidden states, adapter, picture and description, and the program that it made.
 
     Returns:
         ``files`` and ``bytes`` that were removed, and what is ``left`` in the folder, which prge did not write.

@@ -11,8 +11,9 @@ from prge.errors import UserError
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE
 from prge.options import AnyPath, Option
+from prge.runtime_driver.program.base import Program
 from prge.runtime_driver.program.state import fit_lora, load_state
-from prge.runtime_driver.program.step import Program, StepProgram
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.snapshots import STATE_FILE
 
 # Parameters of several commands.

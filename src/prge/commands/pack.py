@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.commands.open import ProgramPath, load
+from prge.commands.train import skipped_of
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.packed import pack as write_packed
 from prge.runtime_driver.data.source import Source
@@ -18,6 +19,8 @@ def pack(
 ) -> dict[str, Any]:
     """Turn examples into tokens, in one file that `prge train --data` and `prge-run` read."""
     loaded, output = load(program, tokenizer=source.tokenizer, truncate=source.truncate), Path(output)
-    train, held, dropped = source.read(loaded.encoder())
+    encoder = loaded.encoder()
+    train, held, dropped = source.read(encoder)
     write_packed(output, loaded.manifest, train, held, dropped)
-    return {"examples": len(train), "dev": len(held), "bytes": output.stat().st_size, "packed": str(output)}
+    result = {"examples": len(train), "dev": len(held), "bytes": output.stat().st_size, "packed": str(output)}
+    return result | skipped_of(encoder.skipped)

@@ -42,7 +42,7 @@ def plan(
         raise UserError(f"{model}: {e}") from e
     # What a driver takes before it has loaded anything, measured here.
     code = (
-        "from prge.cli import app; from prge.runtime_driver.program.step import runtime; from prge import memory; "
+        "from prge.cli import app; from prge.runtime_driver.program.base import runtime; from prge import memory; "
         "runtime(); print(memory.peak_megabytes())"
     )
     imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import nan
 from pathlib import Path
 from typing import Any
 
 from prge.runtime_driver.loop.calibrate import Calibration
+from prge.runtime_driver.loop.train import RunningMean
+from prge.runtime_driver.run.journal import number
 
 
 @contextmanager
@@ -31,21 +32,16 @@ def picture(path: Path) -> Iterator[Any]:
 
 
 def running_mean(values: Sequence[float | None]) -> list[float]:
-    """A bias-corrected exponential mean over about 20 values; None, for one that was not finite, leaves it as it is."""
-    means: list[float] = []
-    for i, value in enumerate(values):
-        mean = means[-1] if means else nan if value is None else value
-        means.append(mean if value is None else mean + (value - mean) / min(i + 1, 20))
-    return means
+    """`RunningMean` after each of some losses; None for one that was not finite."""
+    mean = RunningMean()
+    return [mean.add(number(value)) for value in values]
 
 
 def plot_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A PNG of training loss (each step and a running mean), dev loss, and dev accuracy."""
     with picture(path) as axis:
         steps, losses = [row["step"] + 1 for row in rows], [row["loss"] for row in rows]
-        axis.plot(
-            steps, [nan if loss is None else loss for loss in losses], color="tab:blue", alpha=0.25, linewidth=0.8
-        )
+        axis.plot(steps, [number(loss) for loss in losses], color="tab:blue", alpha=0.25, linewidth=0.8)
         axis.plot(steps, running_mean(losses), color="tab:blue", label="training loss")
         axis.set(xlabel="step", ylabel="loss")
         points = [(0, row["before"]) for row in rows if "before" in row]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from prge.commands.hooks import Hooks
-from prge.commands.open import read_state
 from prge.commands.train import kept_in, reopen
 from prge.errors import UserError
 from prge.examples.rows import Example
@@ -24,7 +23,8 @@ from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.folder import LOG_FILE, read_config, read_log
+from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, check_program, read_config, read_log, read_start
+from prge.runtime_driver.run.journal import number
 from prge.runtime_driver.run.snapshots import STATE_FILE
 
 
@@ -39,16 +39,22 @@ def replay_run(
 ) -> dict[str, Any]:
     """Make a run's state again from its journal.
 
-    With perturbed weights seeds and losses are enough; perturbed activations need the data and their passes again.
+    With perturbed weights, seeds and losses are enough. Perturbed activations need the data, and each step's passes
+    again.
     """
     folder, output = Path(run), Path(output)
     described, rows = read_config(folder), read_log(folder)
     if steps is not None and steps > len(rows):
         raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
     rows = rows[:steps]
-    source, config, loaded = reopen(folder, described, program, data, dev)
-    start = described["data"]["from"]
-    state, m = read_state(loaded, Path(start) if start else None), loaded.manifest
+    reads = described["exported"].get("perturb") != "weights"
+    command = f"prge replay {folder} --program PROGRAM{' --data FILE' if reads else ''} -o {output}"
+    source, config, loaded = reopen(folder, described, program, data, dev, command, reads)
+    check_program(folder, described, loaded)
+    start, m = read_start(folder, described), loaded.manifest
+    state = loaded.initial_state() if start is None else start
+    if len(state) != m.state_size:
+        raise UserError(f"{folder / START_FILE} holds {len(state):,} numbers, and the program's state {m.state_size:,}")
     sizes = 2 * m.queries if m.perturb == "weights" else m.batch, m.batch
     if any((len(row["losses"]), len(row["examples"])) != sizes for row in rows):
         raise UserError(f"{folder} is a run of another program: its steps have other batches or queries")
@@ -118,9 +124,8 @@ def again(
 
 
 def _losses(row: dict[str, Any]) -> Tensor:
-    return torch.tensor([float("nan") if loss is None else loss for loss in row["losses"]])
+    return torch.tensor([number(loss) for loss in row["losses"]])
 
 
 def _guarded(guard: Guard, state: Tensor, row: dict[str, Any], new_state: Tensor) -> Tensor:
-    loss = float("nan") if row["loss"] is None else row["loss"]
-    return guard.watch(state, loss, new_state)[0]
+    return guard.watch(state, number(row["loss"]), new_state)[0]

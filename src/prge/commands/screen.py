@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prge.commands.hooks import Hooks
+from prge.files.typed import to_json
 
 out = Console()
 # On a descriptor of its own, which `quiet` does not hold back.
@@ -71,5 +71,5 @@ def plain(value: Any) -> str:
 
 
 def print_json(result: Any) -> None:
-    """One line of JSON on stdout."""
-    print(json.dumps(result))
+    """One line of JSON on stdout; null for a number that is not finite."""
+    print(to_json(result))

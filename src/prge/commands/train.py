@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +30,10 @@ from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
-from prge.runtime_driver.loop.train import TrainConfig, fold, settle
+from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
+from prge.runtime_driver.program.base import is_program
 from prge.runtime_driver.program.state import steps_behind
-from prge.runtime_driver.program.step import StepProgram, is_program
+from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 
 
@@ -66,13 +68,13 @@ def train(
         AnyPath | None, Option("Go on from this run folder, state or PEFT adapter folder.", ("--from",))
     ] = None,
     cache: Annotated[
-        Keeping,
+        Keeping | None,
         Option(
             "Disk for the frozen layers' hidden states, which are computed once: a size as 2GB, a folder, or off.",
             parse=Keeping.parse,
             shown="4GB in the run's folder",
         ),
-    ] = Keeping(),
+    ] = None,
     limits: Limits = Limits(),
     runtime: Runtime = "executorch",
     device: Device = "cpu",
@@ -87,6 +89,8 @@ def train(
     Raises:
         UserError: program or data cannot be read, the folder is in use, or the run cannot go on.
     """
+    if eps is not None and not 0 < eps < inf:
+        raise UserError(f"--eps must be above zero, not {eps}")
     output, exported = Path(output), dict[str, Any]()
     if is_program(Path(program)):
         if form != FormOptions():
@@ -97,6 +101,7 @@ def train(
             str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
             dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
         )  # fmt: skip
+        exported["export_seconds"] = exported.pop("seconds")
         program = output / PROGRAM_FOLDER
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
@@ -104,13 +109,17 @@ def train(
     loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     state = read_state(loaded, start)
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
-    if eps is not None and eps <= 0:
-        raise UserError(f"--eps must be above zero, not {eps}")
-    examples, dev, dropped = source.read(loaded.encoder())
+    encoder = loaded.encoder()
+    examples, dev, dropped = source.read(encoder)
+    skipped = encoder.skipped
+    del encoder
     return_freed()
     refuse_begun(output)
     began = time.perf_counter()
-    hidden = cache.file(output, loaded.manifest, [*examples, *dev])
+    keeping = cache or Keeping()
+    hidden = keeping.file(output, loaded.manifest, [*examples, *dev])
+    if hidden is None and keeping.budget != 0:
+        hooks.tell("The frozen layers' hidden states take more disk than --cache allows: every step computes them.")
     with _removed_on_failure(output):
         _prepare(loaded, hidden, [*examples, *dev], hooks)
         hooks.show("calibrating", 0, None, "learning rate")
@@ -118,11 +127,12 @@ def train(
             loaded, examples, state, steps=steps, lr=lr, eps=eps, seed=source.seed, eval_every=eval_every, after=behind
         )
     described = {**asdict(source), "from": str(Path(start).resolve()) if start else None, "device": device}
-    described["cache"] = None if hidden is None else str(hidden.resolve()) if cache.folder else hidden.name
+    described["cache"] = None if hidden is None else str(hidden) if keeping.folder else hidden.name
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev])}
     run = RunFolder.begin(output, loaded, config, described, state)
     result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
-    return result | ({"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {})
+    result |= {"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {}
+    return result | skipped_of(skipped)
 
 
 def resume(
@@ -133,7 +143,7 @@ def resume(
     limits: Limits = Limits(),
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Go on with a run that was stopped or cut off, with its own settings, to the bits of one that never was.
+    """Go on with a run that was stopped or cut off. The result is that of an uninterrupted run, bit for bit.
 
     Args:
         program, data, dev: where the run's files are now, if they have moved.
@@ -145,8 +155,8 @@ def resume(
         UserError: no run there, or its program or data are no longer what they were.
     """
     folder = Path(run)
-    described = read_config(folder)
-    source, config, loaded = reopen(folder, described, program, data, dev)
+    described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {folder}"
+    source, config, loaded = reopen(folder, described, program, data, dev, command)
     examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
         raise UserError(
@@ -163,12 +173,17 @@ def resume(
 
 
 def reopen(
-    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None
-) -> tuple[Source, TrainConfig, StepProgram]:
+    folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None,
+    command: str, reads: bool = True,
+) -> tuple[Source, TrainConfig, StepProgram]:  # fmt: skip
     """A run's settings and program, by its description; the paths stand in for those that it names.
 
+    Args:
+        command: what to call when the run's files have moved.
+        reads: whether the examples are read.
+
     Raises:
-        UserError: something is missing, or no longer what it was.
+        UserError: a file is not where the description says, or no longer what it was.
     """
     try:
         kept = {name: described["data"][name] for name in Source.__dataclass_fields__}
@@ -179,7 +194,14 @@ def reopen(
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
     path = program or described["program"]
-    loaded = load(path, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    files = {"program": path} | ({"data": source.train, "dev data": source.dev} if reads else {})
+    gone = [f"its {what} is not at {file}" for what, file in files.items() if file and not Path(file).exists()]
+    if gone:
+        command += " --dev FILE" if reads and source.dev else ""
+        raise UserError(f"{folder}: {' and '.join(gone)}; if it has moved, say where it is: `{command}`")
+    # Whichever tokenizer it is, the program knows whether it is the right one.
+    tokenizer = source.tokenizer if source.tokenizer and Path(source.tokenizer).exists() else None
+    loaded = load(path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
 
 
@@ -204,11 +226,8 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 def _prepare(program: StepProgram, hidden: Path | None, examples: Sequence[Example], hooks: Hooks) -> None:
     """Compute the frozen part's hidden states, where they are kept, and make the runtime's buffers."""
-    total = sum(len(row.tokens) for e in examples for row in e.rows)
     if hidden:
-        program.keep(hidden, examples, lambda done: hooks.show("reading once", done, total, "tokens"))
-    else:
-        hooks.tell("The hidden states of the frozen layers take more than --cache allows: every step computes them.")
+        program.keep(hidden, examples, lambda done, total: hooks.show("frozen layers", done, total, "tokens, once"))
     hooks.show("loading", 0, None, "")
     warm_up(program, examples)
 
@@ -230,26 +249,25 @@ def _go_on(
             if dev and not first:
                 before = evaluate(run.program, state, dev, evaluating)
             note = scores(summary(before)) if before else ""
-            mean, seconds = 0.0, deque[float](maxlen=20)
+            mean, seconds = RunningMean(), deque[float](maxlen=20)
             steps = fold(
                 run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
             )
             for state, record in steps:
                 run.log(record, state, guard, None if record.step else before)
                 seconds.append(record.seconds)
-                mean += (record.loss - mean) / min(record.step - first + 1, 20)
                 note = scores(summary(record.evaluation)) if record.evaluation else note
-                text = f"loss {mean:.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
+                text = f"loss {mean.add(record.loss):.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
                 hooks.show("training", record.step + 1, config.steps, text)
                 if record.backed_off:
-                    hooks.tell(f"step {record.step + 1}: the loss diverged; back to the best state, lr halved")
+                    hooks.tell(f"step {record.step + 1}: the run diverged; back to the best state, lr halved")
                 done = record.step + 1
                 stopping.look(lambda why, done=done: hooks.show("training", done, config.steps, why))  # type: ignore[misc]
         except KeyboardInterrupt:
             stopped = stopping.why
         except UserError:
             with suppress(UserError):  # a full disk stops both; the first sentence says more
-                _finish(run, state)
+                _finish(run, state, read_log(run.folder))
             raise
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
@@ -257,14 +275,14 @@ def _go_on(
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state)
+    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
 
 
-def _finish(run: RunFolder, state: Tensor) -> dict[str, str]:
-    """Close the run's folder and draw its curves; paths by name."""
+def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Close the run's folder and draw the curves of the journal's ``rows``; paths by name."""
     paths, picture = run.finish(state), run.folder / PICTURE_FILE
     try:
-        plot_curves(picture, read_log(run.folder))
+        plot_curves(picture, rows)
     except OSError as e:
         raise UserError(f"{picture} cannot be written ({e.strerror}); log, state and adapter are there") from e
     return paths | {"picture": str(picture)}
@@ -280,6 +298,12 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if any(row["backed_off"] for row in rows):
         result["backed_off"] = [row["step"] + 1 for row in rows if row["backed_off"]]
     return result
+
+
+def skipped_of(count: int) -> dict[str, str]:
+    """What a result says of records that were left out because they hold nothing to learn; nothing for none."""
+    what = "record that holds" if count == 1 else "records that hold"
+    return {"skipped": f"{count} {what} nothing to learn"} if count else {}
 
 
 def scores(numbers: dict[str, float]) -> str:

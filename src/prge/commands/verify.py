@@ -23,12 +23,13 @@ from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.packed import is_packed, read_packed
+from prge.runtime_driver.program.base import check_file
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
-from prge.runtime_driver.program.step import StepProgram, check_file
-from prge.runtime_driver.run.folder import LOG_FILE, read_config
+from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
-from prge.runtime_driver.run.snapshots import newest
+from prge.runtime_driver.run.snapshots import STATE_FILE, newest
 
 # Seconds for a program to load and run once.
 _PATIENCE = 600
@@ -128,15 +129,19 @@ def _try(path: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    read_config(folder)
+    config = read_config(folder)
     rows, ends = read_journal(folder / LOG_FILE)
     check_rows(rows, folder / LOG_FILE)
-    size = (folder / LOG_FILE).stat().st_size
+    size, stands, start = (folder / LOG_FILE).stat().st_size, newest(folder, len(rows)), read_start(folder, config)
+    if start is not None and start.shape != stands.state.shape:
+        raise UserError(
+            f"{folder / START_FILE} holds {len(start):,} numbers, not {len(stands.state):,} as {STATE_FILE}"
+        )
     found = {
         "kind": "run",
         "steps": len(rows),
         "torn_bytes": size - (ends[-1] if ends else 0),
-        "resumes_from_step": newest(folder, len(rows)).steps,
+        "resumes_from_step": stands.steps,
     }
     if adapter_folder(folder) != folder:
         found["adapter"] = _adapter(adapter_folder(folder))

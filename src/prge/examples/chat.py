@@ -87,7 +87,7 @@ class Chat:
             # White space behind the end-of-turn token is the template's; the assistant does not write it.
             records.append({"prompt": prompt, "answer": whole[len(prompt) :].rstrip()})
         if not records:
-            raise UserError(f"{where}: no message has the role assistant, so there is nothing to learn")
+            raise UserError(f"{where}: no message of the role assistant, so there is nothing to learn")
         return records
 
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.form import Form
+from prge.examples.form import Form, template_columns
 from prge.examples.read import Record, part_file, read_records
-from prge.manifest import template_columns
 from prge.options import Option
 
 # Names that columns often have, the likeliest first.

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
@@ -13,7 +14,7 @@ from prge.examples.read import Part, Record, part_file, place, read_records
 from prge.examples.task_rows import hub_rows
 from prge.examples.tasks import find_task
 from prge.files.bounded import TEXT
-from prge.manifest import Manifest, template_columns
+from prge.manifest import Manifest
 
 # A record, and the number of its line (or of the record itself, in JSON and Parquet).
 Numbered = tuple[int, Record]
@@ -211,3 +212,19 @@ def split(
     random.Random(seed).shuffle(distinct)
     dev = set(distinct[: max(1, round(len(distinct) * fraction))])
     return [r for r in records if first[r[0]] not in dev], [r for r in records if first[r[0]] in dev]
+
+
+def template_columns(template: str) -> list[str]:
+    """The column names in a template; ``{mask}`` is none.
+
+    Raises:
+        UserError: the template holds more than text and names in braces.
+    """
+    try:
+        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
+    except ValueError as e:
+        raise UserError(f"template {template!r}: {e}") from e
+    # Formats and conversions, as in '{text:>9}', are refused: they could ask for gigabytes.
+    if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
+        raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
+    return [str(name) for name, _, _ in fields if name != "mask"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 from prge.errors import UserError
 from prge.examples.form import Form, fill
 from prge.examples.read import Record
-from prge.manifest import AnswerAt, answer_position, cut_left
+from prge.manifest import AnswerAt
 
 # Stands for a bound that a form does not have.
 _UNBOUNDED = 2**31
@@ -59,7 +60,7 @@ class RowMaker:
         self._max_targets = form.max_targets or _UNBOUNDED
 
     def encode(self, record: Record, where: str, *, labelled: bool = True) -> list[Example]:
-        """The examples of a record: one, or one per window of a long target. None, if it holds nothing to learn.
+        """The examples of a record: one, or one per window of a long target; none if there is nothing to learn.
 
         There is nothing to learn from a text without tokens, or from a single token with nothing before it. Rows may
         be longer than the form's bound: `fit` cuts them.
@@ -156,3 +157,31 @@ class RowMaker:
         if record[column] not in names:
             raise UserError(f"{where}: unknown label {record[column]!r}; the program knows {', '.join(names)}")
         return names.index(record[column])
+
+
+def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
+    """Index of the token whose hidden state predicts the label.
+
+    Args:
+        tokens: a row.
+        answer_at, mask_token: as in `Manifest`.
+        where: names the row in messages.
+
+    Raises:
+        UserError: the model answers at its mask token, and the row does not hold it exactly once.
+    """
+    if answer_at != "mask":
+        return 0 if answer_at == "first" else len(tokens) - 1
+    if list(tokens).count(mask_token or 0) != 1:
+        raise UserError(
+            f"{where}: the row holds the mask token {list(tokens).count(mask_token or 0)} times, not once; "
+            "the text holds one itself, or it is too long and its mask was cut off"
+        )
+    return list(tokens).index(mask_token or 0)
+
+
+def cut_left(tokens: Sequence[int], bound: int, answer_at: str) -> tuple[int, ...]:
+    """The last ``bound`` tokens of a row; an encoder's rows also keep their first token, which opens every text."""
+    if len(tokens) <= bound or answer_at == "last":
+        return tuple(tokens[-bound:])
+    return (tokens[0], *tokens[len(tokens) - bound + 1 :])

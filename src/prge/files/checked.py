@@ -7,26 +7,23 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.bounded import TENSORS, read_bounded
-from prge.files.typed import parse, parse_json
+from prge.files.typed import parse_json
 
 Buffer = bytes | memoryview
 
 # The checksum's place in the metadata. It is the CRC-32 of the file with zeros in that place.
-_PLACE = re.compile(rb'"crc":"([0-9a-f]{8})"')
-_ZEROS = b'"crc":"00000000"'
+CRC_PLACE = re.compile(rb'"crc":"([0-9a-f]{8})"')
+CRC_ZEROS = b'"crc":"00000000"'
 # Both have 4 bytes for each number.
 _DTYPES = {torch.float32: "F32", torch.int32: "I32"}
 
@@ -80,76 +77,8 @@ def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
-    parts[0] = bytes(parts[0]).replace(_ZEROS, b'"crc":"%08x"' % crc, 1)
+    parts[0] = bytes(parts[0]).replace(CRC_ZEROS, b'"crc":"%08x"' % crc, 1)
     return parts
-
-
-def write_mapped(
-    path: Path, name: str, shape: tuple[int, int], metadata: dict[str, str], fill: Callable[[NDArray[np.float32]], None]
-) -> None:
-    """Write one tensor of float32 that need not fit memory; an interrupted write leaves the earlier file as it was.
-
-    Args:
-        fill: writes the tensor, given as an array of this shape that is mapped to the file.
-
-    Raises:
-        OSError: when it cannot be written.
-    """
-    size = 4 * shape[0] * shape[1]
-    described = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
-    header = json.dumps({"__metadata__": {**metadata, "crc": "00000000"}, name: described}, separators=(",", ":"))
-    text = header.encode() + b" " * (-len(header.encode()) % 8)
-    scratch = scratch_of(path)
-    with scratch.open("w+b", buffering=0) as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        # Every block now: a full disk must not be found out by a signal.
-        os.posix_fallocate(f.fileno(), 0, 8 + len(text) + size)
-        array = np.memmap(f, "<f4", "r+", 8 + len(text), shape)
-        fill(array)
-        array.flush()
-        del array
-        crc = _crc(f)
-        f.seek(8 + text.index(_ZEROS))
-        f.write(b'"crc":"%08x"' % crc)
-        os.fsync(f.fileno())
-    scratch.replace(path)
-
-
-def open_mapped(path: Path, name: str, what: str) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """A tensor that `write_mapped` wrote, mapped to memory, and the file's metadata. All bytes are read once.
-
-    Raises:
-        UserError: the file is missing, damaged, or not ``what``.
-    """
-    try:
-        with path.open("rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            header = f.read(min(length, 1 << 20))
-            place = _PLACE.search(header)
-            if not place:
-                raise ValueError("it has no checksum")
-            zeroed = header[: place.start()] + _ZEROS + header[place.end() :]
-            crc = zlib.crc32(zeroed, zlib.crc32(length.to_bytes(8, "little")))
-            while block := f.read(1 << 20):
-                crc = zlib.crc32(block, crc)
-            if crc != int(place[1], 16):
-                raise UserError(f"{path} is damaged: its checksum does not fit its content")
-            described = parse_json(header)
-            shape = tuple(parse(int, size) for size in described[name]["shape"])
-            if len(shape) != 2 or f.tell() != 8 + length + 4 * shape[0] * shape[1]:
-                raise ValueError("its tensor has another size than the file")
-            return np.memmap(f, "<f4", "r", 8 + length, shape), described["__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is not {what}: {e}") from e
-
-
-def _crc(file: BinaryIO) -> int:
-    """CRC-32 of a whole file."""
-    file.seek(0)
-    crc = 0
-    while block := file.read(1 << 20):
-        crc = zlib.crc32(block, crc)
-    return crc
 
 
 def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -166,10 +95,10 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
         data = read_bounded(path, TENSORS)
         length = int.from_bytes(data[:8], "little")
         header = data[8 : 8 + length]
-        place = _PLACE.search(header)
+        place = CRC_PLACE.search(header)
         if place:
             at = 8 + place.start()
-            zeroed = data[:at] + _ZEROS + data[at + len(_ZEROS) :]
+            zeroed = data[:at] + CRC_ZEROS + data[at + len(CRC_ZEROS) :]
             if zlib.crc32(zeroed) != int(place[1], 16):
                 raise UserError(f"{path} is damaged: its checksum does not fit its content")
         elif required:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prge.errors import UserError
+from prge.files.bounded import SETTINGS, read_bounded
+from prge.files.typed import parse_json
 
 # Where a run that began with a model keeps the program that was made of it.
 PROGRAM_FOLDER = "program"
@@ -20,6 +22,23 @@ PROGRAM_FOLDER = "program"
 _SUFFIX = ".partial"
 # Where in the scratch folder the result is written.
 _OUT = "out"
+
+
+def refuse_run(folder: Path, expected: str) -> None:
+    """Raise a UserError, which names the run's program, when ``folder`` is a run and not what was ``expected``.
+
+    Checkpoints have a ``config.json`` too.
+    """
+    try:
+        config = parse_json(read_bounded(folder / "config.json", SETTINGS))
+    except (UserError, ValueError):
+        return
+    if isinstance(config, dict) and "model_type" not in config and {"program", "train", "data"} <= config.keys():
+        program = folder / PROGRAM_FOLDER if (folder / PROGRAM_FOLDER).is_dir() else config["program"]
+        raise UserError(
+            f"{folder} is a run of `prge train`, not {expected}; its program is {program}, and "
+            f"`prge train --resume {folder}` goes on with the run"
+        )
 
 
 def refuse_used(folder: Path, but: Container[str] = ()) -> None:

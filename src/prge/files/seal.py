@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from prge.files.digest import file_sha256
 
 _MAGIC = b"prge-seal"
 # Bytes that a seal takes.
@@ -16,7 +17,7 @@ def seal(path: Path) -> str:
     Returns:
         the digest, in hex.
     """
-    digest = _digest(path, path.stat().st_size)
+    digest = bytes.fromhex(file_sha256(path))
     with path.open("ab") as f:
         f.write(_MAGIC + digest)
     return digest.hex()
@@ -30,23 +31,13 @@ def sealed(path: Path) -> bool | None:
     with path.open("rb") as f:
         f.seek(size)
         tail = f.read()
-    return tail[len(_MAGIC) :] == _digest(path, size) if tail.startswith(_MAGIC) else None
+    return tail[len(_MAGIC) :] == bytes.fromhex(file_sha256(path, size)) if tail.startswith(_MAGIC) else None
 
 
 def seal_of(path: Path) -> str | None:
-    """The digest that a file was sealed with, in hex; None if it has no seal. Its bytes are not read."""
+    """The digest that a file was sealed with, in hex; None if it has no seal. The sealed bytes are not read."""
     size = path.stat().st_size - SIZE
     with path.open("rb") as f:
         f.seek(max(0, size))
         tail = f.read()
     return tail[len(_MAGIC) :].hex() if size >= 0 and tail.startswith(_MAGIC) else None
-
-
-def _digest(path: Path, size: int) -> bytes:
-    """SHA-256 of the first ``size`` bytes."""
-    sha = hashlib.sha256()
-    with path.open("rb") as f:
-        while size and (block := f.read(min(size, 1 << 20))):
-            sha.update(block)
-            size -= len(block)
-    return sha.digest()

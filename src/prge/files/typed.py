@@ -27,6 +27,23 @@ def parse_json(data: str | bytes) -> Any:
     return value
 
 
+def to_json(value: Any, **form: Any) -> str:
+    """As `json.dumps`, but null for a number that is not finite: JSON has no word for it.
+
+    Args:
+        form: ``indent`` or ``separators``.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **form)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def parse(kind: type[T], value: Any) -> T:
     """Make a dataclass of JSON. Its fields are finite numbers, texts, booleans, None, tuples, dicts or dataclasses.
 

@@ -1,0 +1,127 @@
+"""A safetensors file of one large tensor, which is written and read a few rows at a time.
+
+Its bytes stay in the file: a mapped file would count as the process's memory. The checksum is that of `checked`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prge.errors import UserError
+from prge.files.checked import CRC_PLACE, CRC_ZEROS, scratch_of, sync
+from prge.files.typed import parse, parse_json
+
+Rows = NDArray[np.float32]
+
+# Bytes that are read at a time for the checksum.
+_BLOCK = 1 << 20
+
+
+def write_large(
+    path: Path,
+    name: str,
+    shape: tuple[int, int],
+    metadata: dict[str, str],
+    fill: Callable[[Callable[[int, Rows], None]], None],
+) -> None:
+    """Write a tensor f32[N, W]. An interrupted write leaves the earlier file as it was.
+
+    Args:
+        fill: is given ``put(first, rows)``, and calls it until all rows are written.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    size = 4 * shape[0] * shape[1]
+    described = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}, name: described}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    begin, scratch = 8 + len(text), scratch_of(path)
+    try:
+        with scratch.open("w+b", buffering=0) as f:
+            f.write(len(text).to_bytes(8, "little") + text)
+            os.posix_fallocate(f.fileno(), 0, begin + size)  # a full disk is found now, and not after minutes
+
+            def put(first: int, rows: Rows) -> None:
+                f.seek(begin + 4 * shape[1] * first)
+                if f.write(np.ascontiguousarray(rows, "<f4").data.cast("B")) != rows.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
+
+            fill(put)
+            f.seek(0)
+            crc = _crc_of_rest(f, 0)
+            f.seek(8 + text.index(CRC_ZEROS))
+            f.write(b'"crc":"%08x"' % crc)
+        sync(scratch)
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)  # it may hold gigabytes
+        raise
+
+
+class LargeTensor:
+    """A tensor f32[N, W] in a file that `write_large` wrote.
+
+    Attributes:
+        shape: (N, W).
+        metadata: the file's.
+    """
+
+    def __init__(self, path: Path, name: str, what: str):
+        """Open a file and compare its checksum, which reads all of it once.
+
+        Args:
+            what: the kind of file that is expected, for messages.
+
+        Raises:
+            UserError: the file is missing, damaged, or not ``what``.
+        """
+        self.path = path
+        try:
+            self._file = path.open("rb", buffering=0)
+            length = int.from_bytes(self._file.read(8), "little")
+            header = self._file.read(min(length, _BLOCK))
+            place = CRC_PLACE.search(header)
+            if not place:
+                raise ValueError("it has no checksum")
+            zeroed = header[: place.start()] + CRC_ZEROS + header[place.end() :]
+            crc = _crc_of_rest(self._file, zlib.crc32(length.to_bytes(8, "little") + zeroed))
+            if crc != int(place[1], 16):
+                raise UserError(f"{path} is damaged: its checksum does not fit its content")
+            described = parse_json(header)
+            rows, width = (parse(int, size) for size in described[name]["shape"])
+            self.shape, self.metadata, self._begin = (rows, width), described["__metadata__"], 8 + length
+            if self._file.tell() != self._begin + 4 * rows * width:
+                raise ValueError("its tensor has another size than the file")
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{path} is not {what}: {e}") from e
+
+    def read(self, first: int, rows: Rows) -> None:
+        """Fill an array with the rows from ``first`` on.
+
+        Raises:
+            UserError: the file cannot be read any more.
+        """
+        try:
+            count = os.preadv(self._file.fileno(), [rows.data.cast("B")], self._begin + 4 * self.shape[1] * first)
+        except OSError as e:
+            raise UserError(f"{self.path} cannot be read: {e.strerror}") from e
+        if count != rows.nbytes:
+            raise UserError(f"{self.path} was cut off while it was in use")
+
+
+def _crc_of_rest(file: BinaryIO | Any, crc: int) -> int:
+    """CRC-32 of what is left of a file, which goes on from ``crc``."""
+    while block := file.read(_BLOCK):
+        crc = zlib.crc32(block, crc)
+    return crc
