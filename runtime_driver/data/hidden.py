@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class HiddenStates:
         Raises:
             UserError: missing, damaged, or made of another program or other examples.
         """
-        self._states = LargeTensor(path, "hidden", "a file of hidden states")
+        self._states = open_hidden(path)
         rows, m, metadata = list(_distinct(examples)), manifest, self._states.metadata
         expected = (sum(map(len, rows)), m.architecture.hidden)
         if metadata != _described(m, examples) | {"crc": metadata["crc"]} or self._states.shape != expected:
@@ -72,6 +73,21 @@ class HiddenStates:
                 return None
             self._states.read(place[0], out[: place[1]])
         return found
+
+
+def open_hidden(path: Path) -> LargeTensor:
+    """A file that `write_hidden` made, of any examples: f32[N, H].
+
+    Raises:
+        UserError: it is missing, damaged, or no such file.
+    """
+    return LargeTensor(path, "hidden", "a file of hidden states")
+
+
+def kept_in(folder: Path, config: dict[str, Any]) -> Path | None:
+    """The file of a run's hidden states, by the run's description; None where it keeps none."""
+    cache = config["data"]["cache"]
+    return folder / cache if cache else None
 
 
 @dataclass(frozen=True)

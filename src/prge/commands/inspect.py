@@ -7,13 +7,18 @@ from typing import Any
 
 from prge.commands.open import ProgramPath, load
 from prge.examples.tasks import TASKS
+from prge.manifest import FROZEN_FILE
 
 
 def inspect(program: ProgramPath) -> dict[str, Any]:
     """Show what a program is."""
     loaded = load(program)
     m = loaded.manifest
-    return {"path": str(loaded.path), "bytes": loaded.path.stat().st_size, "rows": m.rows, **asdict(m)}
+    below = loaded.path.parent / FROZEN_FILE
+    found = {"path": str(loaded.path), "bytes": loaded.path.stat().st_size}
+    if below.is_file():
+        found["frozen_bytes"] = below.stat().st_size
+    return found | {"rows": m.rows, **asdict(m)}
 
 
 def tasks() -> dict[str, Any]:

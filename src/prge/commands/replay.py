@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prge.commands.hooks import Hooks
-from prge.commands.train import kept_in, reopen
+from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.files.folders import new_folder
@@ -19,7 +19,7 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.hidden import HIDDEN_FILE
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, kept_in
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram

@@ -25,7 +25,7 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
-from prge.runtime_driver.data.hidden import HIDDEN_FILES, Keeping
+from prge.runtime_driver.data.hidden import HIDDEN_FILES, Keeping, kept_in
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
@@ -203,12 +203,6 @@ def reopen(
     tokenizer = source.tokenizer if source.tokenizer and Path(source.tokenizer).exists() else None
     loaded = load(path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     return source, config, loaded
-
-
-def kept_in(folder: Path, described: dict[str, Any]) -> Path | None:
-    """The file of a run's hidden states, by its description; None where it keeps none."""
-    cache = described["data"]["cache"]
-    return folder / cache if cache else None
 
 
 @contextmanager

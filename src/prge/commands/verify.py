@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
@@ -17,19 +18,21 @@ from prge.examples.rows import Example
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
-from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.manifest import FROZEN_FILE, GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, SHARED_NAME, kept_in, open_hidden
 from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.program.base import check_file
+from prge.runtime_driver.program.frozen import FrozenProgram
 from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
-from prge.runtime_driver.run.snapshots import STATE_FILE, newest
+from prge.runtime_driver.run.snapshots import STATE_FILE, newest, read_snapshot
 
 # Seconds for a program to load and run once.
 _PATIENCE = 600
@@ -60,6 +63,8 @@ def verify(
         return _program(path)
     if path.name in (ADAPTER_CONFIG, WEIGHTS_FILE):
         return _adapter(path.parent)
+    if path.name == HIDDEN_FILE or SHARED_NAME.fullmatch(path.name):
+        return _hidden(path)
     if path.suffix == ".safetensors":
         return _state(path)
     if path.name == LOG_FILE:
@@ -101,7 +106,12 @@ def _program(path: Path) -> dict[str, Any]:
 
 
 def _try(path: Path) -> dict[str, Any]:
-    """Run a program once, on rows of padding."""
+    """Run a program once, on rows of padding. A step runs its frozen part too."""
+    if path.name == FROZEN_FILE:
+        below = FrozenProgram(path)
+        m = below.manifest
+        below.states(torch.full((m.batch, max(m.min_tokens, 2)), m.pad_token))
+        return {"kind": "frozen part", "model": m.model, "bytes": path.stat().st_size, "layers": m.first_layer}
     program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
     m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
     if m.adapter.sha256 != m.adapter.digest(frozen.numpy().tobytes()):
@@ -133,6 +143,11 @@ def _run(folder: Path) -> dict[str, Any]:
     rows, ends = read_journal(folder / LOG_FILE)
     check_rows(rows, folder / LOG_FILE)
     size, stands, start = (folder / LOG_FILE).stat().st_size, newest(folder, len(rows)), read_start(folder, config)
+    if (folder / STATE_FILE).exists():
+        try:
+            read_snapshot(folder / STATE_FILE)
+        except UserError as e:
+            raise UserError(f"{e}; `prge train --resume {folder}` goes on from step {stands.steps}") from e
     if start is not None and start.shape != stands.state.shape:
         raise UserError(
             f"{folder / START_FILE} holds {len(start):,} numbers, not {len(stands.state):,} as {STATE_FILE}"
@@ -145,6 +160,9 @@ def _run(folder: Path) -> dict[str, Any]:
     }
     if adapter_folder(folder) != folder:
         found["adapter"] = _adapter(adapter_folder(folder))
+    hidden = kept_in(folder, config)
+    if hidden and hidden.is_file():
+        found["hidden_states"] = _hidden(hidden)
     return found
 
 
@@ -152,6 +170,11 @@ def _adapter(folder: Path) -> dict[str, Any]:
     lora = read_lora(folder)
     numbers = sum(a.numel() + b.numel() for a, b in lora.pairs.values())
     return {"kind": "adapter", "base": lora.base, "rank": lora.rank, "modules": len(lora.pairs), "numbers": numbers}
+
+
+def _hidden(path: Path) -> dict[str, Any]:
+    states = open_hidden(path)
+    return {"kind": "hidden states", "tokens": states.shape[0], "width": states.shape[1]}
 
 
 def _state(path: Path) -> dict[str, Any]:
