@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
-from operator import getitem
 from typing import Any, Literal
 
 import torch
@@ -236,7 +236,7 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
     preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
     with quiet():
-        _share_quantization(program)
+        _share_equal(program)
         edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
         if backend == "xnnpack":
@@ -245,16 +245,36 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
         return edge
 
 
-def _share_quantization(program: ExportedProgram) -> None:
-    """Let linears that read one tensor quantize it once; torchao quantizes it for each of them."""
+# Numbers of a constant. Adapters' factors have fewer, weights have more.
+_SMALL = 1 << 17
+
+
+def _share_equal(program: ExportedProgram) -> None:
+    """Let what is computed twice be computed once.
+
+    Torchao quantizes a tensor for each of the linears that read it, and their adapters may have the same factor A.
+    """
+    signature = program.graph_signature
+    places = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     known: dict[str, Node] = {}
     for node in list(program.graph.nodes):
-        if node.op == "call_function" and (node.target is getitem or "torchao" in str(node.target)):
-            first = known.setdefault(repr((node.target, node.args, node.kwargs)), node)
-            if first is not node:
-                node.replace_all_uses_with(first)
+        if node.op == "call_function":
+            what = repr((node.target, node.args, node.kwargs))
+        elif node.name in places and _is_small(value := program.state_dict[places[node.name]]):
+            what = f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(value.numpy().tobytes()).hexdigest()}"
+        else:
+            continue
+        first = known.setdefault(what, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            if node.op == "call_function":
                 program.graph.erase_node(node)
     program.graph_module.recompile()
+
+
+def _is_small(tensor: Tensor) -> bool:
+    """Whether a constant is compared with others. Adapters' factors are smaller than weights; quantized ones differ."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.numel() < _SMALL
 
 
 def _remove_clones(module: GraphModule) -> None:

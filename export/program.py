@@ -120,7 +120,7 @@ def export_program(
         phases.enter("frozen part")
         constants: dict[str, Any] = {"manifest": dataclasses.replace(manifest, kind="frozen").to_json()}
         below = range(backbone.first)
-        rows = functools.partial(example_tokens, config.step.batch)
+        rows = functools.partial(example_tokens, manifest.frozen_rows)
         lower = write_program(out / FROZEN_FILE, FrozenPart(backbone), rows, lengths, below, config.backend, constants)
         manifest = dataclasses.replace(manifest, frozen_sha256=lower.sha256)
         above = range(backbone.first, len(backbone.layers))

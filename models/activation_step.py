@@ -12,6 +12,7 @@ from prge.models.backbone import Backbone
 from prge.models.noise import noise
 from prge.models.objective import LabelWords, LanguageModel, take_rows
 from prge.models.optimizer import update
+from prge.models.positions import places
 from prge.models.step import Step, StepConfig
 
 
@@ -85,12 +86,21 @@ class ActivationStep(Step):
         """
         rows, m, copies = self.config.batch, self.objective.max_targets, 1 + self.config.queries
         position, *rest = targets
-        cores = ShiftedCores(state[: self.size], shifts, m, tokens, self.trained[0].core[1])
-        hidden = torch.cat((take_rows(hidden, position).repeat(1, copies, 1), hidden), dim=1)
-        hidden = self.backbone.adapted(hidden, self.backbone.positions.tree(position, self.numbers, tokens), cores)
-        ends = hidden[:, : copies * m].reshape(rows * copies, m, -1)
+        backbone, inputs = self.backbone, dict[int, Tensor]()
+        ends = take_rows(hidden, position).repeat(1, copies, 1)
+        if backbone.causal:  # a copy sees what stands before its token, so nothing sees the last token itself
+            tokens = tokens[:, :-1]
+            hidden = hidden.index_select(1, places(tokens)[0])
+        unshifted = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, self.trained[0].core[1]), dtype=torch.float32)
+        cores = ShiftedCores(state[: self.size], shifts, m, unshifted, inputs)
+        tables = backbone.positions.tree(position, self.numbers, tokens)
+        hidden = backbone.adapted(torch.cat((ends, hidden), dim=1), tables, cores)
+        of_copies = ShiftedCores(state[: self.size], shifts, m, None, inputs)
+        copy_tables = backbone.positions.tree(position, self.numbers, tokens, copies_only=True)
+        ends = backbone.last(hidden, tables, cores, hidden[:, : copies * m], copy_tables, of_copies)
+        ends = ends.reshape(rows * copies, m, -1)
         losses, detail = self.objective(ends, *(t.repeat_interleave(copies, 0) for t in rest))
-        return losses.reshape(rows, copies, m), [cores.inputs[module.offset] for module in self.trained], detail
+        return losses.reshape(rows, copies, m), [inputs[module.offset] for module in self.trained], detail
 
     def estimate(self, losses: Tensor, inputs: Sequence[Tensor], z: Tensor, eps: Tensor) -> Tensor:
         """Estimate the gradient f32[S] from what `perturb` and `run` give."""
@@ -105,26 +115,22 @@ class ActivationStep(Step):
 
 
 class ShiftedCores:
-    """The same cores for all positions, their outputs shifted at those of the copies.
+    """The same cores for all positions, their outputs shifted at those of the copies."""
 
-    Attributes:
-        inputs: by a core's offset in the state, its inputs at the targets of copy 0, f32[B, M, rank]; filled as the
-            layers run.
-    """
-
-    def __init__(self, params: Tensor, shifts: Tensor, targets: int, tokens: Tensor, columns: int):
+    def __init__(
+        self, params: Tensor, shifts: Tensor, targets: int, unshifted: Tensor | None, inputs: dict[int, Tensor]
+    ):
         """Set up one run of the layers.
 
         Args:
             params: f32[S].
             shifts: f32[B, (1 + q) * M, D].
             targets: M.
-            tokens: i64[B, T], which stand behind the copies.
-            columns: of every core.
+            unshifted: zeros f32[B, T, columns of a core], for the tokens behind the copies; None where there are none.
+            inputs: filled as the layers run: by a core's offset in the state, its inputs at the targets of copy 0,
+                f32[B, M, rank].
         """
-        self.params, self.shifts, self.targets = params, shifts, targets
-        self.unshifted = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, columns), dtype=torch.float32)
-        self.inputs: dict[int, Tensor] = {}
+        self.params, self.shifts, self.targets, self.unshifted, self.inputs = params, shifts, targets, unshifted, inputs
 
     def apply(self, low: Tensor, module: AdaptedModule, columns: Tensor | None = None) -> Tensor:
         """As `Cores.apply`, for a core in a subspace."""
@@ -133,4 +139,5 @@ class ShiftedCores:
         core = self.params[module.offset : module.offset + module.size].reshape(1, rank, width)
         out = torch.bmm(low.reshape(1, -1, rank), core).reshape(low.shape[0], -1, width)
         first = module.offset // rank  # so many columns have the cores before this one: all have the same rank
-        return out + torch.cat((self.shifts[:, :, first : first + width], self.unshifted), dim=1)
+        shift = self.shifts[:, :, first : first + width]
+        return out + (shift if self.unshifted is None else torch.cat((shift, self.unshifted), dim=1))

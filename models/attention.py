@@ -5,6 +5,7 @@ As in `engine`: no slices, no expand, and reshapes with at most one unknown dime
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,20 +52,13 @@ class Attention(nn.Module):
         given = context()
         rotary, mask = given.tables[self.kind]
         rows, kv, group, d = given.rows, self.kv, self.group, self.head
-        made = [projection(hidden_states) for projection in self.projections]
-        q, k, v = made if len(made) == 3 else made[0]
-        q, k, v = q.reshape(rows, -1, kv * group, d), k.reshape(rows, -1, kv, d), v.reshape(rows, -1, kv, d)
+        q, k, v = self._projected(hidden_states)
+        q = q.reshape(rows, -1, kv * group, d)
         q = q if self.q_norm is None else self.q_norm(q)
-        k = k if self.k_norm is None else self.k_norm(k)
-        if rotary is None:
-            k = k * self.scale
-        else:
-            cos, sin, key_cos, key_sin = rotary
-            q = q * cos + F.linear(q, self.rotate_half) * sin
-            k = k * key_cos + F.linear(k, self.rotate_half) * key_sin
+        if rotary is not None:
+            q = q * rotary[0] + F.linear(q, self.rotate_half) * rotary[1]
         q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
-        k = k.permute(0, 2, 3, 1).contiguous().reshape(rows * kv, d, -1)
-        v = v.permute(0, 2, 1, 3).contiguous().reshape(rows * kv, -1, d)
+        k, v = self._keys(k), self._values(v)
         if given.cache is not None:
             k, v = given.cache.join(self.layer, k, v)
         scores = torch.bmm(q, k)
@@ -73,3 +67,24 @@ class Attention(nn.Module):
         out = torch.bmm(torch.softmax(scores + mask, dim=-1), v).reshape(rows, kv, group, -1, d)
         out = out.permute(0, 3, 1, 2, 4).contiguous().reshape(rows, -1, kv * group * d)
         return self.output(out), None
+
+    def keys_values(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """f32[R, T, H] -> the keys f32[R * kv, head, T] and values f32[R * kv, T, head] of all positions."""
+        _, k, v = self._projected(hidden_states)
+        return self._keys(k), self._values(v)
+
+    def _projected(self, hidden_states: Tensor) -> Sequence[Tensor]:
+        made = [projection(hidden_states) for projection in self.projections]
+        return made if len(made) == 3 else made[0]
+
+    def _keys(self, k: Tensor) -> Tensor:
+        given = context()
+        k, rotary = k.reshape(given.rows, -1, self.kv, self.head), given.tables[self.kind].rotary
+        k = k if self.k_norm is None else self.k_norm(k)
+        k = k * self.scale if rotary is None else k * rotary[2] + F.linear(k, self.rotate_half) * rotary[3]
+        return k.permute(0, 2, 3, 1).contiguous().reshape(given.rows * self.kv, self.head, -1)
+
+    def _values(self, v: Tensor) -> Tensor:
+        rows = context().rows
+        v = v.reshape(rows, -1, self.kv, self.head)
+        return v.permute(0, 2, 1, 3).contiguous().reshape(rows * self.kv, -1, self.head)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
-from prge.models.context import Cores, Tables, run_layers
+from prge.models.attention import Attention
+from prge.models.context import Context, Cores, Tables, run_layers, running
 from prge.models.engine import Input
-from prge.models.families import Kind
+from prge.models.families import Kind, Parts
 from prge.models.positions import Positions, places
 
 
@@ -21,12 +23,15 @@ class Backbone(nn.Module):
         positions: makes the tables of masks and rotary positions.
         first: index of the first adapted layer.
         width: H, numbers in a hidden state.
+        causal: whether a token sees only those before it.
     """
 
-    def __init__(self, embedding: Input, layers: nn.ModuleList, positions: Positions, first: int, width: int):
+    def __init__(self, embedding: Input, parts: Parts, positions: Positions, first: int):
         super().__init__()
-        self.embedding, self.layers, self.positions = embedding, layers, positions
-        self.first, self.width = first, width
+        self.embedding, self.layers, self.positions = embedding, parts.layers, positions
+        self.first, self.width = first, int(parts.config.hidden_size)
+        self.causal = parts.family.causal
+        self._attention, self._norm = parts.family.attention, parts.attention_norm
 
     def frozen(self, tokens: Tensor) -> Tensor:
         """The embedding and the layers below the first adapted one: the same for the same tokens at every step.
@@ -41,11 +46,53 @@ class Backbone(nn.Module):
         return run_layers(below, hidden, self.positions(tokens)) if below else hidden
 
     def adapted(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores) -> Tensor:
-        """The layers from the first adapted one on: f32[R, T, H] -> f32[R, T, H]."""
-        return run_layers(self._layers()[self.first :], hidden, tables, cores)
+        """The layers from the first adapted one to the last but one: f32[R, T, H] -> f32[R, T, H]."""
+        return run_layers(self._layers()[self.first : -1], hidden, tables, cores)
+
+    def last(
+        self,
+        hidden: Tensor,
+        tables: Mapping[Kind, Tables],
+        cores: Cores,
+        ends: Tensor,
+        end_tables: Mapping[Kind, Tables],
+        end_cores: Cores,
+    ) -> Tensor:
+        """The last layer, for the positions alone at which the loss looks.
+
+        The other positions need keys and values there, and nothing more.
+
+        Args:
+            hidden: f32[R, T, H], of all positions.
+            tables: of all positions.
+            cores: for all positions.
+            ends: f32[R, E, H], those of ``hidden`` at which the loss looks.
+            end_tables: of these, each of which sees some of all positions.
+            end_cores: for these.
+
+        Returns:
+            f32[R, E, H].
+        """
+        layer = self._layers()[-1]
+        norm = nn.Identity() if self._norm is None else layer.get_submodule(self._norm)
+        with running(Context(hidden.shape[0], tables, cores, None)):
+            attention = cast(Attention, layer.get_submodule(self._attention))
+            keys, values = attention.keys_values(norm(hidden))
+        return run_layers([layer], ends, end_tables, end_cores, _Made(keys, values))
 
     def _layers(self) -> list[nn.Module]:
         return list(self.layers)  # a slice of the ModuleList itself would rename its modules in the trace
+
+
+class _Made:
+    """Keys and values that are made already, in place of those that a layer makes."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.keys, self.values = keys, values
+
+    def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.join`."""
+        return self.keys, self.values
 
 
 class FrozenPart(nn.Module):

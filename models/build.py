@@ -65,6 +65,7 @@ def architecture(parts: Parts) -> Architecture:
         layers=len(parts.layers),
         hidden=parts.config.hidden_size,
         heads=parts.heads,
+        kv_heads=parts.kv_heads,
         head=parts.head_size,
         layer_weights=sum(weight.numel() for weight in linears),
         layer_outputs=sum(weight.shape[0] for weight in linears),
@@ -181,7 +182,7 @@ def build_step(
     )
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
-    backbone = Backbone(embedding, parts.layers, positions, first, sizes.hidden)
+    backbone = Backbone(embedding, parts, positions, first)
     step = _STEPS[config.perturb](backbone, loss, trained, config)
     return BuiltStep(step, parts, adapters, base_linears, sizes)
 

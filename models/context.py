@@ -7,7 +7,8 @@ modules read it with `context()`. Nothing of it stays on the modules afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -89,6 +90,16 @@ def context() -> Context:
     return _current.get()
 
 
+@contextmanager
+def running(given: Context) -> Iterator[None]:
+    """Set the context of the layers that run in this block."""
+    before = _current.set(given)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
 def run_layers(
     layers: Iterable[nn.Module],
     hidden: Tensor,
@@ -97,10 +108,7 @@ def run_layers(
     cache: Cache | None = None,
 ) -> Tensor:
     """Run hidden states f32[R, T, H] through layers, one after the other; gives f32[R, T, H]."""
-    before = _current.set(Context(hidden.shape[0], tables, cores, cache))
-    try:
+    with running(Context(hidden.shape[0], tables, cores, cache)):
         for layer in layers:
             hidden = layer(hidden)
-        return hidden
-    finally:
-        _current.reset(before)
+    return hidden

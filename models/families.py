@@ -33,6 +33,8 @@ class Family:
         types: the table of token types, of which every token has the first; None where there are none.
         embedding_norm: the norm behind that sum; None where there is none.
         attention: the attention, named within a layer.
+        attention_norm: the norm whose output the attention takes, named within a layer; None where it takes the layer's
+            input itself.
         queries_keys_values: the three linears of queries, keys and values, named within the attention; one name where
             they are fused into one linear.
         output: the linear that closes the attention, named within it; None where it is outside.
@@ -53,6 +55,7 @@ class Family:
     types: str | None = None
     embedding_norm: str | None = None
     attention: str = "self_attn"
+    attention_norm: str | None = "input_layernorm"
     queries_keys_values: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     output: str | None = "o_proj"
     by_head: bool = False
@@ -74,6 +77,7 @@ def _bert(name: str) -> Family:
         types=f"{name}.embeddings.token_type_embeddings",
         embedding_norm=f"{name}.embeddings.LayerNorm",
         attention="attention.self",
+        attention_norm=None,
         queries_keys_values=("query", "key", "value"),
         output=None,
         causal=False,
@@ -93,6 +97,7 @@ FAMILIES = {
         embedding="model.decoder.embed_tokens",
         norms=("model.decoder.final_layer_norm",),
         positions="model.decoder.embed_positions",
+        attention_norm="self_attn_layer_norm",
         output="out_proj",
     ),
     "gpt2": Family(
@@ -101,6 +106,7 @@ FAMILIES = {
         norms=("transformer.ln_f",),
         positions="transformer.wpe",
         attention="attn",
+        attention_norm="ln_1",
         queries_keys_values=("c_attn",),
         output="c_proj",
         transposed=True,
@@ -125,6 +131,7 @@ FAMILIES = {
         positions="distilbert.embeddings.position_embeddings",
         embedding_norm="distilbert.embeddings.LayerNorm",
         attention="attention",
+        attention_norm=None,
         queries_keys_values=("q_lin", "k_lin", "v_lin"),
         output="out_lin",
         causal=False,
@@ -160,6 +167,7 @@ class Parts:
     Attributes:
         model, config: of transformers.
         family: where its type keeps its parts.
+        attention_norm: as in `Family`, of this model.
         path: the full name of the list of layers.
         layers: the layers.
         embedding: the table of the tokens' embeddings.
@@ -184,6 +192,8 @@ class Parts:
         _refuse_traits(config)
         self.model, self.config, self.family = model, config, FAMILIES[config.model_type]
         family = self.family
+        # OPT 350M has its norms behind the attention and the feed-forward module.
+        self.attention_norm = family.attention_norm if getattr(config, "do_layer_norm_before", True) else None
         for name, module in list(model.named_modules()):
             if isinstance(module, Conv1D):
                 model.set_submodule(name, _linear(module))

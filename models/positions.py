@@ -94,7 +94,15 @@ class Positions(nn.Module):
         queries, keys = text.unsqueeze(2), torch.cat((old, text), dim=1).unsqueeze(1)
         return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
 
-    def tree(self, position: Tensor, numbers: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
+    def at(self, position: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
+        """Tables for the tokens i64[R, T] at ``position`` i64[R, M] alone, which see the tokens around them."""
+        queries, keys, pad = position.unsqueeze(2), places(tokens).unsqueeze(1), self.pad
+        if pad is not None:
+            return self._tables(position, lambda window: self._each(tokens.ne(pad).unsqueeze(1)))
+        seen = keys <= queries
+        return self._tables(position, lambda window: self._each(_within(seen, keys, queries, window), self.group))
+
+    def tree(self, position: Tensor, numbers: Tensor, tokens: Tensor, copies_only: bool = False) -> dict[Kind, Tables]:
         """Tables for rows in which copies of the M target positions stand before the T tokens.
 
         A copy sees itself and the tokens before its position; in an encoder itself and all tokens but the one at its
@@ -104,21 +112,23 @@ class Positions(nn.Module):
             position: i64[R, M].
             numbers: 0, 1, ... copies * M - 1, i64[1, copies * M].
             tokens: i64[R, T].
+            copies_only: whether the tables are for the copies alone; what they see is the same.
         """
         rows, m = position.shape
         text = places(tokens)
         ends = position.repeat(1, numbers.shape[1] // m)
         at = torch.cat((ends, text.repeat(rows, 1)), dim=1)
         number = torch.cat((numbers, torch.full_like(text, -1)), 1)
-        queries, keys = at.unsqueeze(2), at.unsqueeze(1)
-        itself, of_text = number.unsqueeze(2) == number.unsqueeze(1), number.unsqueeze(1) < 0
+        own, own_number = (ends, numbers) if copies_only else (at, number)
+        queries, keys = own.unsqueeze(2), at.unsqueeze(1)
+        itself, of_text = own_number.unsqueeze(2) == number.unsqueeze(1), number.unsqueeze(1) < 0
         if self.pad is None:
             seen = (itself & (keys <= queries)) | (of_text & (keys < queries))
         else:
             seen = itself | (of_text & (keys != queries))
             row = torch.cat((torch.full_like(ends, -1), tokens), 1)
             seen = seen & row.ne(self.pad).unsqueeze(1)
-        return self._tables(at, lambda window: self._each(_within(seen, keys, queries, window), self.group))
+        return self._tables(own, lambda window: self._each(_within(seen, keys, queries, window), self.group))
 
     def _tables(self, at: Tensor, mask: Callable[[int | None], Tensor]) -> dict[Kind, Tables]:
         masks = {window: mask(window) for window in dict.fromkeys(kind.window for kind in self.kinds)}

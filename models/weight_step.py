@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from prge.manifest import AdaptedModule
-from prge.models.context import Tables
-from prge.models.families import Kind
 from prge.models.noise import noise
 from prge.models.objective import take_rows
 from prge.models.optimizer import update
@@ -28,9 +24,8 @@ class WeightStep(Step):
         eps: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """As `Step.forward`."""
-        tables = self.backbone.positions(tokens)
         z, weights = self.perturb(state, seed, eps)
-        losses, detail = self.run(weights, hidden, tables, targets)
+        losses, detail = self.run(weights, hidden, tokens, targets)
         gradient = self.estimate(losses, z, eps)
         return update(state, gradient, lr, self.config.optimizer), losses, detail
 
@@ -42,21 +37,23 @@ class WeightStep(Step):
         return z, torch.cat((params + moved, params - moved)) if config.inner else params + moved
 
     def run(
-        self, weights: Tensor, hidden: Tensor, tables: Mapping[Kind, Tables], targets: tuple[Tensor, ...]
+        self, weights: Tensor, hidden: Tensor, tokens: Tensor, targets: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """Run all copies through the adapted layers.
 
         Args:
             weights: as `perturb` gives them.
-            hidden: f32[R, T, H], what `Backbone.frozen` makes of the tokens.
-            tables: as `Positions` makes them of the tokens.
+            hidden: f32[R, T, H], what `Backbone.frozen` makes of the tokens i64[R, T].
 
         Returns:
             losses f32[R], and the objective's detail.
         """
-        hidden = self.backbone.adapted(hidden, tables, CopiedCores(weights))
-        position, *rest = targets
-        losses, detail = self.objective(take_rows(hidden, position), *rest)
+        backbone, cores, (position, *rest) = self.backbone, CopiedCores(weights), targets
+        tables = backbone.positions(tokens)
+        hidden = backbone.adapted(hidden, tables, cores)
+        ends = take_rows(hidden, position)
+        ends = backbone.last(hidden, tables, cores, ends, backbone.positions.at(position, tokens), cores)
+        losses, detail = self.objective(ends, *rest)
         return losses.sum(1), detail
 
     def estimate(self, losses: Tensor, z: Tensor, eps: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def write_hidden(
 ) -> None:
     """Compute the hidden states of all token rows, and write them.
 
-    The rows are taken by length, B of them at a time, so that the bits depend on the examples alone.
+    The rows are taken by length, as many at a time as an execution takes, so that the bits depend on the examples alone.
 
     Args:
         states: gives those of rows of tokens i64[n, T], f32[n, T, H].
@@ -156,8 +156,8 @@ def write_hidden(
 
     def fill(put: Callable[[int, Rows], None]) -> None:
         done = 0
-        for start in range(0, len(order), m.batch):
-            part = order[start : start + m.batch]
+        for start in range(0, len(order), m.frozen_rows):
+            part = order[start : start + m.frozen_rows]
             length = max(m.min_tokens, len(rows[part[-1]]))
             tokens = torch.full((len(part), length), m.pad_token, dtype=torch.int64)
             for row, i in zip(tokens, part, strict=True):

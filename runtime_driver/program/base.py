@@ -18,6 +18,7 @@ from prge.errors import UserError
 from prge.files.folders import refuse_run
 from prge.files.seal import sealed
 from prge.manifest import FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, Manifest
+from prge.memory import return_freed
 from prge.quiet import quiet
 from prge.runtime_driver.program.state import load_state
 
@@ -167,7 +168,7 @@ class Program:
         check_file(self.path)
         with quiet():
             try:
-                self._program = runtime().load_program(self.path)
+                self._program: Any = runtime().load_program(self.path)
                 methods = self._program.method_names
             except (RuntimeError, ValueError) as e:
                 raise UserError(f"{self.path} is damaged: the ExecuTorch runtime refuses it ({e})") from e
@@ -216,10 +217,17 @@ class Program:
         if method not in self._loaded:
             with quiet():
                 try:
+                    self._program = self._program or runtime().load_program(self.path)
                     self._loaded[method] = self._program.load_method(method)
                 except (RuntimeError, ValueError) as e:
                     raise UserError(f"{self.path} cannot be loaded by this ExecuTorch runtime: {e}") from e
         return self._loaded[method]
+
+    def unload(self) -> None:
+        """Give back the memory of weights and buffers, until something is executed again."""
+        self._loaded.clear()
+        self._program = None
+        return_freed()
 
     def _call(self, method: str, inputs: Sequence[Any]) -> Sequence[Any]:
         """Execute a method. Not `quiet`: that swaps the whole process's stderr, and this is done for every token."""

@@ -17,20 +17,20 @@ class FrozenProgram(Program):
 
     def signature(self, sizes: Sequence[tuple[int, ...]]) -> tuple[Signature, Signature]:
         m = self.manifest
-        rows = m.batch, m.max_tokens
+        rows = m.frozen_rows, m.max_tokens
         return [(rows, I64)], [((*rows, m.architecture.hidden), F32)]
 
     def states(self, tokens: Tensor) -> Tensor:
         """Hidden states f32[n, T, H] of rows of tokens i64[n, T].
 
-        An execution takes B rows. The last one is filled up with its own rows, again from the first.
+        An execution takes `Manifest.frozen_rows`. The last one is filled up with its own rows, again from the first.
 
         Raises:
             UserError: the runtime cannot execute it on these.
         """
-        parts = []
-        for part in tokens.split(self.manifest.batch):
-            filled = part[torch.arange(self.manifest.batch) % len(part)]
+        parts, rows = [], self.manifest.frozen_rows
+        for part in tokens.split(rows):
+            filled = part[torch.arange(rows) % len(part)]
             (hidden,) = self._call("forward", (filled,))
             parts.append(hidden[: len(part)])
         return torch.cat(parts)

@@ -82,6 +82,7 @@ class StepProgram(Program):
         try:
             self.hidden = HiddenStates(path, self.manifest, examples)
         except UserError:
+            self.unload()  # its buffers would add to those of the frozen part
             try:
                 write_hidden(path, self.manifest, examples, self.states, progress)
             except OSError as e:

@@ -110,7 +110,7 @@ class Architecture:
     Attributes:
         layers: how many.
         hidden: H, numbers in a hidden state.
-        heads: heads of queries in a layer.
+        heads, kv_heads: heads of queries in a layer, and of keys and values.
         head: numbers in a head.
         layer_weights: weights in the linears of one layer.
         layer_outputs: outputs of the linears of one layer, all together.
@@ -123,6 +123,7 @@ class Architecture:
     layers: int
     hidden: int
     heads: int
+    kv_heads: int
     head: int
     layer_weights: int
     layer_outputs: int
@@ -164,6 +165,7 @@ class Manifest:
         architecture: the frozen model's sizes.
         first_layer: the first layer in the step's program. The layers below it and the embedding give the same hidden
             states at every step, so they are a program of their own, `FROZEN_FILE`.
+        frozen_rows: rows of one execution of that program.
         frozen_sha256: hex SHA-256 of that program, as it is sealed with.
         kind: ``"step"``; ``"frozen"``; or ``"generate"`` for the program that continues text with the parameters of a
             step's state.
@@ -206,6 +208,7 @@ class Manifest:
     answer_at: AnswerAt = "last"
     mask_token: int | None = None
     first_layer: int = 0
+    frozen_rows: int = 1
     frozen_sha256: str = ""
     kind: Literal["step", "frozen", "generate"] = "step"
     stop_tokens: tuple[int, ...] = ()
@@ -281,7 +284,7 @@ class Manifest:
         sizes = {"queries": self.queries, "batch": self.batch, "rank": a.rank, "layers": self.architecture.layers}
         sizes |= {"chunk": self.chunk} if self.kind == "generate" else {}
         sizes |= {"max_targets": self.max_targets} if self.objective == "language-modelling" else {}
-        sizes |= {"max_tokens": self.max_tokens, "min_tokens": self.min_tokens}
+        sizes |= {"frozen_rows": self.frozen_rows, "max_tokens": self.max_tokens, "min_tokens": self.min_tokens}
         for name, size in sizes.items():
             if not 1 <= size < _LARGEST:
                 return name, f"must be from 1 to {_LARGEST - 1:,}, not {size:,}"

@@ -110,7 +110,7 @@ def _try(path: Path) -> dict[str, Any]:
     if path.name == FROZEN_FILE:
         below = FrozenProgram(path)
         m = below.manifest
-        below.states(torch.full((m.batch, max(m.min_tokens, 2)), m.pad_token))
+        below.states(torch.full((m.frozen_rows, max(m.min_tokens, 2)), m.pad_token))
         return {"kind": "frozen part", "model": m.model, "bytes": path.stat().st_size, "layers": m.first_layer}
     program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
     m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
