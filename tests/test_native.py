@@ -246,20 +246,20 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
         shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+@pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
 def test_a_run_of_another_version_is_refused_by_both(
     runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, version: Any
 ) -> None:
     run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
     assert runner(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
     config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 2
+    assert next(iter(config)) == "version" and config.pop("version") == 3
     changed = config if version is None else {"version": version, **config}
     (run / "config.json").write_text(json.dumps(changed))
     content = {file.name: file.read_bytes() for file in run.iterdir()}
     for code, result in (runner("--resume", run), prge("train", "--resume", run)):
         assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
-        assert "this one reads 2); " in result["error"]
+        assert "this one reads 3); " in result["error"]
     assert {file.name: file.read_bytes() for file in run.iterdir()} == content
 
 
@@ -463,6 +463,7 @@ def test_a_file_that_lies_about_its_vector_is_refused_by_both(
     assert runner(*settings, "--max-minutes", 0)[0] == 0
     state = run / "state.safetensors"
     state.write_bytes(lying(state.read_bytes(), LIES[lie]))
+    (run / "earlier.safetensors").unlink()  # from which both would go on
     for code, result in (runner("--resume", run), prge("train", "--resume", run)):
         assert code == 1 and f"{run} cannot be resumed: {state} is not a snapshot of a run: " in result["error"]
     new = (*settings[:-1], tmp_path / "new", "--from", state)
@@ -476,6 +477,7 @@ def test_a_best_state_before_the_first_step_is_refused_by_both(
     settings = ("--data", packed, "--steps", 2, "--lr", 0.01, "--output", tmp_path / "run")
     assert runner(program_folder, *settings, "--max-minutes", 0)[0] == 0
     state = tmp_path / "run" / "state.safetensors"
+    (state.parent / "earlier.safetensors").unlink()  # from which both would go on
     state.write_bytes(resealed(state.read_bytes().replace(b'"run_steps":"1"', b'"run_steps":"0"')))
     for code, result in (runner("--resume", tmp_path / "run"), prge("train", "--resume", tmp_path / "run")):
         assert code == 1 and f"{state} is not a snapshot of a run: " in result["error"]

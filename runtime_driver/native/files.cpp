@@ -163,7 +163,8 @@ Tensors<Number> Tensors<Number>::read(const std::string& path, const std::string
   auto header = std::string_view(all).substr(std::min<size_t>(all.size(), 8), length);
   if (size_t place = crc_place(header); place != header.npos) {
     std::string crc(header.substr(place, 8));
-    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc) throw Error(path + " is damaged: its checksum does not fit its content");
+    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc)
+      throw Error(path + " is damaged: its checksum does not fit its content");
   } else if (required) {
     throw Error(path + " is damaged, or not " + what + ": it has no checksum");
   }

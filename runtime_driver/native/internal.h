@@ -114,6 +114,8 @@ struct Snapshot {
 };
 Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
 
+// Bytes that hidden states may take, as Settings::cache says: 0 for "off"; no figure for a folder or "".
+std::optional<double> budget_of(const std::string& cache);
 // The file of hidden states for a run in `folder`, as Settings::hidden has it, by Settings::cache.
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& manifest,
                         const Examples& examples);

@@ -120,7 +120,7 @@ class Program {
    * @throws Error The file cannot be written, or frozen.pte is missing, damaged, or another program's.
    */
   void keep(const std::string& path, const Examples& examples);
-  // Packs the weights, which takes a moment.
+  // Packs the weights, which takes a moment: also the frozen part's where no hidden states are kept.
   void load();
 
   /**
@@ -152,6 +152,7 @@ class Program {
 
  private:
   struct Runtime;
+  Runtime& frozen();  // loaded at the first call
   std::vector<float> states(const Batch& rows);
   std::vector<float> compute_states(const std::vector<int64_t>& tokens, int64_t length);
   Result execute(const Batch& rows, std::vector<float>& hidden, const std::vector<float>& state, int64_t seed,

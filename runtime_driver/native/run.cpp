@@ -54,8 +54,11 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
     s.hidden = hidden_file(folder, s.cache, m, examples);
     prepare(folder, s, program, examples);
     if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
-  } catch (...) {  // no hidden states stay in the folder of a run that does not begin
-    for (auto* name : {kHidden, kHiddenScratch}) fs::remove(fs::path(folder) / name);
+  } catch (...) {  // of a run that does not begin, nothing stays
+    std::error_code ignored;
+    fs::remove(fs::path(folder) / kHidden, ignored);
+    bool only_journal = std::distance(fs::directory_iterator(folder, ignored), fs::directory_iterator()) == 1;
+    if (only_journal) fs::remove_all(folder, ignored);
     throw;
   }
   if (s.from.empty())
