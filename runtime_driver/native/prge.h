@@ -99,7 +99,7 @@ class Program {
   };
 
   /**
-   * Maps the file. Its weights are packed by `load`, or by the first execution.
+   * Maps the file. Its weights are packed by the first execution, which takes a moment.
    *
    * @param path The .pte, or the program's folder.
    * @param threads For all programs of the process; 0 leaves the choice to the runtime.
@@ -120,8 +120,6 @@ class Program {
    * @throws Error The file cannot be written, or frozen.pte is missing, damaged, or another program's.
    */
   void keep(const std::string& path, const Examples& examples);
-  // Packs the weights, which takes a moment: also the frozen part's where no hidden states are kept.
-  void load();
 
   /**
    * One execution of the program, behind those of the frozen part where no hidden states are kept.

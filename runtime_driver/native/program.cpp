@@ -137,11 +137,6 @@ Program::Program(const std::string& path, unsigned threads)
 
 Program::~Program() = default;
 
-void Program::load() {
-  runtime_->load_forward();
-  if (!hidden_) frozen().load_forward();
-}
-
 Program::Runtime& Program::frozen() {
   if (frozen_) return *frozen_;
   std::string path = fs::path(path_).replace_filename("frozen.pte").string();

@@ -33,10 +33,15 @@ std::vector<float> start(const Program& program, Settings& s) {
   return state_from(fs::is_directory(s.from) ? s.from + kState : s.from, program.manifest(), s.after);
 }
 
-// The frozen part runs, if it is to run once, and is gone before the weights of the other are packed.
+// The frozen part runs, if it is to run once, and is gone before the weights of the other are packed. Then the longest
+// row runs, so that the runtime makes its buffers now: it would have two of them while it enlarges one.
 void prepare(const std::string& folder, const Settings& s, Program& program, const Examples& examples) {
   if (!s.hidden.empty()) program.keep((fs::path(folder) / s.hidden).string(), examples);
-  program.load();
+  const Example* longest = nullptr;
+  for (auto* part : {&examples.train, &examples.dev})
+    for (auto* row : rows_of(*part))
+      if (!longest || row->tokens.size() > longest->tokens.size()) longest = row;
+  program.execute(Batch(program.manifest().rows(), longest), program.initial_state(), 0, 0, 0);
 }
 
 }  // namespace
