@@ -375,7 +375,7 @@ def test_a_full_disk_leaves_no_hidden_states(runner: Run, program_folder: Path, 
     for arguments in ((program_folder, *settings, run), ("--resume", whole)):
         command = [sys.executable, "-c", limit, runner.path, *arguments, "--json"]  # type: ignore[attr-defined]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=ENVIRONMENT)
-        assert done.returncode == 1 and "hidden.partial cannot be written: " in json.loads(done.stdout)["error"]
+        assert done.returncode == 1 and f"{HIDDEN_FILE} cannot be written: " in json.loads(done.stdout)["error"]
         assert not run.exists() and contents(whole) == before
 
 

@@ -46,7 +46,8 @@ std::string scratch_of(const std::string& path);  // where a file is written bef
 // An open file. One for appending is this process's alone.
 class File {
  public:
-  File(const std::string& path, int flags);
+  // `called` in messages, if that is not its path.
+  File(const std::string& path, int flags, const std::string& called = "");
   ~File();
   File(const File&) = delete;
   void write(std::string_view data);
@@ -57,7 +58,7 @@ class File {
   void sync();
 
  protected:
-  const std::string path_;
+  const std::string path_;  // for messages
   const int number_;
 };
 

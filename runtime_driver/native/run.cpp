@@ -105,7 +105,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
 // and from then on one every few seconds, each after the journal.
 void Run::save() {
   std::string path = folder_ + kState, scratch = scratch_of(path);
-  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
+  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC, path);
   file.write(state_bytes(program_.manifest(), state_, settings_.after + steps(), steps(), good_));
   if (synced_) replace_file(path, folder_ + kEarlier);
   synced_ = Clock::now() - synced_at_ > kSync;
