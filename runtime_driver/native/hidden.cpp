@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <regex>
+#include <cstdlib>
 #include <set>
 
 #include "internal.h"
@@ -55,22 +55,29 @@ std::string_view held(const std::vector<int32_t>& tokens, int64_t pad) {
   return bytes_of(tokens).substr(0, 4 * count);
 }
 
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
 }  // namespace
 
 std::optional<double> budget_of(const std::string& cache) {
-  static const std::regex like("[0-9].*[mg]b", std::regex::icase);
-  static const std::regex size("([0-9]+([.][0-9]+)?) *([mg])b", std::regex::icase);
-  std::smatch parts;
   if (cache == "off") return 0;
-  if (!std::regex_match(cache, like)) return {};
-  if (!std::regex_match(cache, parts, size))
+  std::string unit = cache.substr(std::max<size_t>(cache.size(), 2) - 2);
+  for (char& letter : unit) letter |= 32;
+  if (!is_digit(cache[0]) || (unit != "mb" && unit != "gb")) return {};
+  size_t digits = cache.find_first_not_of("0123456789.");
+  char* end = nullptr;
+  double number = std::strtod(cache.c_str(), &end);
+  if (end != cache.c_str() + digits || end[-1] == '.' || cache.find_first_not_of(' ', digits) + 2 != cache.size())
     throw Error("--cache " + cache + ": write a number and MB or GB, as 1.5GB");
-  return std::strtod(cache.c_str(), nullptr) * ((*parts[3].first | 32) == 'g' ? 1e9 : 1e6);
+  return number * (unit == "gb" ? 1e9 : 1e6);
 }
 
 bool is_shared(const fs::path& path) {
-  static const std::regex name("hidden-[0-9a-f]{8}-[0-9a-f]{8}[.]safetensors");
-  return path.is_absolute() && std::regex_match(path.filename().string(), name);
+  std::string name = path.filename().string(), form = "hidden-00000000-00000000.safetensors";
+  auto fits = [](char there, char here) {
+    return here == '0' ? is_digit(there) || (there >= 'a' && there <= 'f') : there == here;
+  };
+  return path.is_absolute() && std::equal(name.begin(), name.end(), form.begin(), form.end(), fits);
 }
 
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& m,
