@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from prge.commands.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.errors import UserError
 from prge.examples.read import read_records
 from prge.files.checked import load_checked
+from prge.manifest import FROZEN_FILE, PROGRAM_FILE
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates
 from prge.runtime_driver.data.packed import digest, pack, unpack
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import read_journal
@@ -122,6 +125,9 @@ def packed_for(folder: Path, demo_data: Path, path: Path) -> Path:
 def same_run(a: Path, b: Path) -> None:
     """Bit for bit, but for the time that the steps took."""
     assert (a / "state.safetensors").read_bytes() == (b / "state.safetensors").read_bytes()
+    kept = [run / HIDDEN_FILE for run in (a, b)]
+    assert kept[0].exists() == kept[1].exists()
+    assert not kept[0].exists() or kept[0].read_bytes() == kept[1].read_bytes()
     rows = [[list((row | {"seconds": 0}).items()) for row in read_journal(run / "log.jsonl")[0]] for run in (a, b)]
     assert rows[0] == rows[1]
 
@@ -136,7 +142,7 @@ def test_the_native_driver_keeps_the_golden_vectors(built: Path, tmp_path: Path)
 def test_both_drivers_make_the_same_run(
     runner: Run, prge: Prge, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path, name: str
 ) -> None:
-    """With a measured lr, evaluations, and a guard that has remembered states."""
+    """With a measured lr, evaluations, kept hidden states, and a guard that has remembered states."""
     folder = programs(name)
     data = packed_for(folder, demo_data, tmp_path / "data.prge")
     common = (folder, "--data", data, "--steps", 50, "--eval-every", 20, "--seed", 3)
@@ -144,6 +150,7 @@ def test_both_drivers_make_the_same_run(
     assert code == 0
     code, theirs = prge("train", *common, "--output", tmp_path / "python")
     assert code == 0
+    assert (tmp_path / "native" / HIDDEN_FILE).exists()
     same_run(tmp_path / "native", tmp_path / "python")
     for name in ("completed", "steps", "lr", "before", "after"):
         assert ours[name] == theirs[name]
@@ -159,15 +166,217 @@ def test_the_drivers_take_turns(runner: Run, prge: Prge, program_folder: Path, p
     assert prge("train", program_folder, *data, "--output", tmp_path / "whole")[0] == 0
     code, result = runner(program_folder, *data, "--output", run, "--max-minutes", 0)
     assert code == 0 and result["steps"] == 1 and not result["completed"]
+    kept = (run / HIDDEN_FILE).read_bytes()
     for turn in range(2, 8):
+        if turn > 5:  # each makes what the other made, and goes on with it
+            (run / HIDDEN_FILE).unlink()
         limit = ("--resume", run, "--max-minutes", 0)
         code, result = prge("train", *limit) if turn % 2 else runner(*limit)
-        assert code == 0 and result["steps"] == turn
+        assert code == 0 and result["steps"] == turn and (run / HIDDEN_FILE).read_bytes() == kept
     code, result = runner("--resume", run)
     assert code == 0 and result["completed"]
     same_run(run, tmp_path / "whole")
     code, result = prge("train", "--resume", run)
     assert code == 0 and Path(result["adapter"]).is_dir()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def told(runner: Run, *arguments: object) -> str:
+    """What it says to people, of a command that succeeds."""
+    command = [str(runner.path), *map(str, arguments)]  # type: ignore[attr-defined]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done
+    return done.stderr
+
+
+@pytest.mark.parametrize("cache", ["off", "0MB", "0.01 MB"])
+def test_without_room_for_hidden_states_both_compute_them_at_every_step(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, cache: str
+) -> None:
+    """And say so where nobody asked for it."""
+    common = (program_folder, "--data", packed, "--steps", 12, "--eval-every", 5, "--cache", cache)
+    said = told(runner, *common, "--output", tmp_path / "native")
+    assert ("every step computes them" in said) == (cache == "0.01 MB")
+    assert prge("train", *common, "--output", tmp_path / "python")[0] == 0
+    same_run(tmp_path / "native", tmp_path / "python")
+    assert not (tmp_path / "native" / HIDDEN_FILE).exists()
+    assert json.loads((tmp_path / "native" / "config.json").read_text())["data"]["cache"] is None
+    assert "every step" not in told(runner, "--resume", tmp_path / "native")
+
+
+@pytest.mark.parametrize("cache", ["1.MB", "1.2.3GB", "9 9MB"])
+def test_a_size_that_is_none_is_refused_by_both(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, cache: str
+) -> None:
+    common = (program_folder, "--data", packed, "--cache", cache, "--output", tmp_path / "run")
+    for code, result in (runner(*common), prge("train", *common)):
+        assert code == 1 and "write a number and MB or GB, as 1.5GB" in result["error"]
+        assert not (tmp_path / "run").exists()
+
+
+# What may become of a file of hidden states while a run rests.
+HARMS: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda content: None,
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[:-4],
+    "longer": lambda content: content + b"\0\0\0\0",
+    "a number changed": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "of another program": lambda content: resealed(
+        re.sub(b'"frozen_sha256":"....', b'"frozen_sha256":"0000', content, count=1)
+    ),
+    "of other examples": lambda content: resealed(re.sub(b'"examples":"....', b'"examples":"0000', content, count=1)),
+    "of other sizes": lambda content: resealed(content.replace(b'"shape":[', b'"shape":[1', 1)),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_resume_makes_hidden_states_again(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, harm: str
+) -> None:
+    """To the same bits, whichever driver began the run."""
+    common = (program_folder, "--data", packed, "--lr", 0.01, "--steps", 6, "--eval-every", 3, "--output")
+    assert runner(*common, tmp_path / "whole")[0] == 0
+    begin: tuple[Run, ...] = (runner, lambda *words: prge("train", *words))
+    for name, first, second in (("ours", begin[0], begin[1]), ("theirs", begin[1], begin[0])):
+        for resume in (first, second):
+            run = tmp_path / f"{name}-{resume is first}"
+            assert first(*common, run, "--max-minutes", 0)[0] == 0
+            harmed = HARMS[harm]((run / HIDDEN_FILE).read_bytes())
+            if harmed is None:
+                (run / HIDDEN_FILE).unlink()
+            else:
+                (run / HIDDEN_FILE).write_bytes(harmed)
+            code, result = resume("--resume", run)
+            assert code == 0 and result["completed"]
+            same_run(run, tmp_path / "whole")
+
+
+def test_damaged_hidden_states_are_made_again(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """What is not whole is never used; what Python would not take, the runner does not."""
+    run, chance = tmp_path / "run", random.Random(4)
+    settings = ("--data", packed, "--steps", 1, "--lr", 0.01, "--eval-every", 0, "--output", run)
+    assert runner(program_folder, *settings)[0] == 0
+    manifest = StepProgram(program_folder).manifest
+    train, dev, _ = unpack(packed, manifest)
+    path, content, again = run / HIDDEN_FILE, (run / HIDDEN_FILE).read_bytes(), 0
+    length = 8 + int.from_bytes(content[:8], "little")
+    for i in range(MUTATIONS):
+        # Most of the file are states. So the header has its turn too.
+        changed = mutated(content[:length], chance) + content[length:] if i % 3 else mutated(content, chance)
+        changed = resealed(changed) if i % 2 else changed
+        path.write_bytes(changed)
+        try:
+            HiddenStates(path, manifest, [*train, *dev])
+            taken = True
+        except UserError:
+            taken = False
+        assert runner("--resume", run)[0] == 0
+        after = path.read_bytes()
+        assert after == content or (taken and after == changed)
+        again += after == content
+    assert again > MUTATIONS / 2 and {file.name for file in run.iterdir() if file.suffix == ".partial"} == set()
+
+
+@pytest.mark.parametrize("cache", ["4GB", "off"])
+def test_a_missing_or_wrong_frozen_part_is_refused_by_both(
+    runner: Run, prge: Prge, programs: Callable[[str], Path], packed: Path, tmp_path: Path, cache: str
+) -> None:
+    """And nothing stays behind; a run that goes on keeps what it has."""
+    program = tmp_path / "program"
+    shutil.copytree(programs("activations and adam"), program)
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 3, "--cache", cache, "--output")
+    whole, frozen, new = tmp_path / "whole", program / FROZEN_FILE, tmp_path / "new"
+    assert runner(program, *settings, whole, "--max-minutes", 0)[0] == 0
+    (whole / HIDDEN_FILE).unlink(missing_ok=True)
+    before, content = contents(whole), frozen.read_bytes()
+    other = (programs("loops on the host") / FROZEN_FILE).read_bytes()
+    for changed, message in (
+        (None, "frozen.pte does not exist"),
+        (other, f"frozen.pte is the frozen part of another program than {program / PROGRAM_FILE}; copy both again"),
+        (content[: len(content) // 2], "frozen.pte is"),
+        (b"", "frozen.pte is"),
+    ):
+        frozen.unlink()
+        if changed is not None:
+            frozen.write_bytes(changed)
+        for command in (runner, lambda *words: prge("train", *words)):
+            code, result = command(program, *settings, new)
+            assert code == 1 and message in result["error"] and result["error"].startswith(f"{program}")
+            assert not new.exists()
+            code, result = command("--resume", whole)
+            assert code == 1 and message in result["error"] and contents(whole) == before
+        frozen.write_bytes(content)
+    assert runner("--resume", whole)[0] == 0
+
+
+def test_runs_share_a_folder_of_hidden_states(
+    runner: Run, prge: Prge, program_folder: Path, demo_data: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Either driver takes what the other has made, and other examples get a file of their own."""
+    shared = tmp_path / "shared" / "states"
+    common = (program_folder, "--data", packed, "--lr", 0.01, "--steps", 4)
+    assert runner(*common, "--output", tmp_path / "alone")[0] == 0
+    assert runner(*common, "--cache", shared, "--output", tmp_path / "native")[0] == 0
+    (file,) = shared.iterdir()
+    made = file.stat().st_mtime_ns
+    assert prge("train", *common, "--cache", shared, "--output", tmp_path / "python")[0] == 0
+    assert list(shared.iterdir()) == [file] and file.stat().st_mtime_ns == made
+    assert file.read_bytes() == (tmp_path / "alone" / HIDDEN_FILE).read_bytes()
+    same_run(tmp_path / "native", tmp_path / "python")
+    for run in (tmp_path / "native", tmp_path / "python"):
+        assert json.loads((run / "config.json").read_text())["data"]["cache"] == str(file)
+        assert not (run / HIDDEN_FILE).exists()
+    content = file.read_bytes()
+    file.unlink()
+    assert runner("--resume", tmp_path / "python")[0] == 0 and file.read_bytes() == content
+    fewer = tmp_path / "fewer.prge"
+    train, dev, _ = unpack(packed, StepProgram(program_folder).manifest)
+    pack(fewer, StepProgram(program_folder).manifest, train[:20], dev, 0)
+    others = (program_folder, "--data", fewer, "--lr", 0.01, "--steps", 1, "--cache", shared, "--output")
+    assert prge("train", *others, tmp_path / "fewer-python")[0] == 0
+    names = {path.name for path in shared.iterdir()}
+    assert runner(*others, tmp_path / "fewer-native")[0] == 0
+    assert len(names) == 2 and {path.name for path in shared.iterdir()} == names
+    blocked = (*common, "--cache", file, "--output", tmp_path / "blocked")
+    for code, result in (runner(*blocked), prge("train", *blocked)):
+        assert code == 1 and said(result["error"]) == f"{file} cannot be written"
+        assert not (tmp_path / "blocked").exists()
+
+
+@pytest.mark.parametrize("cache", ["other.safetensors", "../hidden.safetensors", "/etc/passwd", 7])
+def test_a_run_names_no_other_file_as_its_cache(
+    runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, cache: object
+) -> None:
+    """Else a run from elsewhere would write anywhere."""
+    run = tmp_path / "run"
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 2, "--output", run, "--max-minutes", 0)
+    assert runner(program_folder, *settings)[0] == 0
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["cache"] = cache
+    (run / "config.json").write_text(json.dumps(config))
+    before = contents(run)
+    for code, result in (runner("--resume", run), prge("train", "--resume", run)):
+        assert code == 1 and f"{run / 'config.json'} is not the description of a run: " in result["error"]
+    assert contents(run) == before
+
+
+def test_a_full_disk_leaves_no_hidden_states(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 2, "--max-minutes", 0, "--output")
+    assert runner(program_folder, *settings, whole)[0] == 0
+    (whole / HIDDEN_FILE).unlink()
+    before = contents(whole)
+    limit = "import os, resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\nos.execv(sys.argv[1], sys.argv[1:])"
+    for arguments in ((program_folder, *settings, run), ("--resume", whole)):
+        command = [sys.executable, "-c", limit, runner.path, *arguments, "--json"]  # type: ignore[attr-defined]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 1 and f"{HIDDEN_FILE} cannot be written: " in json.loads(done.stdout)["error"]
+        assert not run.exists() and contents(whole) == before
 
 
 def test_both_back_off_alike(runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path) -> None:
@@ -246,20 +455,20 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
         shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+@pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
 def test_a_run_of_another_version_is_refused_by_both(
     runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, version: Any
 ) -> None:
     run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
     assert runner(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
     config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 2
+    assert next(iter(config)) == "version" and config.pop("version") == 3
     changed = config if version is None else {"version": version, **config}
     (run / "config.json").write_text(json.dumps(changed))
     content = {file.name: file.read_bytes() for file in run.iterdir()}
     for code, result in (runner("--resume", run), prge("train", "--resume", run)):
         assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
-        assert "this one reads 2); " in result["error"]
+        assert "this one reads 3); " in result["error"]
     assert {file.name: file.read_bytes() for file in run.iterdir()} == content
 
 
@@ -463,6 +672,7 @@ def test_a_file_that_lies_about_its_vector_is_refused_by_both(
     assert runner(*settings, "--max-minutes", 0)[0] == 0
     state = run / "state.safetensors"
     state.write_bytes(lying(state.read_bytes(), LIES[lie]))
+    (run / "earlier.safetensors").unlink()  # from which both would go on
     for code, result in (runner("--resume", run), prge("train", "--resume", run)):
         assert code == 1 and f"{run} cannot be resumed: {state} is not a snapshot of a run: " in result["error"]
     new = (*settings[:-1], tmp_path / "new", "--from", state)
@@ -476,6 +686,7 @@ def test_a_best_state_before_the_first_step_is_refused_by_both(
     settings = ("--data", packed, "--steps", 2, "--lr", 0.01, "--output", tmp_path / "run")
     assert runner(program_folder, *settings, "--max-minutes", 0)[0] == 0
     state = tmp_path / "run" / "state.safetensors"
+    (state.parent / "earlier.safetensors").unlink()  # from which both would go on
     state.write_bytes(resealed(state.read_bytes().replace(b'"run_steps":"1"', b'"run_steps":"0"')))
     for code, result in (runner("--resume", tmp_path / "run"), prge("train", "--resume", tmp_path / "run")):
         assert code == 1 and f"{state} is not a snapshot of a run: " in result["error"]

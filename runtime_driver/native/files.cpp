@@ -1,4 +1,5 @@
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,7 +90,7 @@ void replace_file(const std::string& from, const std::string& to) {
 
 void write_file(const std::string& path, std::string_view data) {
   std::string scratch = scratch_of(path);
-  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
+  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC, path);
   file.write(data);
   file.sync();
   replace_file(scratch, path);
@@ -97,8 +98,9 @@ void write_file(const std::string& path, std::string_view data) {
 
 std::string scratch_of(const std::string& path) { return fs::path(path).replace_extension("partial").string(); }
 
-File::File(const std::string& path, int flags) : path_(path), number_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {
-  check(number_ >= 0, path);
+File::File(const std::string& path, int flags, const std::string& called)
+    : path_(called.empty() ? path : called), number_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+  check(number_ >= 0, path_);
   if (!(flags & O_APPEND) || flock(number_, LOCK_EX | LOCK_NB) == 0) return;
   close(number_);
   throw Error(path + " is in use: another process trains there");
@@ -127,7 +129,11 @@ void File::allocate(size_t size) {
   check(errno == 0, path_);
 }
 
-size_t File::size() const { return fs::file_size(path_); }
+size_t File::size() const {
+  struct stat found;
+  check(fstat(number_, &found) == 0, path_, "read");
+  return found.st_size;
+}
 
 void File::sync() { check(fsync(number_) == 0, path_); }
 
@@ -163,7 +169,8 @@ Tensors<Number> Tensors<Number>::read(const std::string& path, const std::string
   auto header = std::string_view(all).substr(std::min<size_t>(all.size(), 8), length);
   if (size_t place = crc_place(header); place != header.npos) {
     std::string crc(header.substr(place, 8));
-    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc) throw Error(path + " is damaged: its checksum does not fit its content");
+    if (crc32(all.replace(8 + place, 8, 8, '0')) != crc)
+      throw Error(path + " is damaged: its checksum does not fit its content");
   } else if (required) {
     throw Error(path + " is damaged, or not " + what + ": it has no checksum");
   }

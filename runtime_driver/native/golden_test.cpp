@@ -274,7 +274,8 @@ int main(int count, char** words) try {
   scratch = words[2];
   manifests = parse_json(read_file(folder + "/manifests.json"));
   const std::pair<const char*, void (*)(const std::string&, const Json&)> tests[] = {
-      {"rows", rows}, {"packed", packed}, {"hidden", hidden}, {"batches", batches}, {"schedule", schedule}, {"guard", guard},
+      {"rows", rows}, {"packed", packed}, {"hidden", hidden}, {"batches", batches},
+      {"schedule", schedule}, {"guard", guard},
       {"search", search}, {"loops", loops}, {"evaluation", evaluation}, {"run", run}, {"journal", journal}};
   for (auto [name, test] : tests) {
     int number = 0;

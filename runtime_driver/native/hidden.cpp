@@ -1,6 +1,5 @@
 #include <algorithm>
-#include <cctype>
-#include <regex>
+#include <cstdlib>
 #include <set>
 
 #include "internal.h"
@@ -56,40 +55,47 @@ std::string_view held(const std::vector<int32_t>& tokens, int64_t pad) {
   return bytes_of(tokens).substr(0, 4 * count);
 }
 
-// Bytes that hidden states may take: a size as "2GB".
-double bytes(const std::string& size) {
-  size_t digits = size.find_first_not_of("0123456789."), unit = size.find_first_not_of(' ', digits);
-  char* end = nullptr;
-  double number = std::strtod(size.c_str(), &end);
-  if (end != size.c_str() + digits || unit + 2 != size.size())
-    throw Error("--cache " + size + ": write a number and MB or GB, as 1.5GB");
-  return number * ((size[unit] | 32) == 'g' ? 1e9 : 1e6);
-}
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 }  // namespace
 
+std::optional<double> budget_of(const std::string& cache) {
+  if (cache == "off") return 0;
+  std::string unit = cache.substr(std::max<size_t>(cache.size(), 2) - 2);
+  for (char& letter : unit) letter |= 32;
+  if (!is_digit(cache[0]) || (unit != "mb" && unit != "gb")) return {};
+  size_t digits = cache.find_first_not_of("0123456789.");
+  char* end = nullptr;
+  double number = std::strtod(cache.c_str(), &end);
+  if (end != cache.c_str() + digits || end[-1] == '.' || cache.find_first_not_of(' ', digits) + 2 != cache.size())
+    throw Error("--cache " + cache + ": write a number and MB or GB, as 1.5GB");
+  return number * (unit == "gb" ? 1e9 : 1e6);
+}
+
 bool is_shared(const fs::path& path) {
-  static const std::regex name("hidden-[0-9a-f]{8}-[0-9a-f]{8}[.]safetensors");
-  return path.is_absolute() && std::regex_match(path.filename().string(), name);
+  std::string name = path.filename().string(), form = "hidden-00000000-00000000.safetensors";
+  auto fits = [](char there, char here) {
+    return here == '0' ? is_digit(there) || (there >= 'a' && there <= 'f') : there == here;
+  };
+  return path.is_absolute() && std::equal(name.begin(), name.end(), form.begin(), form.end(), fits);
 }
 
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& m,
                         const Examples& examples) {
-  if (cache == "off") return "";
-  std::string unit = cache.size() > 2 ? cache.substr(cache.size() - 2) : "";
-  for (char& letter : unit) letter |= 32;
-  bool is_size = std::isdigit(cache[0]) && (unit == "mb" || unit == "gb"), in_run = cache.empty() || is_size;
-  fs::path place = in_run ? folder : cache;
+  auto budget = budget_of(cache);
+  if (budget == 0) return "";
+  bool shared = !cache.empty() && !budget;
+  fs::path place = shared ? fs::weakly_canonical(cache) : fs::path(folder);
   std::error_code error;
   fs::create_directories(place, error);
-  double free = static_cast<double>(fs::space(place, error).available);
+  double free = error ? 0 : static_cast<double>(fs::space(place, error).available);
   if (error) throw Error(place.string() + " cannot be written: " + error.message());
-  std::string shared = "hidden-" + m.frozen_sha256.substr(0, 8) + "-" + examples.crc + ".safetensors";
-  shared = (fs::canonical(place) / shared).string();
-  if (!in_run && fs::exists(shared)) return shared;  // its space is not counted twice
-  double budget = is_size ? bytes(cache) : std::min(4e9, free / 4);
-  if (static_cast<double>(4 * m.hidden * tokens_of(distinct(examples))) > budget) return "";
-  return in_run ? kHidden : shared;
+  std::string name = kHidden;
+  if (shared) name = "hidden-" + m.frozen_sha256.substr(0, 8) + "-" + examples.crc + ".safetensors";
+  bool there = fs::is_regular_file(place / name);  // its space is not counted twice
+  auto needed = static_cast<double>(4 * m.hidden * tokens_of(distinct(examples)));
+  if (!there && needed > budget.value_or(std::min(4e9, free / 4))) return "";
+  return shared ? (place / name).string() : name;
 }
 
 Hidden::Hidden(const std::string& path, const Manifest& m, const Examples& examples)
@@ -128,27 +134,33 @@ void Hidden::write(const std::string& path, const Manifest& m, const Examples& e
   auto rows = distinct(examples);
   size_t all = tokens_of(rows), done = 0;
   std::string head = header(m, examples, all), scratch = scratch_of(path);
-  File file(scratch, O_RDWR | O_CREAT | O_TRUNC);
-  file.write(head);
-  file.allocate(head.size() + 4 * all * m.hidden);
-  std::stable_sort(rows.begin(), rows.end(),
-                   [](auto& a, auto& b) { return a.row->tokens.size() < b.row->tokens.size(); });
-  for (size_t start = 0; start < rows.size(); start += m.batch) {
-    Batch part;
-    for (size_t i = start; i < std::min<size_t>(start + m.batch, rows.size()); i++) part.push_back(rows[i].row);
-    Inputs in = collate(part, m);
-    auto found = states(in.tokens, in.length);
-    for (size_t i = 0; i < part.size(); i++) {
-      size_t count = part[i]->tokens.size();
-      file.write_at(head.size() + 4 * rows[start + i].at * m.hidden,
-                    bytes_of(found).substr(4 * i * in.length * m.hidden, 4 * count * m.hidden));
-      done += count;
+  File file(scratch, O_RDWR | O_CREAT | O_TRUNC, path);
+  try {
+    file.write(head);
+    file.allocate(head.size() + 4 * all * m.hidden);  // a full disk is found now, and not after minutes
+    std::stable_sort(rows.begin(), rows.end(),
+                     [](auto& a, auto& b) { return a.row->tokens.size() < b.row->tokens.size(); });
+    for (size_t start = 0; start < rows.size(); start += m.batch) {
+      Batch part;
+      for (size_t i = start; i < std::min<size_t>(start + m.batch, rows.size()); i++) part.push_back(rows[i].row);
+      Inputs in = collate(part, m);
+      auto found = states(in.tokens, in.length);
+      for (size_t i = 0; i < part.size(); i++) {
+        size_t count = part[i]->tokens.size();
+        file.write_at(head.size() + 4 * rows[start + i].at * m.hidden,
+                      bytes_of(found).substr(4 * i * in.length * m.hidden, 4 * count * m.hidden));
+        done += count;
+      }
+      progress(done, all);
     }
-    progress(done, all);
+    file.write_at(crc_place(head), checksum(file, head));
+    file.sync();
+    replace_file(scratch, path);
+  } catch (...) {  // it may hold gigabytes
+    std::error_code ignored;
+    fs::remove(scratch, ignored);
+    throw;
   }
-  file.write_at(crc_place(head), checksum(file, head));
-  file.sync();
-  replace_file(scratch, path);
 }
 
 }  // namespace prge

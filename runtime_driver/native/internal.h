@@ -46,7 +46,8 @@ std::string scratch_of(const std::string& path);  // where a file is written bef
 // An open file. One for appending is this process's alone.
 class File {
  public:
-  File(const std::string& path, int flags);
+  // `called` in messages, if that is not its path.
+  File(const std::string& path, int flags, const std::string& called = "");
   ~File();
   File(const File&) = delete;
   void write(std::string_view data);
@@ -57,7 +58,7 @@ class File {
   void sync();
 
  protected:
-  const std::string path_;
+  const std::string path_;  // for messages
   const int number_;
 };
 
@@ -114,6 +115,8 @@ struct Snapshot {
 };
 Snapshot read_snapshot(const std::string& path, const Manifest& manifest);
 
+// Bytes that hidden states may take, as Settings::cache says: 0 for "off"; no figure for a folder or "".
+std::optional<double> budget_of(const std::string& cache);
 // The file of hidden states for a run in `folder`, as Settings::hidden has it, by Settings::cache.
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& manifest,
                         const Examples& examples);

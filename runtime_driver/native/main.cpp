@@ -138,7 +138,8 @@ prge::Json train(Options o, FILE* err) {
   std::string folder = o["--resume"], path = o["PROGRAM"], data = o["--data"];
   bool resumes = !folder.empty();
   if (resumes) {
-    for (auto* name : {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from", "--cache"})
+    for (auto* name :
+         {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from", "--cache"})
       if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
     if (path.empty()) path = its_program;
@@ -169,8 +170,8 @@ prge::Json train(Options o, FILE* err) {
   if (timed) return bench(program, examples, s, timed, began);
   if (err) program.reading = [&](int64_t done, int64_t all) { report_reading(err, done, all); };
   prge::Run run = resumes ? prge::Run(folder, program, examples) : prge::Run(folder, program, examples, s);
-  if (err && run.settings().hidden.empty())
-    std::fputs("the hidden states of the frozen layers take more than --cache allows: every step computes them\n", err);
+  if (err && !resumes && run.settings().hidden.empty() && prge::budget_of(s.cache) != 0)
+    std::fputs("The frozen layers' hidden states take more disk than --cache allows: every step computes them.\n", err);
   std::string why;
   double mean = 0, made = 0, counted = 0;
   auto started = Clock::now();

@@ -99,7 +99,7 @@ class Program {
   };
 
   /**
-   * Maps the file. Its weights are packed by `load`, or by the first execution.
+   * Maps the file. Its weights are packed by the first execution, which takes a moment.
    *
    * @param path The .pte, or the program's folder.
    * @param threads For all programs of the process; 0 leaves the choice to the runtime.
@@ -120,8 +120,6 @@ class Program {
    * @throws Error The file cannot be written, or frozen.pte is missing, damaged, or another program's.
    */
   void keep(const std::string& path, const Examples& examples);
-  // Packs the weights, which takes a moment.
-  void load();
 
   /**
    * One execution of the program, behind those of the frozen part where no hidden states are kept.
@@ -152,6 +150,7 @@ class Program {
 
  private:
   struct Runtime;
+  Runtime& frozen();  // loaded at the first call
   std::vector<float> states(const Batch& rows);
   std::vector<float> compute_states(const std::vector<int64_t>& tokens, int64_t length);
   Result execute(const Batch& rows, std::vector<float>& hidden, const std::vector<float>& state, int64_t seed,

@@ -91,7 +91,8 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.adapter_sha256 = adapter.at("sha256");
   const std::pair<const char*, std::string Manifest::*> texts[] = {
       {"model", &Manifest::model}, {"model_sha256", &Manifest::model_sha256},
-      {"frozen_sha256", &Manifest::frozen_sha256}, {"perturb", &Manifest::perturb}, {"optimizer", &Manifest::optimizer}, {"objective", &Manifest::objective}, {"answer_at", &Manifest::answer_at}};
+      {"frozen_sha256", &Manifest::frozen_sha256}, {"perturb", &Manifest::perturb}, {"optimizer", &Manifest::optimizer},
+      {"objective", &Manifest::objective}, {"answer_at", &Manifest::answer_at}};
   for (auto [name, field] : texts) m.*field = j.at(name);
   const std::pair<const char*, int64_t Manifest::*> sizes[] = {
       {"queries", &Manifest::queries}, {"batch", &Manifest::batch}, {"min_tokens", &Manifest::min_tokens},
@@ -105,7 +106,8 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.labels = static_cast<int64_t>(j.at("labels").size());
   for (auto& module : adapter.at("modules"))
     m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
-  if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.hidden < 1 || m.parameters < 1 || m.parameters > m.state_size)
+  if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.hidden < 1 || m.parameters < 1 ||
+      m.parameters > m.state_size)
     throw Odd("its sizes make no step");
   m.beta_mean = j.at("betas").at(0);
   m.beta_square = j.at("betas").at(1);
@@ -135,7 +137,14 @@ Program::Program(const std::string& path, unsigned threads)
 
 Program::~Program() = default;
 
-void Program::load() { runtime_->load_forward(); }
+Program::Runtime& Program::frozen() {
+  if (frozen_) return *frozen_;
+  std::string path = fs::path(path_).replace_filename("frozen.pte").string();
+  auto loaded = std::make_unique<Runtime>(path);
+  if (seal_of(path) != manifest_.frozen_sha256)
+    throw Error(path + " is the frozen part of another program than " + path_ + "; copy both again");
+  return *(frozen_ = std::move(loaded));
+}
 
 std::vector<float> Program::initial_state() const {
   const Manifest& m = manifest_;
@@ -176,13 +185,7 @@ std::vector<float> Program::states(const Batch& rows) {
 // B rows in one execution; the last one is filled up by repetition from its start.
 std::vector<float> Program::compute_states(const std::vector<int64_t>& tokens, int64_t length) {
   const Manifest& m = manifest_;
-  if (!frozen_) {
-    std::string path = fs::path(path_).replace_filename("frozen.pte").string();
-    auto loaded = std::make_unique<Runtime>(path);
-    if (seal_of(path) != m.frozen_sha256)
-      throw Error(path + " is the frozen part of another program than " + path_ + "; copy both again");
-    frozen_ = std::move(loaded);
-  }
+  Runtime& below = frozen();
   std::vector<float> found;
   found.reserve(tokens.size() * m.hidden);
   size_t whole = m.batch * length;
@@ -191,10 +194,10 @@ std::vector<float> Program::compute_states(const std::vector<int64_t>& tokens, i
     size_t count = std::min(whole, tokens.size() - start);
     std::vector<int64_t> part(whole);
     for (size_t i = 0; i < whole; i++) part[i] = tokens[start + i % count];
-    auto outputs = frozen_->forward({tensor({m.batch, length}, std::move(part))}, execution_seconds);
+    auto outputs = below.forward({tensor({m.batch, length}, std::move(part))}, execution_seconds);
     auto hidden = floats(outputs.at(0));
     if (hidden.size() != whole * m.hidden)
-      throw Error(frozen_->path + ": its output is not of the size that its manifest says");
+      throw Error(below.path + ": its output is not of the size that its manifest says");
     found.insert(found.end(), hidden.begin(), hidden.begin() + count * m.hidden);
   }
   return found;

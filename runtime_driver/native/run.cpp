@@ -33,10 +33,15 @@ std::vector<float> start(const Program& program, Settings& s) {
   return state_from(fs::is_directory(s.from) ? s.from + kState : s.from, program.manifest(), s.after);
 }
 
-// The frozen part runs, if it is to run once, and is gone before the weights of the other are packed.
+// The frozen part runs, if it is to run once, and is gone before the weights of the other are packed. Then the longest
+// row runs, so that the runtime makes its buffers now: it would have two of them while it enlarges one.
 void prepare(const std::string& folder, const Settings& s, Program& program, const Examples& examples) {
   if (!s.hidden.empty()) program.keep((fs::path(folder) / s.hidden).string(), examples);
-  program.load();
+  const Example* longest = nullptr;
+  for (auto* part : {&examples.train, &examples.dev})
+    for (auto* row : rows_of(*part))
+      if (!longest || row->tokens.size() > longest->tokens.size()) longest = row;
+  program.execute(Batch(program.manifest().rows(), longest), program.initial_state(), 0, 0, 0);
 }
 
 }  // namespace
@@ -54,8 +59,11 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
     s.hidden = hidden_file(folder, s.cache, m, examples);
     prepare(folder, s, program, examples);
     if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
-  } catch (...) {  // no hidden states stay in the folder of a run that does not begin
-    for (auto* name : {kHidden, kHiddenScratch}) fs::remove(fs::path(folder) / name);
+  } catch (...) {  // of a run that does not begin, nothing stays
+    std::error_code ignored;
+    fs::remove(fs::path(folder) / kHidden, ignored);
+    bool only_journal = std::distance(fs::directory_iterator(folder, ignored), fs::directory_iterator()) == 1;
+    if (only_journal) fs::remove_all(folder, ignored);
     throw;
   }
   if (s.from.empty())
@@ -97,7 +105,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
 // and from then on one every few seconds, each after the journal.
 void Run::save() {
   std::string path = folder_ + kState, scratch = scratch_of(path);
-  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC);
+  File file(scratch, O_WRONLY | O_CREAT | O_TRUNC, path);
   file.write(state_bytes(program_.manifest(), state_, settings_.after + steps(), steps(), good_));
   if (synced_) replace_file(path, folder_ + kEarlier);
   synced_ = Clock::now() - synced_at_ > kSync;
