@@ -141,7 +141,7 @@ def write_hidden(
 ) -> None:
     """Compute the hidden states of all token rows, and write them.
 
-    The rows are taken by length, as many at a time as an execution takes, so that the bits depend on the examples alone.
+    The rows are taken by length, as many at a time as an execution takes. So the bits depend on the examples alone.
 
     Args:
         states: gives those of rows of tokens i64[n, T], f32[n, T, H].

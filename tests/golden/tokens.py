@@ -118,7 +118,7 @@ def manifest(tokenizer: str, **changes: Any) -> Manifest:
         "tokenizer_sha256": hashlib.sha256(TOKENIZERS[tokenizer]).hexdigest(),
         "pad_token": 0 if tokenizer == "wordpiece" else 1, "eps": 0.01, "lr": 0.001,
         "adapter": Adapter(2, 4.0, "fisher", (module,), sha256="22" * 32), "frozen_sha256": "33" * 32,
-        "architecture": Architecture(1, 8, 2, 4, 256, 40, len(vocabulary), True),
+        "architecture": Architecture(1, 8, 2, 2, 4, 256, 40, len(vocabulary), True),
     }  # fmt: skip
     if changes.get("objective", "label-words") == "label-words":
         words = ("terrible", "great") if tokenizer == "wordpiece" else ("Ġterrible", "Ġgreat")

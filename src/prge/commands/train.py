@@ -275,6 +275,7 @@ def _go_on(
 def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Close the run's folder and draw the curves of the journal's ``rows``; paths by name."""
     paths, picture = run.finish(state), run.folder / PICTURE_FILE
+    run.program.unload()  # drawing takes as much again
     try:
         plot_curves(picture, rows)
     except OSError as e:
