@@ -244,7 +244,7 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
         _remove_clones(edge.exported_program().graph_module)
         if backend == "xnnpack":
             # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
-            # when it is read: a third more memory in a step.
+            # when it is read: a quarter more memory for results.
             with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort):
                 edge = edge.to_backend(partitioner)
             _drop_unused(edge.exported_program())

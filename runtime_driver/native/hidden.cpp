@@ -140,9 +140,9 @@ void Hidden::write(const std::string& path, const Manifest& m, const Examples& e
     file.allocate(head.size() + 4 * all * m.hidden);  // a full disk is found now, and not after minutes
     std::stable_sort(rows.begin(), rows.end(),
                      [](auto& a, auto& b) { return a.row->tokens.size() < b.row->tokens.size(); });
-    for (size_t start = 0; start < rows.size(); start += m.batch) {
+    for (size_t start = 0; start < rows.size(); start += m.frozen_rows) {
       Batch part;
-      for (size_t i = start; i < std::min<size_t>(start + m.batch, rows.size()); i++) part.push_back(rows[i].row);
+      for (size_t i = start; i < std::min<size_t>(start + m.frozen_rows, rows.size()); i++) part.push_back(rows[i].row);
       Inputs in = collate(part, m);
       auto found = states(in.tokens, in.length);
       for (size_t i = 0; i < part.size(); i++) {

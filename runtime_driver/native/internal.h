@@ -154,7 +154,7 @@ class Hidden {
  public:
   // Throws where the file is not whole, or not of these examples and this program. `examples` must outlive the object.
   Hidden(const std::string& path, const Manifest& manifest, const Examples& examples);
-  // Computes and writes them: the rows by length, B at a time, so that the bits depend on the examples alone.
+  // Computes and writes them: the rows by length, as many as an execution takes, so that the bits depend on the examples alone.
   static void write(const std::string& path, const Manifest& manifest, const Examples& examples, const States& states,
                     const std::function<void(int64_t done, int64_t all)>& progress);
   // Copies those of rows to f32[n, length, H], zeros at the padding. Whether it has them all.

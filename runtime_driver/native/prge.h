@@ -32,7 +32,8 @@ struct Error : std::runtime_error {
 struct Manifest {
   std::string json;  // the whole manifest
   std::string model, model_sha256, adapter_sha256, frozen_sha256, perturb, optimizer, objective, answer_at;
-  int64_t queries, batch, min_tokens, max_tokens, max_targets, state_size, pad_token, mask_token, vocabulary;
+  int64_t queries, batch, frozen_rows, min_tokens, max_tokens, max_targets;
+  int64_t state_size, pad_token, mask_token, vocabulary;
   int64_t parameters, labels, hidden;  // hidden: width of the hidden states
   double beta_mean, beta_square, eps, lr;
   bool outer, inner, choices;

@@ -95,8 +95,9 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
       {"objective", &Manifest::objective}, {"answer_at", &Manifest::answer_at}};
   for (auto [name, field] : texts) m.*field = j.at(name);
   const std::pair<const char*, int64_t Manifest::*> sizes[] = {
-      {"queries", &Manifest::queries}, {"batch", &Manifest::batch}, {"min_tokens", &Manifest::min_tokens},
-      {"max_tokens", &Manifest::max_tokens}, {"max_targets", &Manifest::max_targets}};
+      {"queries", &Manifest::queries},         {"batch", &Manifest::batch},
+      {"frozen_rows", &Manifest::frozen_rows}, {"min_tokens", &Manifest::min_tokens},
+      {"max_tokens", &Manifest::max_tokens},   {"max_targets", &Manifest::max_targets}};
   for (auto [name, field] : sizes) m.*field = whole(j.at(name), 1 << 20);
   m.state_size = whole(j.at("state_size"));
   m.pad_token = whole(j.at("pad_token"));
@@ -106,7 +107,7 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.labels = static_cast<int64_t>(j.at("labels").size());
   for (auto& module : adapter.at("modules"))
     m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
-  if (m.queries < 1 || m.batch < 1 || m.max_tokens < 1 || m.hidden < 1 || m.parameters < 1 ||
+  if (m.queries < 1 || m.batch < 1 || m.frozen_rows < 1 || m.max_tokens < 1 || m.hidden < 1 || m.parameters < 1 ||
       m.parameters > m.state_size)
     throw Odd("its sizes make no step");
   m.beta_mean = j.at("betas").at(0);
@@ -182,19 +183,19 @@ std::vector<float> Program::states(const Batch& rows) {
   return compute_states(in.tokens, in.length);
 }
 
-// B rows in one execution; the last one is filled up by repetition from its start.
+// `frozen_rows` in one execution; the last one is filled up by repetition from its start.
 std::vector<float> Program::compute_states(const std::vector<int64_t>& tokens, int64_t length) {
   const Manifest& m = manifest_;
   Runtime& below = frozen();
   std::vector<float> found;
   found.reserve(tokens.size() * m.hidden);
-  size_t whole = m.batch * length;
+  size_t whole = m.frozen_rows * length;
   for (size_t start = 0; start < tokens.size(); start += whole) {
     before_each();
     size_t count = std::min(whole, tokens.size() - start);
     std::vector<int64_t> part(whole);
     for (size_t i = 0; i < whole; i++) part[i] = tokens[start + i % count];
-    auto outputs = below.forward({tensor({m.batch, length}, std::move(part))}, execution_seconds);
+    auto outputs = below.forward({tensor({m.frozen_rows, length}, std::move(part))}, execution_seconds);
     auto hidden = floats(outputs.at(0));
     if (hidden.size() != whole * m.hidden)
       throw Error(below.path + ": its output is not of the size that its manifest says");

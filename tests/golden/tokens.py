@@ -117,7 +117,7 @@ def manifest(tokenizer: str, **changes: Any) -> Manifest:
         "min_tokens": 4, "max_tokens": 16, "objective": "label-words", "template": "{text} It was",
         "tokenizer_sha256": hashlib.sha256(TOKENIZERS[tokenizer]).hexdigest(),
         "pad_token": 0 if tokenizer == "wordpiece" else 1, "eps": 0.01, "lr": 0.001,
-        "adapter": Adapter(2, 4.0, "fisher", (module,), sha256="22" * 32), "frozen_sha256": "33" * 32,
+        "adapter": Adapter(2, 4.0, "fisher", (module,), sha256="22" * 32), "frozen_sha256": "33" * 32, "frozen_rows": 3,
         "architecture": Architecture(1, 8, 2, 2, 4, 256, 40, len(vocabulary), True),
     }  # fmt: skip
     if changes.get("objective", "label-words") == "label-words":
