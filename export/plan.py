@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prge.cost import largest_batch, multiply_adds, peak_bytes, weight_bytes
+from prge.cost import (
+    cache_bytes,
+    frozen_multiply_adds,
+    frozen_peak_bytes,
+    largest_batch,
+    multiply_adds,
+    step_peak_bytes,
+    weight_bytes,
+)
 from prge.export.config import ExportConfig
 from prge.export.describe import describe
 from prge.export.quantize import QUANTIZATIONS
@@ -13,6 +21,9 @@ from prge.manifest import Label, Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.families import Parts, UnsupportedModel
 from prge.models.step import StepConfig
+
+# Texts whose hidden states are planned for.
+TEXTS = 1000
 
 
 def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Manifest:
@@ -42,9 +53,10 @@ def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
         budget: bytes above the driver's imports.
 
     Returns:
-        for each quantization ``program_bytes``; ``peak_bytes`` above the driver's imports at the manifest's q and B;
-        ``fits``, whether that is within the budget; ``largest_batch``, the largest B within it, 0 where the weights
-        alone do not fit; and ``multiply_adds`` of a step.
+        for each quantization ``program_bytes``, of both files; ``frozen_peak_bytes`` and ``step_peak_bytes`` above the
+        driver's imports at the manifest's q and B; ``fits``, whether both are within the budget; ``largest_batch``, the
+        largest B within it, 0 where the weights alone do not fit; ``multiply_adds`` of a step; and what `TEXTS` texts
+        take once: ``frozen_multiply_adds`` and ``cache_bytes``.
     """
     found = []
     for quantization in QUANTIZATIONS:
@@ -54,10 +66,13 @@ def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
             {
                 "quantization": quantization,
                 "program_bytes": weight_bytes(m),
-                "peak_bytes": round(peak_bytes(m, m.max_tokens)),
+                "frozen_peak_bytes": round(frozen_peak_bytes(m, m.max_tokens)),
+                "step_peak_bytes": round(step_peak_bytes(m, m.max_tokens)),
                 "fits": largest >= m.batch,
                 "largest_batch": largest,
                 "multiply_adds": multiply_adds(m, m.max_tokens),
+                "frozen_multiply_adds": frozen_multiply_adds(m, TEXTS, m.max_tokens),
+                "cache_bytes": cache_bytes(m, TEXTS * m.max_tokens),
             }
         )
     return found

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_config
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
@@ -26,9 +27,19 @@ from prge.bench.lora import LoraAdamW
 from prge.bench.process import Process
 from prge.bench.runners import Run
 from prge.bench.step import step as bench_step
-from prge.cost import inference_multiply_adds, inference_tokens, multiply_adds, peak_bytes, positions, weight_bytes
+from prge.cost import (
+    ends,
+    frozen_multiply_adds,
+    inference_multiply_adds,
+    inference_tokens,
+    multiply_adds,
+    peak_bytes,
+    positions,
+    weight_bytes,
+)
 from prge.eager import build_again
 from prge.errors import UserError
+from prge.examples.rows import Example
 from prge.export.plan import plan, planned
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_sizes
@@ -116,16 +127,53 @@ def test_weights_are_the_model_s_matrices_and_the_adapter_s_factors(program_fold
 
 
 def test_a_step_costs_its_copies_and_adapters_more(weights_program: Path, program_folder: Path) -> None:
-    m = StepProgram(weights_program).manifest
-    pairs = sum(m.adapter.rank * (x.in_features + sum(x.core) - m.adapter.rank) for x in m.adapter.modules)
-    ups = sum(x.core[1] * x.out_features for x in m.adapter.modules) if m.adapter.subspace else 0
-    assert multiply_adds(m, 9) == inference_multiply_adds(m, 9) + m.rows * 9 * (pairs + ups)
-    m = StepProgram(program_folder).manifest
+    """Both parts of a step are what inference is, less what the last layer leaves out, and with the adapters."""
+    for path in (weights_program, program_folder):
+        m = StepProgram(path).manifest
+        a, every, last = m.architecture, positions(m, 9), ends(m)
+        below = m.first_layer * every * (a.layer_weights + 2 * a.heads * a.head * (every // m.rows))
+        assert frozen_multiply_adds(m, m.rows, every // m.rows) == below
+        keys_values = 2 * a.hidden * a.kv_heads * a.head
+        other = a.layer_weights - keys_values + 2 * a.heads * a.head * (every // m.rows)
+        pairs = 0
+        for x in m.adapter.modules:
+            each = m.adapter.rank * x.in_features + x.core[0] * x.core[1]
+            each += x.core[1] * x.out_features if m.adapter.subspace else 0
+            pairs += each * (last if x.layer == a.layers - 1 else every)
+        head = (last - m.rows) * a.hidden * len(m.labels)
+        assert multiply_adds(m, 9) == inference_multiply_adds(m, 9) - below - (every - last) * other + pairs + head
     more = replace(m, queries=m.queries + 1)
-    assert positions(more, 9)[1] - positions(m, 9)[1] == m.batch and positions(more, 9)[0] == positions(m, 9)[0]
+    assert positions(more, 9) - positions(m, 9) == ends(more) - ends(m) == m.batch
 
 
-KINDS = {"program": 1, "inference": 1, "eager": 1, "lora": 1, "lora-checkpointed": 1, "training": 1}
+def test_a_step_has_as_many_positions_as_its_program_runs(program_folder: Path) -> None:
+    """Those at which PyTorch runs the linears of the layers, counted as it makes a step."""
+    program, seen = StepProgram(program_folder), dict[str, int]()
+    m, step = program.manifest, build_again(program, program.manifest.max_tokens).step
+    tokens, targets = collate([Example((5, 6, 7, 8, 9), 0, 1)] * m.rows, m)
+
+    def watch(name: str) -> Any:
+        def note(_: nn.Module, x: tuple[torch.Tensor], y: torch.Tensor) -> None:
+            seen[name] = x[0].numel() // x[0].shape[-1]
+
+        return note
+
+    linears = {name: layer for name, layer in step.backbone.layers.named_modules() if isinstance(layer, nn.Linear)}
+    handles = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
+    hidden = step.backbone.frozen(tokens)
+    for name, linear in linears.items():
+        assert (name in seen) == (int(name.split(".")[0]) < m.first_layer), linear
+    step(program.initial_state(), hidden, tokens, targets, torch.tensor([0]), torch.tensor([0.1]), torch.tensor([0.1]))
+    for name in linears:
+        layer = int(name.split(".")[0])
+        # Queries, keys and values run together here; those that nothing reads are not in the program.
+        if layer >= m.first_layer and "projections" not in name:
+            assert seen[name] == (positions(m, 5) if layer < m.architecture.layers - 1 else ends(m)), name
+    for handle in handles:
+        handle.remove()
+
+
+KINDS = {"program": 1, "frozen": 1, "inference": 1, "eager": 1, "lora": 1, "lora-checkpointed": 1, "training": 1}
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""What a step costs, by a manifest's sizes: multiply-adds, bytes of weights, peak memory."""
+"""What a program costs, by a manifest's sizes: multiply-adds, bytes of weights, peak memory, size of the cache.
+
+A program has two parts. The frozen part runs once over all texts, the trained part at every step, and each is alone in
+memory (`docs/how-it-works.md`).
+"""
 
 from __future__ import annotations
 
@@ -10,118 +14,160 @@ from prge.manifest import Manifest
 _WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8da4w": (0.5, 32)}
 
 
-def first_adapted(m: Manifest) -> int:
-    """Index of the first adapted layer."""
-    return min(module.layer for module in m.adapter.modules)
+def _targets(m: Manifest) -> int:
+    """M, the target positions of a row; label words have one."""
+    return max(1, m.max_targets)
 
 
-def positions(m: Manifest, tokens: int) -> tuple[int, int]:
-    """Positions that one execution runs through each layer below the first adapted one, and through each from it on.
+def positions(m: Manifest, tokens: int) -> int:
+    """Positions that one execution of a step runs through each layer but the last, for rows of ``tokens`` tokens.
 
-    For rows of ``tokens`` tokens. Perturbed activations add the copies of the targets to the latter.
+    With perturbed activations the copies of the targets come on top, and a causal model leaves out the last token.
     """
     if m.perturb == "weights":
-        return m.rows * tokens, m.rows * tokens
-    copies = (1 + m.queries) * max(1, m.max_targets)
-    return m.batch * tokens, m.batch * (tokens + copies)
+        return m.rows * tokens
+    return m.batch * (tokens - (m.answer_at == "last") + (1 + m.queries) * _targets(m))
+
+
+def ends(m: Manifest) -> int:
+    """Positions at which the loss looks: so many run through the last layer, for which the others make keys alone."""
+    return m.rows * _targets(m) * (1 + m.queries if m.perturb == "activations" else 1)
 
 
 def inference_tokens(m: Manifest, tokens: int) -> int:
     """Tokens of a row of plain inference that has as many positions as a row of the step, copies included."""
-    return positions(m, tokens)[1] // m.rows
+    return positions(m, tokens) // m.rows
 
 
 def multiply_adds(m: Manifest, tokens: int) -> int:
-    """Multiply-adds of one step, for rows of ``tokens`` tokens.
+    """Multiply-adds of one step, without the frozen part, for rows of ``tokens`` tokens.
 
-    Counted are the frozen linears and the LoRA pairs at every position, scores and values of every pair of positions of
-    a row, and the head at the targets, of which perturbed activations have ``R (1 + q) M``. Embedding lookups and
-    elementwise operations are left out.
+    Counted are the frozen linears and the LoRA pairs, scores and values of every pair of positions of a row, and the
+    head at the targets. Embedding lookups and elementwise operations are left out.
     """
-    below, above = positions(m, tokens)
-    adapters = above * sum(
-        m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0)
+    a, every, last = m.architecture, positions(m, tokens), ends(m)
+    keys_values = 2 * a.hidden * a.kv_heads * a.head
+    pairs = 2 * a.heads * a.head * (every // m.rows)  # scores and values of a position
+    layers = (a.layers - m.first_layer - 1) * every * (a.layer_weights + pairs)
+    layers += every * keys_values + last * (a.layer_weights - keys_values + pairs)
+    adapters = sum(
+        (last if x.layer == a.layers - 1 else every)
+        * (m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0))
         for x in m.adapter.modules
     )
-    copies = 1 + m.queries if m.perturb == "activations" else 1
-    return m.executions * (_decoder(m, below, above) + adapters + _head(m, copies))
+    return m.executions * (layers + adapters + last * _head(m))
+
+
+def frozen_multiply_adds(m: Manifest, rows: int, tokens: int) -> int:
+    """Multiply-adds of the frozen part on ``rows`` rows of ``tokens`` tokens."""
+    a = m.architecture
+    return m.first_layer * rows * tokens * (a.layer_weights + 2 * a.heads * a.head * tokens)
 
 
 def inference_multiply_adds(m: Manifest, tokens: int) -> int:
     """Multiply-adds of the model alone, on as many rows and positions as one execution of the step has."""
-    _, above = positions(m, tokens)
-    return _decoder(m, above, above) + _head(m, 1)
+    a, every = m.architecture, positions(m, tokens)
+    layers = a.layers * every * (a.layer_weights + 2 * a.heads * a.head * (every // m.rows))
+    return layers + m.rows * _targets(m) * _head(m)
 
 
-def _decoder(m: Manifest, below: int, above: int) -> int:
-    """Multiply-adds of the layers, for what `positions` gives."""
-    a, lower = m.architecture, first_adapted(m)
-    width = 2 * a.heads * a.head  # scores and values
-    return lower * below * (a.layer_weights + width * (below // m.rows)) + (a.layers - lower) * above * (
-        a.layer_weights + width * (above // m.rows)
-    )
+def _head(m: Manifest) -> int:
+    """Multiply-adds of the head, at one position."""
+    return m.architecture.hidden * (len(m.labels) or m.architecture.vocabulary) + m.architecture.transform
 
 
-def _head(m: Manifest, copies: int) -> int:
-    """Multiply-adds of the head, at so many copies of each target."""
-    a = m.architecture
-    each = a.hidden * (len(m.labels) or a.vocabulary) + a.transform
-    return m.rows * copies * max(1, m.max_targets) * each
+def cache_bytes(m: Manifest, tokens: int) -> int:
+    """Bytes of the hidden states of so many tokens."""
+    return 4 * m.architecture.hidden * tokens
 
 
 def weight_bytes(m: Manifest) -> int:
-    """Bytes of all frozen weights in a program.
+    """Bytes of all frozen weights in the two files of a program.
 
     Linears, embedding and, for language modelling, the head are stored as the quantization says, with their scales. In
-    float32 are learned positions, the linears before the head, and the adapters' factors. A tied head takes no bytes of
-    its own in float32, where it reads the embedding's table.
+    float32 are learned positions, the linears before the head, and the adapters' factors. A tied head is there beside
+    the embedding, because they are in different files.
     """
     a = m.architecture
-    each, group = _WEIGHTS[m.quantization]
-
-    def linear(weights: int, outputs: int) -> float:
-        scales = 0 if m.quantization == "f32" else weights // group if group else outputs
-        return weights * each + 4 * scales
-
-    total = a.layers * linear(a.layer_weights, a.layer_outputs)
-    table = a.vocabulary * a.hidden
-    total += 4 * table if m.quantization == "f32" else table + 4 * a.vocabulary
-    if m.max_targets and not (a.tied and m.quantization == "f32"):
-        total += linear(table, a.vocabulary)
+    total = a.layers * _linear_bytes(m, a.layer_weights, a.layer_outputs)
     total += 4 * (a.transform + a.learned_positions * m.max_tokens * a.hidden)
-    return round(total + _factor_bytes(m))
+    if m.max_targets:
+        total += _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
+    return round(total + _table_bytes(m) + _factor_bytes(m))
 
 
-# Bytes, measured as resident memory of the Python driver on Linux, x86-64, with SmolLM2-135M in three quantizations and
-# 1 to 64 rows of 8 to 128 tokens, and checked on a Llama of 1.1 billion parameters: the pages of code that loading
-# touches, those that a step touches, what packing adds to the weights, and what is held at the peak for every position
-# and every output of a layer's linears.
-_CODE, _KERNELS, _PACKING, _HELD = 5e6, 12e6, 12e6, 10.6
-# How many delegates the layers are cut into. At load one at a time holds its weights twice, as in the file and packed.
+def _linear_bytes(m: Manifest, weights: int, outputs: int) -> float:
+    """Bytes of linears with so many weights and outputs, with their scales."""
+    each, group = _WEIGHTS[m.quantization]
+    scales = 0 if m.quantization == "f32" else weights // group if group else outputs
+    return weights * each + 4 * scales
+
+
+def _table_bytes(m: Manifest) -> int:
+    """Bytes of the embedding."""
+    a = m.architecture
+    return a.vocabulary * a.hidden * 4 if m.quantization == "f32" else a.vocabulary * (a.hidden + 4)
+
+
+def _factor_bytes(m: Manifest) -> int:
+    """Bytes of the adapters' frozen factors."""
+    columns = m.adapter.subspace is not None
+    return 4 * sum(m.adapter.rank * x.in_features + columns * x.core[1] * x.out_features for x in m.adapter.modules)
+
+
+# How many delegates the layers of a program are cut into. At load one at a time holds its weights twice, as in the file
+# and packed.
 DELEGATES = 4
+
+# Bytes, measured as resident memory of the Python driver on Linux, x86-64: the pages of code that loading touches,
+# those that an execution touches, what packing adds for each input of a matrix of few outputs, and what is held at the
+# peak for every position and every output of a layer's linears.
+_CODE, _KERNELS, _NARROW, _HELD = 11e6, 3e6, 100.0, 4.9
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
     """An estimate of the driver's peak memory above its imports, in bytes, for rows of ``tokens`` tokens.
 
-    It is the greater of two: at load, when the last delegate packs its weights, and in a step.
+    It is the greater of two: that of the frozen part, and that of a step.
     """
+    return max(frozen_peak_bytes(m, tokens), step_peak_bytes(m, tokens))
+
+
+def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
+    """As `peak_bytes`, of the frozen part alone."""
     a = m.architecture
-    each, group = _WEIGHTS[m.quantization]
-    linears = a.layers * (a.layer_weights * (each + (2 / group if group else 0)))
-    table = a.vocabulary * a.hidden * (4 if m.quantization == "f32" else 1)
-    packed = linears + _PACKING + _factor_bytes(m)
-    if m.max_targets and m.quantization != "f32":
-        packed += linears / a.layers / a.layer_weights * a.vocabulary * a.hidden
+    resting = _table_bytes(m) + _packed(m, m.first_layer) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
+    return _peak(m, m.first_layer, resting, m.frozen_rows * tokens)
+
+
+def step_peak_bytes(m: Manifest, tokens: int) -> float:
+    """As `peak_bytes`, of a step alone."""
+    a, layers = m.architecture, m.architecture.layers - m.first_layer
+    resting = _packed(m, layers) + _factor_bytes(m) + _NARROW * sum(x.in_features for x in m.adapter.modules)
+    if m.max_targets:
+        resting += _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
-    _, longest = positions(m, m.max_tokens)
-    planned = 8.0 * longest * a.hidden
+    longest = positions(m, m.max_tokens)
+    resting += 11.0 * longest * a.hidden
     if m.perturb == "activations":
-        planned += 4.0 * longest * a.heads * (longest // m.rows)
+        resting += 5.1 * longest * a.heads * (longest // m.rows)
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.perturb == "weights" else 0.0
-    resting = table + _CODE + packed + planned + 5.0 * copies
-    held = _HELD * a.layer_outputs * positions(m, tokens)[1] + 7.5 * copies
-    return max(resting + linears / DELEGATES, resting + _KERNELS + held)
+    return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens)) + 7.5 * copies
+
+
+def _packed(m: Manifest, layers: int) -> float:
+    """Bytes of so many layers' packed linears, and of their norms' means."""
+    a, (each, group) = m.architecture, _WEIGHTS[m.quantization]
+    return layers * (a.layer_weights * (each + (2 / group if group else 0)) + 2 * _NARROW * a.hidden)
+
+
+def _peak(m: Manifest, layers: int, resting: float, at_once: int) -> float:
+    """The peak of a part that holds ``resting`` bytes, with so many layers and so many positions in an execution.
+
+    It is the greater of that at load, when the last delegate packs its weights, and that of an execution.
+    """
+    held = _KERNELS + _HELD * m.architecture.layer_outputs * at_once
+    return _CODE + resting + max(_packed(m, layers) / DELEGATES, held)
 
 
 def largest_batch(m: Manifest, tokens: int, budget: float) -> int:
@@ -130,9 +176,3 @@ def largest_batch(m: Manifest, tokens: int, budget: float) -> int:
     while batch < 1024 and peak_bytes(replace(m, batch=batch + 1), tokens) <= budget:
         batch += 1
     return batch
-
-
-def _factor_bytes(m: Manifest) -> int:
-    """Bytes of the adapters' frozen factors."""
-    columns = m.adapter.subspace is not None
-    return 4 * sum(m.adapter.rank * x.in_features + columns * x.core[1] * x.out_features for x in m.adapter.modules)

@@ -26,8 +26,10 @@ from prge.manifest import Manifest
 from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
+from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.base import load_plain, runtime, set_threads, without_exporter
+from prge.runtime_driver.program.frozen import FrozenProgram
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import RunFolder
 
@@ -43,9 +45,10 @@ class Contender:
     """What to time.
 
     Attributes:
-        kind: ``"program"`` (as `prge train` drives it), ``"inference"``, ``"products"`` or ``"training"`` (ExecuTorch's
-            own training module) on the ExecuTorch runtime; ``"native"`` (the program in `prge-run`); ``"eager"`` (the
-            program's step in PyTorch); ``"lora"`` or ``"lora-checkpointed"`` (backpropagation in PyTorch).
+        kind: on the ExecuTorch runtime ``"program"`` (a step, as `prge train` drives it), ``"frozen"`` (the frozen
+            part, on B rows), ``"inference"``, ``"products"``, or ``"training"`` (ExecuTorch's own training module);
+            ``"native"`` (the program in `prge-run`); in PyTorch ``"eager"`` (the program's step), ``"lora"``, or
+            ``"lora-checkpointed"`` (backpropagation).
         program: path of the program that is timed, or whose step PyTorch runs.
         manifest: JSON of the program that gives the model, the rows and the targets. A program that is not timed is
             not loaded, because it would count as memory.
@@ -86,6 +89,10 @@ def prepare(contender: Contender) -> Callable[[int], Step]:
         program = StepProgram(Path(contender.program))
         program.load()
         return _program(program)
+    if contender.kind == "frozen":
+        below = StepProgram(Path(contender.program)).frozen_part()
+        below.load()
+        return _frozen(below)
     if contender.kind == "eager":
         return _eager(StepProgram(Path(contender.program)))
     m = Manifest.from_json(contender.manifest, contender.kind)
@@ -118,10 +125,21 @@ def real_steps(program: StepProgram, examples: Sequence[Example]) -> Iterator[No
     """
     config = TrainConfig(_MANY, program.manifest.lr, program.manifest.eps)
     with tempfile.TemporaryDirectory() as scratch:
+        program.keep(Path(scratch) / HIDDEN_FILE, examples)
         run = RunFolder.begin(Path(scratch) / "run", program, config, {}, program.initial_state())
         for state, record in fold(program, run.stands.state, examples, [], config, guard=run.guard):
             run.log(record, state, run.guard, None)
             yield
+
+
+def _frozen(below: FrozenProgram) -> Callable[[int], Step]:
+    m = below.manifest
+
+    def step(tokens: int) -> Step:
+        rows, _ = collate(synthetic(m, tokens, m.batch), m)
+        return lambda: below.states(rows)
+
+    return step
 
 
 def _inference(m: Manifest, method: Callable[[Any], Any]) -> Callable[[int], Step]:
@@ -142,10 +160,12 @@ def _eager(program: StepProgram) -> Callable[[int], Step]:
 
     def step(tokens: int) -> Step:
         rows, targets = collate(synthetic(m, tokens, m.batch) * m.copies, m)
+        with torch.no_grad():
+            hidden = module.backbone.frozen(rows)
 
         def run() -> None:
             with torch.no_grad():
-                module(state, rows, targets, *scalars)
+                module(state, hidden, rows, targets, *scalars)
 
         return run
 

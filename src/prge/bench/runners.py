@@ -75,7 +75,7 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     dev = encoder.examples(Path(settings.dev))
     examples = without(encoder.examples(Path(settings.data), settings.examples), dev)
     few = random.Random(0).sample(dev, min(settings.curve, len(dev)))
-    trainer = LoraRun(program.manifest, settings) if torch_side else ProgramRun(program, settings)
+    trainer = LoraRun(program.manifest, settings) if torch_side else ProgramRun(program, settings, dev)
     spent, steps = 0.0, 0
     for seconds in trainer.steps(examples):
         spent, steps = spent + seconds, steps + 1
@@ -89,18 +89,28 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
 class ProgramRun:
     """A program on the ExecuTorch runtime, as `prge train` runs it."""
 
-    def __init__(self, program: StepProgram, settings: Run):
+    def __init__(self, program: StepProgram, settings: Run, dev: list[Example]):
         self.program, self.state = program, program.initial_state()
-        self.settings = settings
+        self.settings, self.dev = settings, dev
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
-        warm_up(self.program, examples)
+        """Make the steps; yields the seconds of each. The first one's are those of all that comes before it, too.
+
+        Of the pass of the frozen part, they are the share of the training texts: evaluations do not count as training.
+        """
+        texts = [*examples, *self.dev]
         began, eps = time.perf_counter(), self.program.manifest.eps
-        lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
-        config, calibrated = TrainConfig(self.settings.steps, lr, eps, self.settings.seed), time.perf_counter() - began
-        for state, record in fold(self.program, self.state, examples, [], config):
-            self.state = state
-            yield record.seconds + (calibrated if record.step == 0 else 0.0)
+        with self.program.kept(texts):
+            share = sum(len(e.tokens) for e in examples) / sum(len(e.tokens) for e in texts)
+            before = share * (time.perf_counter() - began)
+            warm_up(self.program, examples)
+            began = time.perf_counter()
+            lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
+            before += time.perf_counter() - began
+            config = TrainConfig(self.settings.steps, lr, eps, self.settings.seed)
+            for state, record in fold(self.program, self.state, examples, [], config):
+                self.state = state
+                yield record.seconds + (before if record.step == 0 else 0.0)
 
     def accuracy(self, examples: list[Example]) -> float:
         accuracy = evaluate(self.program, self.state, examples).accuracy

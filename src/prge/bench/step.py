@@ -14,7 +14,7 @@ from prge.bench.machine import describe, names
 from prge.bench.process import Process
 from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
-from prge.cost import inference_multiply_adds, multiply_adds, positions, weight_bytes
+from prge.cost import frozen_multiply_adds, inference_multiply_adds, multiply_adds, positions, weight_bytes
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.files.typed import to_json
@@ -63,6 +63,10 @@ def step(
         listener("making programs to measure against")
         processes = _limits(Path(scratch))
         processes += [Process(called[path], Contender("program", str(path)), m) for path, m in loaded.items()]
+        processes += [
+            Process(f"frozen part of {called[path]}, once", Contender("frozen", str(path)), m)
+            for path, m in loaded.items()
+        ]
         if runner:
             from prge.bench.native import NativeProcess, find_runner
 
@@ -141,18 +145,23 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     """A report's row: what one contender took for T tokens, and its speed.
 
     ``seconds`` is the median of the rounds. ``multiply_adds`` is the work that the method needs, counted from the
-    model's sizes; it is None for backpropagation. ``driver_seconds`` is the part of a step outside the runtime's
-    execute: the batch and its rows, the guard, the journal's line and the snapshot.
+    model's sizes. It is None for backpropagation, and where there is none: the frozen part may be the embedding alone.
+    ``driver_seconds`` is the part of a step outside the runtime's execute: the batch and its rows, the guard, the
+    journal's line and the snapshot.
     """
     m, kind, seconds = process.manifest, process.contender.kind, process.seconds[tokens]
     drivers = process.driver_seconds.get(tokens)
     assert m is not None
     median = statistics.median(seconds)
     is_step = kind in ("program", "native", "eager")
-    work = inference_multiply_adds if kind == "inference" else multiply_adds if is_step else None
-    needed = work(m, tokens) if work else None
-    on_runtime = kind in ("program", "native", "inference")
-    executions = m.executions if kind in ("program", "native") else 1
+    needed, run = None, positions(m, tokens) * (m.executions if kind in ("program", "native") else 1)
+    if kind == "frozen":
+        needed, run = frozen_multiply_adds(m, m.batch, tokens), m.batch * tokens
+    elif kind == "inference":
+        needed = inference_multiply_adds(m, tokens)
+    elif is_step:
+        needed = multiply_adds(m, tokens)
+    on_runtime = kind in ("program", "frozen", "native", "inference")
     held = m if on_runtime else replace(m, quantization="f32")
     limit = limits["f32" if held.quantization == "f32" else "int8"]
     speed = 2.0 * needed / median / 1e9 if needed else None
@@ -163,7 +172,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "queries": m.queries if is_step else None,
         "batch": m.batch,
         "tokens": tokens,
-        "positions": positions(m, tokens)[1] * executions if needed else None,
+        "positions": run if needed else None,
         "seconds": median,
         "least": min(seconds),
         "most": max(seconds),
@@ -179,7 +188,8 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
 
 
 def _sizes(path: Path, m: Manifest) -> dict[str, float]:
-    size = StepProgram(path).path.stat().st_size
+    step = StepProgram(path)
+    size = step.path.stat().st_size + step.frozen_part().path.stat().st_size
     return {"program_bytes": size, "weight_bytes": weight_bytes(m), "ratio": size / weight_bytes(m)}
 
 

@@ -56,11 +56,17 @@ def planned(result: Result) -> None:
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
     table = columns("quantization", "program MB", "peak MB", f"q={queries} B={batch} fits", "largest B")
     for row in result["rows"]:
-        peak, size = row["peak_bytes"] + imports, row["program_bytes"]
+        once, steps = (f"{(row[name] + imports) / 1e6:,.0f}" for name in ("frozen_peak_bytes", "step_peak_bytes"))
         fits, largest = "yes" if row["fits"] else "no", str(row["largest_batch"] or "none")
-        table.add_row(row["quantization"], f"{size / 1e6:,.0f}", f"{peak / 1e6:,.0f}", fits, largest)
+        table.add_row(row["quantization"], f"{row['program_bytes'] / 1e6:,.0f}", f"{once}, {steps}", fits, largest)
     out.print(table)
-    out.print(f"peak MB: of the process, {imports / 1e6:,.0f} of them Python, torch and the runtime")
+    row = result["rows"][0]
+    work, once = row["multiply_adds"], row["frozen_multiply_adds"]
+    out.print(f"peak MB: while the frozen layers run once, and of a step; {imports / 1e6:,.0f} of them are Python's")
+    out.print(
+        f"1,000 texts of {result['tokens']} tokens: once the work of {once / work:,.0f} steps, and "
+        f"{row['cache_bytes'] / 1e6:,.0f} MB of disk"
+    )
 
 
 def compared(result: Result) -> None:
