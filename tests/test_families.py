@@ -307,11 +307,15 @@ def check_peft(program: StepProgram, hf: Any, batch: list[Example], tmp_path: Pa
 
 
 def check_costs(program: StepProgram, hf: Any) -> None:
-    """The manifest's bytes are those of the model's matrices, less the positions and types that no row reaches."""
+    """The manifest's bytes are those of the model's matrices, less the positions and types that no row reaches.
+
+    A tied head is there twice, as the embedding is in the frozen part.
+    """
     m = program.manifest
     base = {id(p): (name, p) for name, p in hf.named_parameters() if "lora_" not in name and p.dim() > 1}
     unread = sum(p.numel() for name, p in base.values() if "position" in name or "token_type" in name or "wpe" in name)
     head = 0 if m.architecture.tied or not m.labels else m.architecture.vocabulary * m.architecture.hidden
     learned = m.architecture.learned_positions * m.max_tokens * m.architecture.hidden
-    numbers = sum(p.numel() for _, p in base.values()) - unread + learned - head
+    again = m.architecture.vocabulary * m.architecture.hidden if m.architecture.tied and not m.labels else 0
+    numbers = sum(p.numel() for _, p in base.values()) - unread + learned - head + again
     assert weight_bytes(m) == 4 * (numbers + program.frozen().numel())

@@ -89,11 +89,17 @@ def weight_bytes(m: Manifest) -> int:
     the embedding, because they are in different files.
     """
     a = m.architecture
-    total = a.layers * _linear_bytes(m, a.layer_weights, a.layer_outputs)
-    total += 4 * (a.transform + a.learned_positions * m.max_tokens * a.hidden)
+    total = (a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform
     if m.max_targets:
         total += _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
-    return round(total + _table_bytes(m) + _factor_bytes(m))
+    return round(total + _factor_bytes(m)) + frozen_weight_bytes(m)
+
+
+def frozen_weight_bytes(m: Manifest) -> int:
+    """As `weight_bytes`, of the frozen part alone."""
+    a = m.architecture
+    total = m.first_layer * _linear_bytes(m, a.layer_weights, a.layer_outputs)
+    return round(total + _table_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
 
 
 def _linear_bytes(m: Manifest, weights: int, outputs: int) -> float:

@@ -14,7 +14,14 @@ from prge.bench.machine import describe, names
 from prge.bench.process import Process
 from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
-from prge.cost import frozen_multiply_adds, inference_multiply_adds, multiply_adds, positions, weight_bytes
+from prge.cost import (
+    frozen_multiply_adds,
+    frozen_weight_bytes,
+    inference_multiply_adds,
+    multiply_adds,
+    positions,
+    weight_bytes,
+)
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.files.typed import to_json
@@ -163,6 +170,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         needed = multiply_adds(m, tokens)
     on_runtime = kind in ("program", "frozen", "native", "inference")
     held = m if on_runtime else replace(m, quantization="f32")
+    below = frozen_weight_bytes(held)
     limit = limits["f32" if held.quantization == "f32" else "int8"]
     speed = 2.0 * needed / median / 1e9 if needed else None
     return {
@@ -183,7 +191,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "peak_megabytes": process.megabytes[tokens],
         "process_megabytes": process.process_megabytes[tokens],
         "start_seconds": process.start_seconds,
-        "weight_bytes": weight_bytes(held),
+        "weight_bytes": below if kind == "frozen" else weight_bytes(held) - below * is_step,
     }
 
 
@@ -239,19 +247,41 @@ def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(path: Path, report: dict[str, Any]) -> None:
-    """Draw the roofline: GFLOP/s over floating-point operations per byte of weights, below the machine's limits."""
+    """Draw the roofline, and the seconds of every contender."""
+    with picture(path, panels=2) as (left, right):
+        _roofline(left, report)
+        _seconds(right, report["rows"])
+
+
+def _roofline(axis: Any, report: dict[str, Any]) -> None:
+    """GFLOP/s over floating-point operations per byte of weights, below the machine's limits."""
     limits = report["limits"]
     points = [r for r in report["rows"] if r["gflops"] is not None]
-    with picture(path) as axis:
-        reach = [2.0 * r["multiply_adds"] / r["weight_bytes"] for r in points]
-        low, high = min(0.5, *reach), max(1000.0, *(2 * x for x in reach))
-        for name, style in (("f32", "-"), ("int8", "--")):
-            knee = limits[name] / limits["bandwidth"]
-            x = [low, knee, max(high, 2 * knee)]
-            y = [low * limits["bandwidth"], limits[name], limits[name]]
-            axis.plot(x, y, style, color="gray", label=f"{name}, {limits[name]:.0f} GFLOP/s")
-        for i, name in enumerate(dict.fromkeys(r["contender"] for r in points)):
-            at = [(2.0 * r["multiply_adds"] / r["weight_bytes"], r["gflops"]) for r in points if r["contender"] == name]
-            axis.plot(*zip(*at, strict=True), "o", color=f"C{i}", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="operations per byte of weights", ylabel="GFLOP/s")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
+    reach = [2.0 * r["multiply_adds"] / r["weight_bytes"] for r in points]
+    low, high = min(0.5, *reach), max(1000.0, *(2 * x for x in reach))
+    for name, style in (("f32", "-"), ("int8", "--")):
+        knee = limits[name] / limits["bandwidth"]
+        x = [low, knee, max(high, 2 * knee)]
+        y = [low * limits["bandwidth"], limits[name], limits[name]]
+        axis.plot(x, y, style, color="gray", label=f"{name}, {limits[name]:.0f} GFLOP/s")
+    for i, name in enumerate(dict.fromkeys(r["contender"] for r in points)):
+        at = [(2.0 * r["multiply_adds"] / r["weight_bytes"], r["gflops"]) for r in points if r["contender"] == name]
+        axis.plot(*zip(*at, strict=True), "o", color=f"C{i}", label=name)
+    axis.set(xscale="log", yscale="log", xlabel="operations per byte of weights", ylabel="GFLOP/s")
+    axis.legend(loc="lower right", fontsize="small")
+
+
+def _seconds(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """A bar for every contender and length, the first contender at the top."""
+    lengths, contenders = sorted({r["tokens"] for r in rows}), list(dict.fromkeys(r["contender"] for r in rows))
+    thick = 0.8 / len(lengths)
+    for i, tokens in enumerate(lengths):
+        at = [(contenders.index(r["contender"]) + (i - (len(lengths) - 1) / 2) * thick, r) for r in rows]
+        bars = [(place, r["seconds"]) for place, r in at if r["tokens"] == tokens]
+        places, seconds = zip(*bars, strict=True)
+        drawn = axis.barh(places, seconds, height=thick, label=f"T = {tokens}")
+        axis.bar_label(drawn, fmt=" %.3f", fontsize="small")
+    axis.set(yticks=range(len(contenders)), yticklabels=contenders, xscale="log", xlabel="seconds")
+    axis.margins(x=0.2)
+    axis.invert_yaxis()
+    axis.legend(fontsize="small")
