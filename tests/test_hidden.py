@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,10 +237,10 @@ def test_runs_with_and_without_and_with_too_little_room(
         assert (tmp_path / name / HIDDEN_FILE).exists() == (name == "enough")
     assert outcome(tmp_path / "off") == outcome(tmp_path / "small")
     assert outcome(tmp_path / "enough") == outcome(kept)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 3 * needed))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * needed))
     begin(program_folder, demo_data, tmp_path / "little", 1, eval_every=0)
     assert cache_of(tmp_path / "little") is None  # a quarter of the free space is not enough
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 4 * needed))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * needed))
     begin(program_folder, demo_data, tmp_path / "more", 1, eval_every=0)
     assert cache_of(tmp_path / "more") == HIDDEN_FILE
 
