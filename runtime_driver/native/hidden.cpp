@@ -77,7 +77,9 @@ bool is_shared(const fs::path& path) {
   auto fits = [](char there, char here) {
     return here == '0' ? is_digit(there) || (there >= 'a' && there <= 'f') : there == here;
   };
-  return path.is_absolute() && std::equal(name.begin(), name.end(), form.begin(), form.end(), fits);
+  // The system would read no further than a zero byte, and write a file of another name.
+  bool whole = path.native().find('\0') == std::string::npos;
+  return whole && path.is_absolute() && std::equal(name.begin(), name.end(), form.begin(), form.end(), fits);
 }
 
 std::string hidden_file(const std::string& folder, const std::string& cache, const Manifest& m,

@@ -233,10 +233,12 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{VERSION}); finish it with that version, or begin a new run with --from {folder}"
             )
         train, data = parse(TrainConfig, config["train"]), config["data"]
-        cache = Path(data["cache"] or HIDDEN_FILE)
         for text in (config["program"], config["runtime"], data["crc"], data["device"], data["from"] or ""):
             parse(str, text)
-        if cache != Path(HIDDEN_FILE) and not (cache.is_absolute() and SHARED_NAME.fullmatch(cache.name)):
+        cache = data["cache"]
+        if cache not in (None, HIDDEN_FILE) and not (
+            Path(cache).is_absolute() and SHARED_NAME.fullmatch(Path(cache).name) and "\0" not in cache
+        ):
             raise ValueError(f"hidden states in {cache}")
         counts = (train.steps - 1, train.seed, train.eval_every, train.after)
         if min(train.lr, train.eps) <= 0 or not all(0 <= count < 2**31 for count in counts):

@@ -41,15 +41,11 @@ def write_large(
     Raises:
         OSError: when the file cannot be written.
     """
-    size = 4 * shape[0] * shape[1]
-    described = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
-    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}, name: described}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    begin, scratch = 8 + len(text), scratch_of(path)
+    head, scratch = _head(name, shape, metadata), scratch_of(path)
+    begin, size = len(head), 4 * shape[0] * shape[1]
     try:
         with scratch.open("w+b", buffering=0) as f:
-            f.write(len(text).to_bytes(8, "little") + text)
+            f.write(head)
             os.posix_fallocate(f.fileno(), 0, begin + size)  # a full disk is found now, and not after minutes
 
             def put(first: int, rows: Rows) -> None:
@@ -60,7 +56,7 @@ def write_large(
             fill(put)
             f.seek(0)
             crc = _crc_of_rest(f, 0)
-            f.seek(8 + text.index(CRC_ZEROS))
+            f.seek(head.index(CRC_ZEROS))
             f.write(b'"crc":"%08x"' % crc)
         sync(scratch)
         scratch.replace(path)
@@ -89,19 +85,21 @@ class LargeTensor:
         self.path = path
         try:
             self._file = path.open("rb", buffering=0)
-            length = int.from_bytes(self._file.read(8), "little")
-            header = self._file.read(min(length, _BLOCK))
+            length = self._file.read(8)
+            header = self._file.read(min(int.from_bytes(length, "little"), _BLOCK))
             place = CRC_PLACE.search(header)
             if not place:
                 raise ValueError("it has no checksum")
-            zeroed = header[: place.start()] + CRC_ZEROS + header[place.end() :]
-            crc = _crc_of_rest(self._file, zlib.crc32(length.to_bytes(8, "little") + zeroed))
-            if crc != int(place[1], 16):
+            head = length + header[: place.start()] + CRC_ZEROS + header[place.end() :]
+            if _crc_of_rest(self._file, zlib.crc32(head)) != int(place[1], 16):
                 raise UserError(f"{path} is damaged: its checksum does not fit its content")
             described = parse_json(header)
-            rows, width = (parse(int, size) for size in described[name]["shape"])
-            self.shape, self.metadata, self._begin = (rows, width), described["__metadata__"], 8 + length
-            if self._file.tell() != self._begin + 4 * rows * width:
+            self.shape = parse(tuple[int, int], described[name]["shape"])
+            self.metadata = parse(dict[str, str], described["__metadata__"])
+            self._begin = len(head)
+            if head != _head(name, self.shape, self.metadata) or min(self.shape) < 0:
+                raise ValueError(f"its header is not that of one tensor {name!r} of float32")
+            if self._file.tell() != self._begin + 4 * self.shape[0] * self.shape[1]:
                 raise ValueError("its tensor has another size than the file")
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise UserError(f"{path} is not {what}: {e}") from e
@@ -118,6 +116,15 @@ class LargeTensor:
             raise UserError(f"{self.path} cannot be read: {e.strerror}") from e
         if count != rows.nbytes:
             raise UserError(f"{self.path} was cut off while it was in use")
+
+
+def _head(name: str, shape: tuple[int, int], metadata: dict[str, str]) -> bytes:
+    """All of a file before its tensor, with zeros for the checksum."""
+    described = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
+    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}, name: described}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _crc_of_rest(file: BinaryIO | Any, crc: int) -> int:
