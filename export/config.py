@@ -111,8 +111,8 @@ def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> 
             raise UserError(f"--{name} must be above zero, and a number that float32 can hold, not {value}")
     if adapter.rank < 1 or adapter.directions < 1:
         raise UserError(f"--rank ({adapter.rank}) and --directions ({adapter.directions}) must be at least 1")
-    if config.min_tokens < 2:
-        raise UserError("a row needs at least 2 tokens")
+    if config.min_tokens == 1:
+        raise UserError("a row needs at least 2 tokens, not 1")
     if config.context and config.context < 2:
         raise UserError(f"--context must be at least 2 tokens, not {config.context}")
     if backend == "portable" and config.quantization != "f32":

@@ -267,7 +267,7 @@ def _share_equal(program: ExportedProgram) -> None:
         if node.op == "call_function":
             what = repr((node.target, node.args, node.kwargs))
         elif node.name in places and _is_small(value := program.state_dict[places[node.name]]):
-            what = f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(value.numpy().tobytes()).hexdigest()}"
+            what = f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()}"
         else:
             continue
         first = known.setdefault(what, node)

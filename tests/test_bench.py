@@ -287,9 +287,8 @@ def test_the_step_in_pytorch_is_the_program_s(weights_program: Path) -> None:
     rows, targets = collate(synthetic(m, 9, m.batch) * m.copies, m)
     scalars = torch.tensor([5]), torch.tensor([1e-2]), torch.tensor([0.05])
     with torch.no_grad():
-        expected, losses, _ = build_again(program, m.max_tokens).step.eval()(
-            program.initial_state(), rows, targets, *scalars
-        )
+        step = build_again(program, m.max_tokens).step.eval()
+        expected, losses, _ = step(program.initial_state(), step.backbone.frozen(rows), rows, targets, *scalars)
     state, got, _ = program.execute(program.initial_state(), rows, targets, 5, 1e-2, 0.05)
     torch.testing.assert_close(got, losses, rtol=0, atol=1e-4)
     torch.testing.assert_close(state, expected, rtol=0, atol=1e-3)

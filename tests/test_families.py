@@ -195,7 +195,8 @@ def test_traits_within_a_family(family: str, changes: dict[str, Any], step_confi
         step = build_step(tiny(family, **changes), AdapterConfig(rank=2), step_config, objective, 16).step
         position, label = torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0])
         zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-        _, losses, scores = step(torch.zeros(step.state_size), tokens, (position.unsqueeze(1), label), one, zero, zero)
+        state, targets = torch.zeros(step.state_size), (position.unsqueeze(1), label)
+        _, losses, scores = step(state, step.backbone.frozen(tokens), tokens, targets, one, zero, zero)
     expected = logits[torch.arange(4), position][:, [5, 7, 9]]
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(expected, label, reduction="none"))

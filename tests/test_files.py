@@ -84,6 +84,7 @@ def test_a_program_that_brings_the_runtime_down_is_refused(prge: Prge, program_f
     """An operator's name that is no text ends the process, in the runtime's Python bindings."""
     data = (program_folder / "program.pte").read_bytes()[:-SIZE]
     assert data.count(b"aten::") > 0
+    shutil.copy(program_folder / "frozen.pte", tmp_path)
     (tmp_path / "evil.pte").write_bytes(data.replace(b"aten::", b"\xff\xfe\xff\xff::"))
     seal(tmp_path / "evil.pte")
     code, message = prge("verify", tmp_path / "evil.pte")
@@ -127,7 +128,7 @@ def test_forget_removes_a_run_and_nothing_else(prge: Prge, run: Path, tmp_path: 
     assert code == 1 and "in use" in message["error"] and (run / "state.safetensors").exists()
     journal.close()
     code, found = prge("forget", run, "--yes")
-    assert code == 0 and found["left"] == ["notes.txt", "program"] and found["files"] == 6
+    assert code == 0 and found["left"] == ["notes.txt", "program"] and found["files"] == 8
     assert {path.name for path in run.iterdir()} == {"notes.txt", "program"}
     assert (tmp_path / "elsewhere" / "program.pte").read_text() == "not the run's"
     code, message = prge("forget", run, "--yes")

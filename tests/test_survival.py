@@ -433,24 +433,24 @@ def test_a_run_that_begins_where_one_was_cut_off_has_a_start_of_its_own(
     begin(weights_program, demo_data, run, 2, lr=1.0, start=weights_run)
     (run / CONFIG_FILE).unlink()  # as it is before a run has begun
     (run / LOG_FILE).write_bytes(b"")
-    for file in ("curves.png", *(f"adapter/{p.name}" for p in (run / "adapter").iterdir())):
+    for file in ("curves.png", "earlier.safetensors", *(f"adapter/{p.name}" for p in (run / "adapter").iterdir())):
         (run / file).unlink()
     (run / "adapter").rmdir()
     begin(weights_program, demo_data, run, 2, lr=1.0)
     assert not (run / START_FILE).exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2", 2.5, [2]])
+@pytest.mark.parametrize("version", [None, 1, 2, 4, "3", 2.5, [3]])
 def test_a_run_of_another_format_says_which(
     version: Any, prge: Callable[..., tuple[int, Any]], weights_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(weights_run, run)
     config = json.loads((run / CONFIG_FILE).read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 2
+    assert next(iter(config)) == "version" and config.pop("version") == 3
     (run / CONFIG_FILE).write_text(json.dumps(config if version is None else {"version": version, **config}))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 2); finish it with"
+    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 3); finish it with"
     out = tmp_path / "out"
     for command in (
         ["train", "--resume", run], ["replay", run, "-o", out], ["verify", run], ["compare", run, run], ["forget", run],

@@ -153,7 +153,7 @@ def test_executing_leaves_stderr_alone(
     """Only loading swaps it: that is done for the whole process, and takes longer than a small step."""
     program, generator = StepProgram(program_folder), GenerateProgram(export(context=64))
     state, rows = program.initial_state(), collate([Example((5, 6, 7, 8), 0)] * 2, program.manifest)
-    for loaded in (program, generator):
+    for loaded in (program, program.frozen_part(), generator):
         loaded.load()
     with monkeypatch.context() as patch:
         patch.setattr(os, "dup2", lambda *_: pytest.fail("stderr was swapped"))
@@ -166,7 +166,9 @@ def test_what_the_runtime_cannot_run_is_one_sentence(program_folder: Path) -> No
     program = StepProgram(program_folder)
     fine, targets = collate([Example((5, 6, 7, 8), 0)] * 2, program.manifest)
     for odd in (torch.full((2, 9), 10**6), torch.zeros(2, 99, dtype=torch.int64), torch.zeros(2, 9)):
-        with pytest.raises(UserError, match=r"program.pte: the ExecuTorch runtime could not run 'forward'") as error:
+        with pytest.raises(
+            UserError, match=r"(frozen|program).pte: the ExecuTorch runtime could not run 'forward'"
+        ) as error:
             program.execute(program.initial_state(), odd, targets, 1, 0.1, 0.1)
         assert "\n" not in str(error.value)
     assert program.execute(program.initial_state(), fine, targets, 1, 0.1, 0.1)[1].isfinite().all()
