@@ -9,11 +9,14 @@ import random
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEMPLATE, tiny_config
@@ -27,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 import prge as library
 from prge.errors import UserError
 from prge.examples.rows import Example
-from prge.files.large import LargeTensor
+from prge.files.large import LargeTensor, write_large
 from prge.manifest import FROZEN_FILE
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
@@ -325,6 +328,37 @@ def test_runs_share_a_folder(
     assert resume(tmp_path / "b")["completed"] and file.is_file()  # which makes it again
     file.unlink()
     assert prge("forget", tmp_path / "b", "--yes")[0] == 0 and set(shared.iterdir()) >= others
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_that_write_one_file_do_so_one_after_the_other(fails: bool, tmp_path: Path) -> None:
+    """The second waits, and takes what the first has made. If that failed, it writes the file itself."""
+    file, wrote = tmp_path / HIDDEN_FILE, list[str]()
+
+    def write(name: str, value: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+        def fill(put: Callable[[int, Any], None]) -> None:
+            wrote.append(name)
+            meanwhile()
+            put(0, np.full((3, 2), value, dtype=np.float32))
+
+        write_large(file, "hidden", (3, 2), {}, fill)
+
+    second = threading.Thread(target=write, args=("second", 2.0))
+
+    def begin_the_second() -> None:
+        second.start()
+        second.join(0.2)
+        assert second.is_alive() and wrote == ["first"]
+        if fails:
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError) if fails else nullcontext():
+        write("first", 1.0, begin_the_second)
+    second.join(60)
+    assert wrote == ["first", "second"] if fails else wrote == ["first"]
+    found = np.empty((3, 2), dtype=np.float32)
+    LargeTensor(file, "hidden", "it").read(0, found)
+    assert (found == (2.0 if fails else 1.0)).all() and list(tmp_path.iterdir()) == [file]
 
 
 def test_forget_removes_a_run_s_own(prge: Prge, kept: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "prge"
 
 # From the ground up: a part imports only from the lines before its own.
 FLOORS = (
-    {"errors", "options", "quiet", "memory"},
+    {"errors"},
+    {"options", "quiet", "memory"},
     {"files"},
     {"manifest", "lora"},
     {"cost", "examples", "models"},

@@ -6,10 +6,12 @@ Its bytes stay in the file: a mapped file would count as the process's memory. T
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +37,8 @@ def write_large(
 ) -> None:
     """Write a tensor f32[N, W]. An interrupted write leaves the earlier file as it was.
 
+    While another process writes the same file, this waits, and then takes that one's.
+
     Args:
         fill: is given ``put(first, rows)``, and calls it until all rows are written.
 
@@ -43,8 +47,12 @@ def write_large(
     """
     head, scratch = _head(name, shape, metadata), scratch_of(path)
     begin, size = len(head), 4 * shape[0] * shape[1]
-    try:
-        with scratch.open("w+b", buffering=0) as f:
+    f = _locked(scratch, path)
+    if f is None:
+        return
+    with f:  # until the scratch is renamed or gone
+        try:
+            f.truncate(0)
             f.write(head)
             os.posix_fallocate(f.fileno(), 0, begin + size)  # a full disk is found now, and not after minutes
 
@@ -58,11 +66,37 @@ def write_large(
             crc = _crc_of_rest(f, 0)
             f.seek(head.index(CRC_ZEROS))
             f.write(b'"crc":"%08x"' % crc)
-        sync(scratch)
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)  # it may hold gigabytes
-        raise
+            sync(scratch)
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)  # it may hold gigabytes
+            raise
+
+
+def _locked(scratch: Path, path: Path) -> BinaryIO | None:
+    """Open the scratch of a file when no other process writes it; None if one has just made the file of it."""
+    while True:
+        # Not emptied before it is locked: another process may be writing it.
+        f = open(scratch, "w+b", buffering=0, opener=_untouched)  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(f, fcntl.LOCK_EX)
+        if _is(f, scratch):
+            return f
+        made = _is(f, path)
+        f.close()
+        if made:
+            return None
+
+
+def _untouched(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    """Whether a path leads to an open file."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 class LargeTensor:
