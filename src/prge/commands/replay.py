@@ -19,7 +19,7 @@ from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.hidden import HIDDEN_FILE, kept_in
+from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates, kept_in
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
@@ -65,8 +65,11 @@ def replay_run(
         else:
             examples, dev_examples, _ = source.read(loaded.encoder())
             kept = kept_in(folder, described)
-            if kept:  # the run's own file, or one to the same bits that is made for this replay
-                loaded.keep(kept if kept.is_file() else scratch / HIDDEN_FILE, [*examples, *dev_examples])
+            if kept:
+                try:
+                    loaded.hidden = HiddenStates(kept, m, [*examples, *dev_examples])
+                except UserError:  # a replay changes nothing in the run's folder
+                    loaded.keep(scratch / HIDDEN_FILE, [*examples, *dev_examples])
             states = again(loaded, state, examples, rows)
         for done, reached in enumerate(states, 1):
             state = reached
