@@ -106,6 +106,15 @@ File::File(const std::string& path, int flags, const std::string& called)
   throw Error(path + " is in use: another process trains there");
 }
 
+void File::begin_alone(const std::string& path) {
+  struct stat here{}, there{};
+  bool locked = flock(number_, LOCK_EX | LOCK_NB) == 0;
+  // The other process may have renamed it since it was opened here.
+  bool same = fstat(number_, &here) == 0 && stat(path.c_str(), &there) == 0 && here.st_ino == there.st_ino;
+  if (!locked || !same) throw Error(path_ + " is being written by another process; wait for it, and run this again");
+  check(ftruncate(number_, 0) == 0, path_);
+}
+
 File::~File() { close(number_); }
 
 void File::write(std::string_view data) {

@@ -136,7 +136,8 @@ void Hidden::write(const std::string& path, const Manifest& m, const Examples& e
   auto rows = distinct(examples);
   size_t all = tokens_of(rows), done = 0;
   std::string head = header(m, examples, all), scratch = scratch_of(path);
-  File file(scratch, O_RDWR | O_CREAT | O_TRUNC, path);
+  File file(scratch, O_RDWR | O_CREAT, path);
+  file.begin_alone(scratch);
   try {
     file.write(head);
     file.allocate(head.size() + 4 * all * m.hidden);  // a full disk is found now, and not after minutes

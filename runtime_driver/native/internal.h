@@ -53,7 +53,8 @@ class File {
   void write(std::string_view data);
   void write_at(size_t place, std::string_view data);
   void read_at(size_t place, char* to, size_t size) const;
-  void allocate(size_t size);  // all blocks now, or an Error
+  void begin_alone(const std::string& path);  // empties it; an Error where another process is writing it
+  void allocate(size_t size);                 // all blocks now, or an Error
   size_t size() const;
   void sync();
 

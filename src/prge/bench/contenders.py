@@ -126,10 +126,12 @@ def real_steps(program: StepProgram, examples: Sequence[Example]) -> Iterator[No
     config = TrainConfig(_MANY, program.manifest.lr, program.manifest.eps)
     with tempfile.TemporaryDirectory() as scratch:
         program.keep(Path(scratch) / HIDDEN_FILE, examples)
+        hidden = program.hidden
         run = RunFolder.begin(Path(scratch) / "run", program, config, {}, program.initial_state())
         for state, record in fold(program, run.stands.state, examples, [], config, guard=run.guard):
             run.log(record, state, run.guard, None)
             yield
+            program.hidden = hidden  # another length may have set its own
 
 
 def _frozen(below: FrozenProgram) -> Callable[[int], Step]:
