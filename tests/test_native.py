@@ -556,12 +556,12 @@ def test_the_bench_sets_both_drivers_side_by_side(
     command = ("bench", "step", program_folder, "--no-peers", "--rounds", 2, "--tokens", 20, "--threads", 1)
     path = runner.path  # type: ignore[attr-defined]
     code, report = prge(*command, "--runner", path, "--output", tmp_path / "out")
-    python, native = report["rows"]
-    assert code == 0 and (python["kind"], native["kind"]) == ("program", "native")
+    python, frozen, native = report["rows"]
+    assert code == 0 and (python["kind"], frozen["kind"], native["kind"]) == ("program", "frozen", "native")
     assert 0.0 < native["start_seconds"] < 10.0 and 0.0 < native["least"] <= native["seconds"] < 10.0
     assert 0.0 < native["process_megabytes"] < python["process_megabytes"] / 2 or THOROUGH
     table = (tmp_path / "out" / "step.md").read_text().partition("| driver |")[2].splitlines()
-    for line, row in zip(table[2:4], report["rows"], strict=True):
+    for line, row in zip(table[2:4], (python, native), strict=True):
         assert line.endswith(f" {row['process_megabytes']:,.0f} |")
     code, refused = prge(*command, "--runner", tmp_path, "--output", tmp_path / "other")
     assert code == 1 and "prge build-runner" in refused["error"]
