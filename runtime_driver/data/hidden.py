@@ -1,4 +1,4 @@
-"""Hidden states of the frozen part, kept: computed once for all examples, in a memory-mapped file."""
+"""Hidden states of the frozen part, kept: computed once for all examples, in a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prge.cost import cache_bytes
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.files.checked import scratch_of
@@ -128,7 +129,7 @@ class Keeping:
             raise UserError(f"{place} cannot be written: {e.strerror}") from e
         budget = min(_BUDGET, _SHARE * free) if self.budget is None else self.budget
         there = (place / name).is_file()  # its space is not counted twice
-        needed = 4 * manifest.architecture.hidden * sum(map(len, _distinct(examples)))
+        needed = cache_bytes(manifest, sum(map(len, _distinct(examples))))
         return place / name if there or needed <= budget else None
 
 

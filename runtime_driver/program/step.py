@@ -50,7 +50,11 @@ class StepProgram(Program):
             UserError: as `frozen_part`.
         """
         found = self.hidden.rows(tokens) if self.hidden else None
-        return self.frozen_part().states(tokens) if found is None else found
+        return self.compute_states(tokens) if found is None else found
+
+    def compute_states(self, tokens: Tensor) -> Tensor:
+        """As `states`, but always computed."""
+        return self.frozen_part().states(tokens)
 
     def frozen_part(self) -> FrozenProgram:
         """The program of the frozen part, which lies beside this one. It is loaded when it is first needed.
@@ -84,7 +88,7 @@ class StepProgram(Program):
         except UserError:
             self.unload()  # its buffers would add to those of the frozen part
             try:
-                write_hidden(path, self.manifest, examples, self.states, progress)
+                write_hidden(path, self.manifest, examples, self.compute_states, progress)
             except OSError as e:
                 raise UserError(f"{path} cannot be written: {e.strerror}") from e
             self.hidden = HiddenStates(path, self.manifest, examples)

@@ -51,12 +51,10 @@ class TorchProgram(StepProgram):
             quantize(built.step, built.base_linears, m.quantization)
         self.module = built.step.eval().to(self.device)
 
-    def states(self, tokens: Tensor) -> Tensor:
-        """As `StepProgram.states`, by PyTorch."""
-        found = self.hidden.rows(tokens) if self.hidden else None
-        if found is None:
-            with torch.no_grad():
-                found = self.module.backbone.frozen(tokens.to(self.device)).cpu()
+    def compute_states(self, tokens: Tensor) -> Tensor:
+        """As `StepProgram.compute_states`, by PyTorch."""
+        with torch.no_grad():
+            found: Tensor = self.module.backbone.frozen(tokens.to(self.device)).cpu()
         return found
 
     def execute(

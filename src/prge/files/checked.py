@@ -64,21 +64,31 @@ def write(path: Path, *parts: Buffer) -> None:
 
 def checked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Buffer]:
     """The parts of a checked file. Tensors are not copied: after every step that would cost more than the write."""
-    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}}
+    described: dict[str, Any] = {}
     parts: list[Buffer] = []
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        described[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts.append(tensor.contiguous().numpy().data.cast("B"))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    parts.insert(0, len(text).to_bytes(8, "little") + text)
+    parts.insert(0, checked_head(described, metadata))
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
     parts[0] = bytes(parts[0]).replace(CRC_ZEROS, b'"crc":"%08x"' % crc, 1)
     return parts
+
+
+def checked_head(tensors: dict[str, Any], metadata: dict[str, str]) -> bytes:
+    """All of a checked file before its tensors, with zeros for the checksum.
+
+    Args:
+        tensors: by name, ``dtype``, ``shape`` and ``data_offsets``, as safetensors has them.
+    """
+    header = {"__metadata__": {**metadata, "crc": "00000000"}, **tensors}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import zlib
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prge.errors import UserError
-from prge.files.checked import CRC_PLACE, CRC_ZEROS, scratch_of, sync
+from prge.files.checked import CRC_PLACE, CRC_ZEROS, checked_head, scratch_of, sync
 from prge.files.typed import parse, parse_json
 
 Rows = NDArray[np.float32]
@@ -155,10 +154,7 @@ class LargeTensor:
 def _head(name: str, shape: tuple[int, int], metadata: dict[str, str]) -> bytes:
     """All of a file before its tensor, with zeros for the checksum."""
     described = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-    header: dict[str, Any] = {"__metadata__": {**metadata, "crc": "00000000"}, name: described}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return checked_head({name: described}, metadata)
 
 
 def _crc_of_rest(file: BinaryIO | Any, crc: int) -> int:

@@ -17,21 +17,16 @@ def seal(path: Path) -> str:
     Returns:
         the digest, in hex.
     """
-    digest = bytes.fromhex(file_sha256(path))
+    digest = file_sha256(path)
     with path.open("ab") as f:
-        f.write(_MAGIC + digest)
-    return digest.hex()
+        f.write(_MAGIC + bytes.fromhex(digest))
+    return digest
 
 
 def sealed(path: Path) -> bool | None:
     """Whether a file's bytes are those that were sealed; None if it has no seal."""
-    size = path.stat().st_size - SIZE
-    if size < 0:
-        return None
-    with path.open("rb") as f:
-        f.seek(size)
-        tail = f.read()
-    return tail[len(_MAGIC) :] == bytes.fromhex(file_sha256(path, size)) if tail.startswith(_MAGIC) else None
+    claimed = seal_of(path)
+    return claimed if claimed is None else claimed == file_sha256(path, path.stat().st_size - SIZE)
 
 
 def seal_of(path: Path) -> str | None:
