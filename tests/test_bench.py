@@ -228,7 +228,7 @@ def test_a_report_holds_medians_of_rounds_in_turn(
     report = bench_step(tuple(programs), out, (9, 5), 3)
     rows, called = report["rows"], [row["contender"] for row in report["rows"]]
     assert Counter(row["kind"] for row in rows) == {
-        k: 2 * n + 2 * (k in ("program", "inference")) for k, n in KINDS.items()
+        k: 2 * n + 2 * (k in ("program", "frozen", "inference")) for k, n in KINDS.items()
     }
     in_turn = [(name, 0) for name in ("f32", "int8", "bandwidth")]
     in_turn += [(name, tokens) for name in dict.fromkeys(called) for tokens in (5, 9)]
@@ -245,7 +245,7 @@ def test_a_report_holds_medians_of_rounds_in_turn(
     assert first.split(" | ")[2] == "0.008 (0.007 to 0.009)" and first.endswith("| 14 | 1.14 |")
     assert json.loads((out / "step.json").read_text())["rows"] == rows
     compared = compare((out, out))
-    assert len(compared["rows"]) == 16 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
+    assert len(compared["rows"]) == 20 and all(len(set(row["seconds"])) == 1 for row in compared["rows"])
     whole: dict[str, Any] = json.loads((out / "step.json").read_text())
     odd = tmp_path / "odd"
     odd.mkdir()
