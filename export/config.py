@@ -14,11 +14,14 @@ from prge.export.lower import Backend
 from prge.export.quantize import Quantization
 from prge.lora import Lora
 from prge.models.adapter import AdapterConfig, Subspace
-from prge.models.step import Perturbation, StepConfig
+from prge.models.step import Gradient, StepConfig
 
 # (eps in float32, eps quantized, lr with Adam), measured on SST-2, except the lr of perturbed weights. Those of LoRA-FA
 # are the paper's, except the quantized eps: the paper's would drown in rounding.
-_DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]] = {
+_DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = {
+    ("exact", "fisher"): (0.02, 0.05, 5e-3),
+    ("exact", "svd"): (0.02, 0.05, 5e-3),
+    ("exact", "peft"): (0.02, 0.05, 5e-3),
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
     ("activations", "svd"): (0.05, 0.1, 1e-2),
     ("activations", "peft"): (0.02, 0.05, 5e-3),
@@ -31,7 +34,7 @@ _DEFAULTS: dict[tuple[Perturbation, Subspace | None], tuple[float, float, float]
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:
     """The perturbation's size that a program recommends."""
-    return _DEFAULTS[step.perturb, adapter.subspace][quantization != "f32"]
+    return _DEFAULTS[step.gradient, adapter.subspace][quantization != "f32"]
 
 
 def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
@@ -41,7 +44,7 @@ def default_lr(adapter: AdapterConfig, step: StepConfig) -> float:
     perturbed weights).
     """
     if step.optimizer == "adam" or not adapter.subspace:
-        return _DEFAULTS[step.perturb, adapter.subspace][2]
+        return _DEFAULTS[step.gradient, adapter.subspace][2]
     return 0.1 * step.queries * step.batch / 32
 
 
@@ -119,8 +122,8 @@ def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> 
         raise UserError("the portable backend is the float32 reference; use --backend xnnpack to quantize")
     if backend == "portable" and config.min_tokens < config.max_tokens:
         raise UserError("the portable backend runs rows of one length only; add --fixed")
-    if config.step.perturb == "activations" and not adapter.subspace:
-        raise UserError("perturbed activations need a subspace; --subspace none needs --perturb weights")
+    if config.step.gradient != "weights" and not adapter.subspace:
+        raise UserError("perturbed activations need a subspace; --subspace none needs --gradient weights")
     if adapter.subspace == "fisher" and not records:
         raise UserError("the fisher subspace is taken from texts; give some with --texts")
     if adapter.subspace != "fisher" and records:

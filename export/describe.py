@@ -16,7 +16,7 @@ _FROM_CONFIG = (
     "quantization", "min_tokens", "max_tokens", "template", "label_column", "choices", "chat_template",
     "special_tokens", "task",
 )  # fmt: skip
-_FROM_STEP = ("queries", "batch", "outer", "inner", "noise", "perturb", "optimizer")
+_FROM_STEP = ("queries", "batch", "outer", "inner", "noise", "gradient", "optimizer")
 
 # Rows of one execution of the frozen part. At 8 it is a tenth slower than at 16, and takes half the memory for results
 # (docs/bench.md).

@@ -24,12 +24,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prge.manifest import AdaptedModule
 from prge.models.context import context
 from prge.models.engine import Split
 from prge.models.families import Parts
+from prge.models.reverse import linear
 from prge.models.subspace import top_singular
 
 Subspace = Literal["fisher", "svd", "peft"]
@@ -105,9 +105,10 @@ class AdaptedLinear(nn.Module):
         self.down = nn.Buffer(down.contiguous())
         self.up = nn.Buffer(up.contiguous()) if up is not None else None
         ups = [] if up is None else [up[part] for part in self.rows] if rows else [up]
-        self.ups = nn.ParameterList(nn.Parameter(part.contiguous(), requires_grad=False) for part in ups)
+        self.ups, self.ups_back = _constants(ups), _constants([part.T for part in ups])
         # A with the scale in it, so that the graph has one multiplication less per layer.
         self.scaled_down = nn.Buffer((down * (config.alpha / config.rank)).contiguous())
+        self.scaled_down_back = nn.Buffer(self.scaled_down.T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """f32[R, T, in] -> f32[R, T, out], or [R * T, in] -> [R * T, out] as in OPT's layers.
@@ -116,7 +117,7 @@ class AdaptedLinear(nn.Module):
         """
         given = context()
         assert given.cores is not None, "the layers run without cores"
-        low, flat = F.linear(x, self.scaled_down), x.dim() == 2
+        low, flat = linear(x, self.scaled_down, self.scaled_down_back), x.dim() == 2
         if flat:
             low = low.reshape(given.rows, -1, self.module.core[0])
         if self.up is None:
@@ -124,11 +125,15 @@ class AdaptedLinear(nn.Module):
             pairs = [given.cores.apply(low, self.module, part) for part in parts]
         else:
             core = given.cores.apply(low, self.module)
-            pairs = [F.linear(core, up) for up in self.ups]
+            pairs = [linear(core, up, back) for up, back in zip(self.ups, self.ups_back, strict=True)]
         whole = self.base(x)
         if isinstance(whole, tuple):
             return tuple(y + pair for y, pair in zip(whole, pairs, strict=True))
         return whole + (pairs[0].reshape(-1, whole.shape[1]) if flat else pairs[0])
+
+
+def _constants(tensors: Sequence[Tensor]) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(tensor.contiguous(), requires_grad=False) for tensor in tensors)
 
 
 def _own_factors(weight: Tensor, module: AdaptedModule, config: AdapterConfig) -> Frozen:

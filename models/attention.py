@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from prge.models.context import context
 from prge.models.families import Kind, Parts
+from prge.models.reverse import linear, traced, turned, value_of
 
 
 class Attention(nn.Module):
@@ -41,7 +42,9 @@ class Attention(nn.Module):
         self.head, self.kv, self.group = parts.head_size, parts.kv_heads, parts.heads // parts.kv_heads
         self.scale: float = attention.scaling
         self.cap: float | None = getattr(attention, "attn_logit_softcapping", None)
-        self.rotate_half: Tensor = nn.Buffer(torch.zeros(0) if rotate_half is None else rotate_half)
+        half = torch.zeros(0, 0) if rotate_half is None else rotate_half
+        self.rotate_half, self.rotate_back = nn.Buffer(half), nn.Buffer(half.T.contiguous())
+        self.ones: Tensor = nn.Buffer(torch.ones(1, self.head))
         self.layer, self.kind = layer, kind
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
@@ -56,22 +59,47 @@ class Attention(nn.Module):
         q = q.reshape(rows, -1, kv * group, d)
         q = q if self.q_norm is None else self.q_norm(q)
         if rotary is not None:
-            q = q * rotary[0] + F.linear(q, self.rotate_half) * rotary[1]
+            q = q * rotary[0] + self._half_turn(q) * rotary[1]
         q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
         k, v = self._keys(k), self._values(v)
-        if given.cache is not None:
-            k, v = given.cache.join(self.layer, k, v)
-        scores = torch.bmm(q, k)
-        if self.cap is not None:
-            scores = torch.tanh(scores * (1.0 / self.cap)) * self.cap
-        out = torch.bmm(torch.softmax(scores + mask, dim=-1), v).reshape(rows, kv, group, -1, d)
+        seen = (k, v) if given.cache is None else given.cache.join(self.layer, k, v)
+        out = self._attend(q, k, v, *seen, mask).reshape(rows, kv, group, -1, d)
         out = out.permute(0, 3, 1, 2, 4).contiguous().reshape(rows, -1, kv * group * d)
         return self.output(out), None
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """What the queries f32[R * kv, group * T, head] see in all ``keys`` and ``values``.
+
+        ``k`` and ``v`` are those of the queries' own tokens, which stand first among them. With a `Traced` the gradient
+        goes to these alone, and others are constants to it.
+        """
+        x, all_keys, all_values = value_of(q), value_of(keys), value_of(values)
+        own = value_of(k).shape[2]
+        scores = traced(
+            torch.bmm(x, all_keys),
+            (q, lambda g: torch.bmm(g, turned(all_keys))),
+            (k, lambda g: torch.bmm(turned(x), g[:, :, :own])),
+        )
+        if self.cap is not None:
+            scores = torch.tanh(scores * (1.0 / self.cap)) * self.cap
+        shares = torch.softmax(value_of(scores) + mask, dim=-1)
+        out = torch.bmm(shares, all_values)
+
+        def to_scores(g: Tensor) -> Tensor:
+            # The sum over all keys of shares times their gradients is that of out times g over the head.
+            return shares * (torch.bmm(g, turned(all_values)) - F.linear(g * out, self.ones))
+
+        result: Tensor = traced(out, (scores, to_scores), (v, lambda g: torch.bmm(turned(shares[:, :, :own]), g)))
+        return result
 
     def keys_values(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """f32[R, T, H] -> the keys f32[R * kv, head, T] and values f32[R * kv, T, head] of all positions."""
         _, k, v = self._projected(hidden_states)
         return self._keys(k), self._values(v)
+
+    def _half_turn(self, x: Tensor) -> Tensor:
+        turned_once: Tensor = linear(x, self.rotate_half, self.rotate_back)
+        return turned_once
 
     def _projected(self, hidden_states: Tensor) -> Sequence[Tensor]:
         made = [projection(hidden_states) for projection in self.projections]
@@ -81,7 +109,7 @@ class Attention(nn.Module):
         given = context()
         k, rotary = k.reshape(given.rows, -1, self.kv, self.head), given.tables[self.kind].rotary
         k = k if self.k_norm is None else self.k_norm(k)
-        k = k * self.scale if rotary is None else k * rotary[2] + F.linear(k, self.rotate_half) * rotary[3]
+        k = k * self.scale if rotary is None else k * rotary[2] + self._half_turn(k) * rotary[3]
         return k.permute(0, 2, 3, 1).contiguous().reshape(given.rows * self.kv, self.head, -1)
 
     def _values(self, v: Tensor) -> Tensor:

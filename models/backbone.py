@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from prge.models.attention import Attention
-from prge.models.context import Context, Cores, Tables, run_layers, running
+from prge.models.context import Context, Cores, Record, Tables, run_layers, running
 from prge.models.engine import Input
 from prge.models.families import Kind, Parts
 from prge.models.positions import Positions, places
@@ -73,26 +73,34 @@ class Backbone(nn.Module):
         Returns:
             f32[R, E, H].
         """
+        record = Record(0)
+        self._meet_last(hidden, tables, cores, record)
+        return run_layers(self._layers()[-1:], ends, end_tables, end_cores, record)
+
+    def read(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> None:
+        """All adapted layers, as far as `follow` needs them: the last one makes keys and values, and nothing more.
+
+        Args:
+            hidden: f32[R, T, H], of all positions, the targets first.
+            record: is filled.
+        """
+        hidden = run_layers(self._layers()[self.first : -1], hidden, tables, cores, record, record)
+        self._meet_last(hidden, tables, cores, record)
+
+    def follow(self, ends: Tensor, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> Tensor:
+        """All adapted layers, for the targets alone, f32[R, M, H] -> f32[R, M, H], after `read` filled ``record``."""
+        return run_layers(self._layers()[self.first :], ends, tables, cores, record, record)
+
+    def _meet_last(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> None:
+        """Put the last layer's keys and values of all positions into the record."""
         layer = self._layers()[-1]
         norm = nn.Identity() if self._norm is None else layer.get_submodule(self._norm)
-        with running(Context(hidden.shape[0], tables, cores, None)):
+        with running(Context(hidden.shape[0], tables, cores, None, record)):
             attention = cast(Attention, layer.get_submodule(self._attention))
-            keys, values = attention.keys_values(norm(hidden))
-        return run_layers([layer], ends, end_tables, end_cores, _Made(keys, values))
+            record.join(attention.layer, *attention.keys_values(norm(hidden)))
 
     def _layers(self) -> list[nn.Module]:
         return list(self.layers)  # a slice of the ModuleList itself would rename its modules in the trace
-
-
-class _Made:
-    """Keys and values that are made already, in place of those that a layer makes."""
-
-    def __init__(self, keys: Tensor, values: Tensor):
-        self.keys, self.values = keys, values
-
-    def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cache.join`."""
-        return self.keys, self.values
 
 
 class FrozenPart(nn.Module):

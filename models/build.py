@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +15,12 @@ from prge.models.activation_step import ActivationStep
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Frozen, adapt, selected
 from prge.models.attention import Attention
 from prge.models.backbone import Backbone
-from prge.models.engine import GatedMLP, Input, SharedEmbedding, SharedHead, Split, replacement
+from prge.models.engine import GatedMLP, Input, Reversible, SharedEmbedding, SharedHead, Split, replacement
+from prge.models.exact_step import ExactStep
 from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.positions import Positions, Rotary, rotate_half
-from prge.models.step import Perturbation, Step, StepConfig
+from prge.models.step import Gradient, Step, StepConfig
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 from prge.models.weight_step import WeightStep
 
@@ -124,7 +125,7 @@ def refuse_unfit(
         UnsupportedModel: the model cannot do what is asked for.
         ValueError: the settings do not fit each other.
     """
-    if config.perturb == "activations" and adapter.subspace is None:
+    if config.gradient != "weights" and adapter.subspace is None:
         raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
     if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; give label words")
@@ -182,12 +183,14 @@ def build_step(
     )
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
+    if config.gradient == "exact":
+        base_linears += _reversible([*parts.layers[first:], loss])
     backbone = Backbone(embedding, parts, positions, first)
-    step = _STEPS[config.perturb](backbone, loss, trained, config)
+    step = _STEPS[config.gradient](backbone, loss, trained, config)
     return BuiltStep(step, parts, adapters, base_linears, sizes)
 
 
-_STEPS: dict[Perturbation, type[Step]] = {"activations": ActivationStep, "weights": WeightStep}
+_STEPS: dict[Gradient, type[Step]] = {"exact": ExactStep, "activations": ActivationStep, "weights": WeightStep}
 
 
 def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
@@ -212,6 +215,17 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
         _replace_inside(layer)
     pad = None if family.causal else pad_token
     return Positions(rotaries, kinds, parts.heads // parts.kv_heads, parts.kv_heads, pad)
+
+
+def _reversible(modules: Iterable[nn.Module]) -> list[nn.Linear]:
+    """Give every linear of the modules its transposed weights; returns those."""
+    found = list[nn.Linear]()
+    for module in modules:
+        for name, linear in [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]:
+            both = Reversible(linear)
+            module.set_submodule(name, both)
+            found.append(both.transposed)
+    return found
 
 
 def _replace_inside(module: nn.Module) -> None:

@@ -65,6 +65,25 @@ class Cache(Protocol):
         ...
 
 
+class Record:
+    """What a first pass over all positions leaves for a second one over the M targets alone, which stand first.
+
+    Attributes:
+        targets: M.
+        outputs: what each linear gave at the targets, f32[R, M, out].
+        made: each layer's keys and values of all positions, as in `Cache.join`.
+    """
+
+    def __init__(self, targets: int):
+        self.targets = targets
+        self.outputs: dict[nn.Module, Tensor] = {}
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's keys and values of the first pass, of all positions."""
+        return self.made.setdefault(layer, (keys, values))
+
+
 @dataclass(frozen=True)
 class Context:
     """What the layers read while they run.
@@ -74,12 +93,14 @@ class Context:
         tables: masks and rotary tables, by the kind of a layer's attention.
         cores: how adapted linears apply their cores; None where the layers have none.
         cache: keys and values of earlier tokens; None where there are none.
+        record: what a first pass leaves for a second one; None where there is one pass.
     """
 
     rows: int
     tables: Mapping[Kind, Tables]
     cores: Cores | None
     cache: Cache | None
+    record: Record | None = None
 
 
 _current: ContextVar[Context] = ContextVar("context")
@@ -106,9 +127,10 @@ def run_layers(
     tables: Mapping[Kind, Tables],
     cores: Cores | None = None,
     cache: Cache | None = None,
+    record: Record | None = None,
 ) -> Tensor:
     """Run hidden states f32[R, T, H] through layers, one after the other; gives f32[R, T, H]."""
-    with running(Context(hidden.shape[0], tables, cores, cache)):
+    with running(Context(hidden.shape[0], tables, cores, cache, record)):
         for layer in layers:
             hidden = layer(hidden)
     return hidden

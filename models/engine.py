@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.models.context import context
+from prge.models.reverse import Traced, traced, value_of
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension, f32[..., H]; the mean is a linear layer with weights 1/H."""
@@ -27,7 +30,7 @@ class RMSNorm(nn.Module):
         self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
+        return _normed(x, self.mean, self.eps) * self.weight
 
 
 class LayerNorm(nn.Module):
@@ -42,11 +45,26 @@ class LayerNorm(nn.Module):
         self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x - F.linear(x, self.mean)
-        x = x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps)
+        x = _normed(_centered(x, self.mean), self.mean, self.eps)
         if self.weight is not None:
             x = x * self.weight
         return x if self.bias is None else x + self.bias
+
+
+def _normed(x: Tensor, mean: Tensor, eps: float) -> Tensor:
+    """``x`` over its root mean square."""
+    v = value_of(x)
+    scale = torch.rsqrt(F.linear(v * v, mean) + eps)
+    y = v * scale
+    out: Tensor = traced(y, (x, lambda g: (g - y * F.linear(g * y, mean)) * scale))
+    return out
+
+
+def _centered(x: Tensor, mean: Tensor) -> Tensor:
+    """``x`` without its mean."""
+    v = value_of(x)
+    out: Tensor = traced(v - F.linear(v, mean), (x, lambda g: g - F.linear(g, mean)))
+    return out
 
 
 class TanhGelu(nn.Module):
@@ -68,6 +86,35 @@ def replacement(module: nn.Module) -> nn.Module | None:
 
 
 _TANH_GELUS = ("GELUTanh", "NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation")
+
+
+class Reversible(nn.Module):
+    """A frozen linear with its transposed weights beside it, for the way of a gradient back.
+
+    Attributes:
+        linear: the linear.
+        transposed: its weights the other way, out -> in.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+        self.transposed = nn.Linear(linear.out_features, linear.in_features, bias=False, device="meta")
+        self.transposed.weight = nn.Parameter(linear.weight.detach().T.contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[..., in] -> f32[..., out]; for a `Traced` the result that the record has, where it has one."""
+        record = context().record
+        if isinstance(x, Traced):
+            known = record.outputs.get(self) if record else None
+            y = self.linear(x.value) if known is None else known.reshape(*x.value.shape[:-1], -1)
+            out: Tensor = traced(y, (x, self.transposed))
+            return out
+        y = self.linear(x)
+        if record:
+            each = y if y.dim() == 3 else y.reshape(context().rows, -1, y.shape[-1])
+            record.outputs[self] = each[:, : record.targets]
+        return y
 
 
 class Split(nn.Module):
@@ -152,7 +199,11 @@ class SharedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """f32[R, M, H] -> logits f32[R, M, V]."""
-        rows, targets, size = hidden.shape
-        columns = hidden.reshape(1, rows * targets, size).permute(0, 2, 1).contiguous()
-        logits = torch.bmm(self.embedding.table, columns).permute(0, 2, 1).contiguous()
-        return logits.reshape(rows, targets, -1)
+        x, table = value_of(hidden), self.embedding.table
+        rows, targets, size = x.shape
+        columns = x.reshape(1, rows * targets, size).permute(0, 2, 1).contiguous()
+        logits = torch.bmm(table, columns).permute(0, 2, 1).contiguous().reshape(rows, targets, -1)
+        out: Tensor = traced(
+            logits, (hidden, lambda g: torch.bmm(g.reshape(1, -1, table.shape[1]), table).reshape(x.shape))
+        )
+        return out

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.models.reverse import linear
+
 
 class LabelWords(nn.Module):
     """Cross-entropy over K label words at one position per row.
@@ -30,6 +32,7 @@ class LabelWords(nn.Module):
         self.norm, self.cap = norm, cap
         bias: Tensor | None = head.bias
         self.head = nn.Buffer(head.weight.detach()[list(tokens)].clone())
+        self.head_back = nn.Buffer(self.head.T.contiguous())
         self.bias = nn.Buffer(bias.detach()[list(tokens)].clone()) if bias is not None else None
 
     def used(self, position: Tensor, label: Tensor) -> Tensor:
@@ -38,8 +41,22 @@ class LabelWords(nn.Module):
 
     def forward(self, hidden: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Losses f32[R, 1] and the words' logits f32[R, K], of the hidden states f32[R, 1, H] at ``position``."""
-        logits = soft_cap(F.linear(self.norm(hidden), self.head, self.bias).squeeze(1), self.cap)
-        return -F.log_softmax(logits, dim=-1).gather(1, label.unsqueeze(1)), logits
+        logits = self.logits(hidden)
+        return self.losses(logits, label)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The words' logits f32[R, 1, K] of the hidden states f32[R, 1, H]."""
+        logits: Tensor = linear(self.norm(hidden), self.head, self.head_back)
+        return soft_cap(logits if self.bias is None else logits + self.bias, self.cap)
+
+    def losses(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the words' logits f32[R, 1, K]."""
+        words = logits.squeeze(1)
+        return -F.log_softmax(words, dim=-1).gather(1, label.unsqueeze(1)), words
+
+    def slope(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The gradient f32[R, 1, K] of each row's loss at its logits: what is predicted, less what is right."""
+        return F.softmax(logits, dim=-1) - one_hot(label.unsqueeze(1), logits)
 
 
 class LanguageModel(nn.Module):
@@ -71,9 +88,26 @@ class LanguageModel(nn.Module):
 
         The loss of a row is the sum of its weighted ones.
         """
-        logits = soft_cap(self.head(self.norm(hidden)), self.cap)
+        return self.losses(self.logits(hidden), target, weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits f32[R, M, V] of the hidden states f32[R, M, H]."""
+        return soft_cap(self.head(self.norm(hidden)), self.cap)
+
+    def losses(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the logits f32[R, M, V]."""
         each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
         return each * weight, each
+
+    def slope(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The gradient f32[R, M, V] of each row's loss at its logits: what is predicted, less what is right."""
+        return (F.softmax(logits, dim=-1) - one_hot(target, logits)) * weight.unsqueeze(2)
+
+
+def one_hot(index: Tensor, logits: Tensor) -> Tensor:
+    """1 at ``index`` i64[R, M] and 0 elsewhere, f32[R, M, K] like the logits."""
+    each = torch.arange(logits.shape[-1], device=logits.device)
+    return index.unsqueeze(2).eq(each).to(torch.float32)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:

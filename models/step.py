@@ -23,7 +23,7 @@ from prge.models.noise import Noise
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.optimizer import SLOTS, Optimizer
 
-Perturbation = Literal["activations", "weights"]
+Gradient = Literal["exact", "activations", "weights"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StepConfig:
     Attributes:
         queries: q, random directions per step (with perturbed activations, per target of an example).
         batch: B, examples per step.
-        perturb: what the copies differ in.
+        gradient: how the gradient is had.
         optimizer: the update rule.
         outer: whether all q queries run in one execution; else one per execution, and the host runs q of them.
         inner: whether +eps and -eps run in one execution; else one of them, and the host runs both. Outer or inner
@@ -46,7 +46,7 @@ class StepConfig:
 
     queries: int = 16
     batch: int = 16
-    perturb: Perturbation = "activations"
+    gradient: Gradient = "activations"
     optimizer: Optimizer = "adam"
     outer: bool = True
     inner: bool = True
@@ -56,7 +56,7 @@ class StepConfig:
         for field in ("queries", "batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if not (self.outer and self.inner) and (self.perturb, self.optimizer) != ("weights", "sgd"):
+        if not (self.outer and self.inner) and (self.gradient, self.optimizer) != ("weights", "sgd"):
             raise ValueError("loops on the host (outer or inner off) need perturbed weights and the sgd optimizer")
 
     @property
@@ -66,8 +66,8 @@ class StepConfig:
 
     @property
     def copies(self) -> int:
-        """Copies of every row in one execution; 1 for perturbed activations, which copy no whole rows."""
-        if self.perturb == "activations":
+        """Copies of every row in one execution; 1 where no whole rows are copied."""
+        if self.gradient != "weights":
             return 1
         return self.parallel_queries * (2 if self.inner else 1)
 

@@ -259,6 +259,24 @@ def target_gradient(
     return total, error
 
 
+def path_gradient(
+    model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    """(autograd's gradient along the targets' own path, each example's loss): every target is the last of its row."""
+    total, losses = torch.zeros_like(state), torch.zeros(len(batch), dtype=state.dtype)
+    weights = adapted_weights(model, manifest, frozen, state)
+    columns = output_directions(manifest) * len(manifest.adapter.modules)
+    for b, example in enumerate(batch):
+        parts = single_targets(manifest, example)
+        for part in parts:
+            shifts = torch.zeros(1, columns, dtype=state.dtype, requires_grad=True)
+            value, inputs = shifted_loss(model, manifest, frozen, weights, part, shifts)
+            (outputs,) = torch.autograd.grad(value, shifts)
+            total += rank_one_sum([x.detach() for x in inputs], outputs) / len(batch) / len(parts)
+            losses[b] += value.detach() / len(parts)
+    return total, losses
+
+
 def gradient(model: Any, manifest: Any, frozen: Tensor, state: Tensor, batch: Sequence[Any]) -> Tensor:
     """Autograd's gradient of the batch's mean loss in the state."""
     variable = state.clone().requires_grad_()

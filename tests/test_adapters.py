@@ -159,14 +159,14 @@ LIST = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]}
 REGEX = {"r": 4, "lora_alpha": 3, "target_modules": r".*layers\.1\..*(o|up)_proj", "use_rslora": True}
 
 
-@pytest.mark.parametrize(("settings", "perturb"), [(LIST, "activations"), (REGEX, "weights")], ids=["list", "regex"])
+@pytest.mark.parametrize(("settings", "gradient"), [(LIST, "activations"), (REGEX, "weights")], ids=["list", "regex"])
 def test_a_peft_adapter_comes_in_and_goes_out(
     prge: Prge, peft_trained: Callable[..., Path], tiny_model: Path, demo_data: Path, tmp_path: Path,
-    settings: dict[str, Any], perturb: str,
+    settings: dict[str, Any], gradient: str,
 ) -> None:  # fmt: skip
     adapter, folder, run = peft_trained(**settings), tmp_path / "program", tmp_path / "run"
     words = ["--label", "today= today", "--label", "later= later", "--template", TEMPLATE, "--max-tokens", 40]
-    shape = ["-q", 2, "-b", 2, "--quantization", "f32", "--perturb", perturb]
+    shape = ["-q", 2, "-b", 2, "--quantization", "f32", "--gradient", gradient]
     code, _ = prge("export", tiny_model, "-o", folder, *words, *shape, "--adapter", adapter)
     program = StepProgram(folder)
     texts = examples(program, demo_data / "test.tsv", 5)

@@ -155,7 +155,7 @@ def test_a_manifest_is_usable_or_refused(whole: Path, edit: Any) -> None:
 def test_a_manifest_of_other_fields_says_which(whole: Path) -> None:
     text = StepProgram(whole / "program").manifest.to_json()
     for name, value in [
-        ("queries", 0), ("batch", True), ("lr", float("nan")), ("perturb", "both"), ("labels", []), ("state_size", 61),
+        ("queries", 0), ("batch", True), ("lr", float("nan")), ("gradient", "both"), ("labels", []), ("state_size", 61),
         ("betas", [0.9]), ("pad_token", -1), ("max_tokens", 2**31), ("special_tokens", {"eos_token": 1}),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=name.replace("pad_token", "a token")):

@@ -222,7 +222,7 @@ def calibrate(
         progress(f"eps, batch {batch + 1} of 4")
         stacked = torch.stack([estimates.gradient(batch, batch, eps) for eps in tried]).double()
         grams += stacked @ stacked.T
-    correlations = fit_reliability(grams, tried, order=1 if m.perturb == "activations" else 2)
+    correlations = fit_reliability(grams, tried, order=1 if m.gradient == "activations" else 2)
     correlation, eps = max(zip(correlations, tried, strict=True))
     progress("signal and noise")
     pairs = torch.stack([torch.stack([estimates.gradient(b, 2 * b + s, eps) for s in (0, 1)]) for b in range(8)])
@@ -276,7 +276,7 @@ def propose_shape(manifest: Manifest, directions: float, examples: float, length
         length: T.
     """
     m, targets = manifest, max(1, manifest.max_targets)
-    if m.perturb == "weights":
+    if m.gradient == "weights":
         return 1, m.queries * m.batch
     per_direction = directions * m.queries
     q = math.sqrt(per_direction / max(examples, 1e-6) * (length / targets + 1))

@@ -26,7 +26,7 @@ Json identity(const Manifest& m) {
 // The program's settings that a run's description repeats.
 Json exported(const Manifest& m) {
   Json found, manifest = parse_json(m.json);
-  for (auto* name : {"quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise"})
+  for (auto* name : {"quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise"})
     found[name] = manifest.at(name);
   for (auto* name : {"rank", "alpha", "subspace"}) found[name] = manifest.at("adapter").at(name);
   return found;

@@ -31,7 +31,7 @@ struct Error : std::runtime_error {
 // What a program says about itself. prge/manifest.py explains the fields.
 struct Manifest {
   std::string json;  // the whole manifest
-  std::string model, model_sha256, adapter_sha256, frozen_sha256, perturb, optimizer, objective, answer_at;
+  std::string model, model_sha256, adapter_sha256, frozen_sha256, gradient, optimizer, objective, answer_at;
   int64_t queries, batch, frozen_rows, min_tokens, max_tokens, max_targets;
   int64_t state_size, pad_token, mask_token, vocabulary;
   int64_t parameters, labels, hidden;  // hidden: width of the hidden states
@@ -40,7 +40,7 @@ struct Manifest {
 
   bool label_words() const { return objective == "label-words"; }
   // Copies of every example in one execution, and its rows R.
-  int64_t copies() const { return perturb == "activations" ? 1 : (outer ? queries : 1) * (inner ? 2 : 1); }
+  int64_t copies() const { return gradient != "weights" ? 1 : (outer ? queries : 1) * (inner ? 2 : 1); }
   int64_t rows() const { return copies() * batch; }
 };
 

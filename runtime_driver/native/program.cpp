@@ -91,7 +91,7 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.adapter_sha256 = adapter.at("sha256");
   const std::pair<const char*, std::string Manifest::*> texts[] = {
       {"model", &Manifest::model}, {"model_sha256", &Manifest::model_sha256},
-      {"frozen_sha256", &Manifest::frozen_sha256}, {"perturb", &Manifest::perturb}, {"optimizer", &Manifest::optimizer},
+      {"frozen_sha256", &Manifest::frozen_sha256}, {"gradient", &Manifest::gradient}, {"optimizer", &Manifest::optimizer},
       {"objective", &Manifest::objective}, {"answer_at", &Manifest::answer_at}};
   for (auto [name, field] : texts) m.*field = j.at(name);
   const std::pair<const char*, int64_t Manifest::*> sizes[] = {

@@ -68,7 +68,7 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
     bool negative = !m.inner && i % 2;
     auto one = execute(seed + (m.inner ? i : i / 2), lr / static_cast<double>(seeds), negative ? -eps : eps);
     one.scores.clear();
-    if (m.perturb == "activations") return one;
+    if (m.gradient != "weights") return one;
     for (int64_t copy = 0; copy < m.copies(); copy++) {
       auto from = one.losses.begin() + copy * m.batch;
       double mean = std::accumulate(from, from + m.batch, 0.0) / static_cast<double>(m.batch);

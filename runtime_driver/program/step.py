@@ -210,7 +210,7 @@ class StepProgram(Program):
         for query_seed in seeds:
             for sign in signs:
                 new, loss, _ = self.execute(state, rows, repeated, query_seed, lr / len(seeds), sign * eps, hidden)
-                if m.perturb == "activations":
+                if m.gradient != "weights":
                     return new, loss
                 each = loss.double().reshape(m.copies, m.batch).mean(1).float()
                 if m.executions == 1:

@@ -35,7 +35,7 @@ SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE,
 # Of a run folder's format; docs/formats.md says when it goes up.
 VERSION = 3
 
-_EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "perturb", "optimizer", "noise")
+_EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise")
 
 
 class RunFolder:

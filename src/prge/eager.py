@@ -93,7 +93,7 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
     modules = tuple(module.name for module in m.adapter.modules)
     adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
-    step: dict[str, Any] = {"perturb": m.perturb, "optimizer": m.optimizer, "noise": m.noise}
+    step: dict[str, Any] = {"gradient": m.gradient, "optimizer": m.optimizer, "noise": m.noise}
     config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
     words = [label.token for label in m.labels]
     objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)

@@ -141,7 +141,7 @@ class Manifest:
         model: where the checkpoint came from: a preset, path or hub id.
         model_sha256: hex digest of its parameters (`Checkpoint.digest`).
         quantization: how the frozen weights are stored.
-        queries, batch, outer, inner, noise, perturb, optimizer: the step's shape, as in `StepConfig`.
+        queries, batch, outer, inner, noise, gradient, optimizer: the step's shape, as in `StepConfig`.
         betas: decay of the optimizer's two means. A driver corrects lr for the means' first steps by them.
         min_tokens, max_tokens: bounds of T, tokens of a row; equal in a program of one length.
         state_size: numbers in the state: the parameters, and the optimizer's slots behind them.
@@ -183,7 +183,7 @@ class Manifest:
     outer: bool
     inner: bool
     noise: Literal["rademacher", "gaussian"]
-    perturb: Literal["activations", "weights"]
+    gradient: Literal["exact", "activations", "weights"]
     optimizer: Literal["sgd", "momentum", "adam"]
     betas: tuple[float, float]
     min_tokens: int
@@ -228,8 +228,8 @@ class Manifest:
 
     @property
     def copies(self) -> int:
-        """Copies of every row in one execution; 1 for perturbed activations, which copy no whole rows."""
-        if self.perturb == "activations":
+        """Copies of every row in one execution; 1 where no whole rows are copied."""
+        if self.gradient != "weights":
             return 1
         return (self.queries if self.outer else 1) * (2 if self.inner else 1)
 

@@ -164,7 +164,7 @@ class Recorded(StepProgram):
 
 
 def loop_cases() -> Iterator[Case]:
-    for name in ("classification", *(name for name, m in MANIFESTS.items() if m.perturb == HOST["perturb"])):
+    for name in ("classification", *(name for name, m in MANIFESTS.items() if m.gradient == HOST["gradient"])):
         m, chance, executions = MANIFESTS[name], random.Random(name), list[Case]()
 
         def give(

@@ -113,7 +113,7 @@ def manifest(tokenizer: str, **changes: Any) -> Manifest:
     vocabulary = json.loads(TOKENIZERS[tokenizer])["model"]["vocab"]
     base: dict[str, Any] = {
         "model": "golden", "model_sha256": "11" * 32, "quantization": "f32", "queries": 3, "batch": 2, "outer": True,
-        "inner": True, "noise": "rademacher", "perturb": "activations", "optimizer": "adam", "betas": (0.9, 0.99),
+        "inner": True, "noise": "rademacher", "gradient": "activations", "optimizer": "adam", "betas": (0.9, 0.99),
         "min_tokens": 4, "max_tokens": 16, "objective": "label-words", "template": "{text} It was",
         "tokenizer_sha256": hashlib.sha256(TOKENIZERS[tokenizer]).hexdigest(),
         "pad_token": 0 if tokenizer == "wordpiece" else 1, "eps": 0.01, "lr": 0.001,
@@ -130,7 +130,7 @@ def manifest(tokenizer: str, **changes: Any) -> Manifest:
 
 
 TEXT: dict[str, Any] = {"objective": "language-modelling", "max_targets": 4}
-HOST: dict[str, Any] = {"perturb": "weights", "optimizer": "sgd"}
+HOST: dict[str, Any] = {"gradient": "weights", "optimizer": "sgd"}
 MANIFESTS = {
     "classification": manifest("bpe"),
     "three classes": manifest(

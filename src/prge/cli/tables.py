@@ -41,7 +41,7 @@ def inspected(m: Result) -> None:
         "template": m["template"] + (f" -> {m['target']}" if m["target"] else ""),
         "labels": ", ".join(f"{x['name']} ={x['word']}" for x in m["labels"]),
         "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
-        "estimator": f"perturbed {m['perturb']}, {m['noise']} directions, {m['optimizer']}",
+        "estimator": f"perturbed {m['gradient']}, {m['noise']} directions, {m['optimizer']}",
         "tokens": f"{m['min_tokens']} to {m['max_tokens']}" if m["min_tokens"] < m["max_tokens"] else m["max_tokens"],
         "adapter": f"rank {adapter['rank']}, alpha {adapter['alpha']:g}, subspace {adapter['subspace'] or 'none'}",
         "adapted": ", ".join(f"{last.count(name)} {name}" for name in dict.fromkeys(last)),

@@ -58,9 +58,12 @@ def export(
         int | None,
         Option("Examples per step; default: 16, or 4 where the answer is text.", ("--batch", "-b"), least=1),
     ] = None,
-    perturb: Annotated[
-        Literal["activations", "weights"],
-        Option("What differs between the copies: activations of the answering token, or weights as in the paper."),
+    gradient: Annotated[
+        Literal["exact", "activations", "weights"],
+        Option(
+            "How the gradient is had: exactly, back through the answering token; or estimated, from copies that differ "
+            "in that token's activations, or in the weights as in the paper."
+        ),
     ] = "activations",
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
     fixed: Annotated[bool, Option("Make every row --max-tokens long, instead of any length up to that.")] = False,
@@ -133,7 +136,7 @@ def export(
     rank = rank or AdapterConfig.rank
     size = usual(of_form)
     try:
-        step = StepConfig(queries or size, batch or size, perturb, optimizer, outer, inner, noise)
+        step = StepConfig(queries or size, batch or size, gradient, optimizer, outer, inner, noise)
     except ValueError as e:
         raise UserError(str(e)) from e
     trains = AdapterConfig(

@@ -47,7 +47,7 @@ def replay_run(
     if steps is not None and steps > len(rows):
         raise UserError(f"{folder / LOG_FILE} has {len(rows)} steps, not {steps}")
     rows = rows[:steps]
-    reads = described["exported"].get("perturb") != "weights"
+    reads = described["exported"].get("gradient") != "weights"
     command = f"prge replay {folder} --program PROGRAM{' --data FILE' if reads else ''} -o {output}"
     source, config, loaded = reopen(folder, described, program, data, dev, command, reads)
     check_program(folder, described, loaded)
@@ -55,12 +55,12 @@ def replay_run(
     state = loaded.initial_state() if start is None else start
     if len(state) != m.state_size:
         raise UserError(f"{folder / START_FILE} holds {len(state):,} numbers, and the program's state {m.state_size:,}")
-    sizes = 2 * m.queries if m.perturb == "weights" else m.batch, m.batch
+    sizes = 2 * m.queries if m.gradient == "weights" else m.batch, m.batch
     if any((len(row["losses"]), len(row["examples"])) != sizes for row in rows):
         raise UserError(f"{folder} is a run of another program: its steps have other batches or queries")
     began = time.perf_counter()
     with new_folder(output) as scratch:
-        if m.perturb == "weights":
+        if m.gradient == "weights":
             states = replay(m, state, rows)
         else:
             examples, dev_examples, _ = source.read(loaded.encoder())
@@ -77,7 +77,7 @@ def replay_run(
         save_state(scratch / STATE_FILE, state, m, config.after + len(rows))
         save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state)
         (scratch / HIDDEN_FILE).unlink(missing_ok=True)
-    passes = 0 if m.perturb == "weights" else len(rows) * m.executions
+    passes = 0 if m.gradient == "weights" else len(rows) * m.executions
     result = {"steps": len(rows), "forward_passes": passes, "seconds": time.perf_counter() - began}
     return result | {"state": str(output / STATE_FILE), "adapter": str(output / ADAPTER_FOLDER)}
 

@@ -1,0 +1,81 @@
+"""The exact step: the loss's gradient along the target tokens' own path, by reverse mode inside the forward graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prge.manifest import AdaptedModule
+from prge.models.backbone import Backbone
+from prge.models.context import Record
+from prge.models.objective import LabelWords, LanguageModel, take_rows
+from prge.models.optimizer import update
+from prge.models.positions import places
+from prge.models.reverse import Traced, gradients
+from prge.models.step import Step, StepConfig
+
+
+class ExactStep(Step):
+    """The step for ``R = B`` rows, each with one copy of its M target positions, and no noise.
+
+    A target is the last token of what stands before it, and sees all of that. Keys and values of the tokens before it
+    count as constants; so does what the adapters do at those tokens. What is left is the gradient of the target's own
+    path through the layers: of M tokens per row, so that going back costs little beside reading the row.
+
+    The row runs forward once, and keeps what its linears gave at the targets (`Record`). Then the targets run through
+    the layers again, by themselves and on these outputs, as `Traced`: no linear runs twice. Back they take each
+    linear's transposed weights, which are frozen linears too.
+
+    Attributes:
+        numbers: 0, 1, ... of the copies' positions in a row, i64[1, M].
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: LabelWords | LanguageModel,
+        trained: Sequence[AdaptedModule],
+        config: StepConfig,
+    ):
+        super().__init__(backbone, objective, trained, config)
+        self.numbers = nn.Buffer(torch.arange(objective.max_targets).unsqueeze(0))
+
+    def forward(
+        self, state: Tensor, hidden: Tensor, tokens: Tensor, targets: tuple[Tensor, ...], seed: Tensor, lr: Tensor,
+        eps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """As `Step.forward`; ``seed`` and ``eps`` change nothing."""
+        position, *rest = targets
+        backbone, record = self.backbone, Record(self.objective.max_targets)
+        ends = take_rows(hidden, position)
+        if backbone.causal:  # a target sees what stands before it, so nothing sees the last token itself
+            tokens = tokens[:, :-1]
+            hidden = hidden.index_select(1, places(tokens)[0])
+        cores = [Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained]
+        by_offset = {m.offset: core for m, core in zip(self.trained, cores, strict=True)}
+        tables = backbone.positions.tree(position, self.numbers, tokens)
+        backbone.read(torch.cat((ends, hidden), dim=1), tables, SharedCores(by_offset, plain=True), record)
+        tables = backbone.positions.tree(position, self.numbers, tokens, copies_only=True)
+        last = backbone.follow(Traced(ends), tables, SharedCores(by_offset), record)
+        logits = self.objective.logits(last)
+        losses, detail = self.objective.losses(logits.value, *rest)
+        slope = self.objective.slope(logits.value, *rest) * (1.0 / self.config.batch)
+        gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, cores)])
+        return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
+
+
+class SharedCores:
+    """The same cores for all rows."""
+
+    def __init__(self, cores: dict[int, Traced], plain: bool = False):
+        """``cores`` are f32[1, rank, columns] by their offsets; ``plain`` to leave no trace of their use."""
+        self.cores, self.plain = cores, plain
+
+    def apply(self, low: Tensor, module: AdaptedModule, columns: Tensor | None = None) -> Tensor:
+        """As `Cores.apply`."""
+        core = self.cores[module.offset]
+        rank, width = module.core
+        out: Tensor = torch.bmm(low.reshape(1, -1, rank), core.value if self.plain else core)  # type: ignore[arg-type]
+        return out.reshape(low.shape[0], -1, width)
