@@ -175,8 +175,10 @@ class LayeredPartitioner(XnnpackPartitioner):
         self.delegation_spec = DelegationSpec(XnnpackBackend.__name__, [spec])
 
     def _run(self, node: Node) -> int:
-        """The run of layers that a node belongs to."""
-        return max(0, _layer(node) - self.layers.start) * DELEGATES // max(1, len(self.layers))
+        """The run of layers that a node belongs to. On the way back through the layers, runs are counted on."""
+        run = max(0, _layer(node) - self.layers.start) * DELEGATES // max(1, len(self.layers))
+        back = any(path.endswith(".transposed") for path, _ in node.meta.get("nn_module_stack", {}).values())
+        return 2 * DELEGATES - 1 - run if back else run
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
         """The groups of nodes that become delegates."""

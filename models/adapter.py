@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from prge.manifest import AdaptedModule
 from prge.models.context import context
-from prge.models.engine import Split
+from prge.models.engine import Split, factor
 from prge.models.families import Parts
-from prge.models.reverse import linear
 from prge.models.subspace import top_singular
 
 Subspace = Literal["fisher", "svd", "peft"]
@@ -117,7 +116,7 @@ class AdaptedLinear(nn.Module):
         """
         given = context()
         assert given.cores is not None, "the layers run without cores"
-        low, flat = linear(x, self.scaled_down, self.scaled_down_back), x.dim() == 2
+        low, flat = factor(x, self.scaled_down, self.scaled_down_back), x.dim() == 2
         if flat:
             low = low.reshape(given.rows, -1, self.module.core[0])
         if self.up is None:
@@ -125,7 +124,7 @@ class AdaptedLinear(nn.Module):
             pairs = [given.cores.apply(low, self.module, part) for part in parts]
         else:
             core = given.cores.apply(low, self.module)
-            pairs = [linear(core, up, back) for up, back in zip(self.ups, self.ups_back, strict=True)]
+            pairs = [factor(core, up, back) for up, back in zip(self.ups, self.ups_back, strict=True)]
         whole = self.base(x)
         if isinstance(whole, tuple):
             return tuple(y + pair for y, pair in zip(whole, pairs, strict=True))

@@ -77,7 +77,7 @@ class Attention(nn.Module):
         own = value_of(k).shape[2]
         scores = traced(
             torch.bmm(x, all_keys),
-            (q, lambda g: torch.bmm(g, turned(all_keys))),
+            (q, lambda g: turned(torch.bmm(all_keys, turned(g)))),  # all keys are much to turn
             (k, lambda g: torch.bmm(turned(x), g[:, :, :own])),
         )
         if self.cap is not None:
@@ -87,7 +87,7 @@ class Attention(nn.Module):
 
         def to_scores(g: Tensor) -> Tensor:
             # The sum over all keys of shares times their gradients is that of out times g over the head.
-            return shares * (torch.bmm(g, turned(all_values)) - F.linear(g * out, self.ones))
+            return shares * (turned(torch.bmm(all_values, turned(g))) - F.linear(g * out, self.ones))
 
         result: Tensor = traced(out, (scores, to_scores), (v, lambda g: torch.bmm(turned(shares[:, :, :own]), g)))
         return result

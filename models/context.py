@@ -70,13 +70,13 @@ class Record:
 
     Attributes:
         targets: M.
-        outputs: what each linear gave at the targets, f32[R, M, out].
+        outputs: what each frozen linear gave at the targets, f32[R, M, out].
         made: each layer's keys and values of all positions, as in `Cache.join`.
     """
 
     def __init__(self, targets: int):
         self.targets = targets
-        self.outputs: dict[nn.Module, Tensor] = {}
+        self.outputs: dict[object, Tensor] = {}
         self.made: dict[int, tuple[Tensor, Tensor]] = {}
 
     def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

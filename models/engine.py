@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prge.models.context import context
-from prge.models.reverse import Traced, traced, value_of
+from prge.models.reverse import Pull, Traced, traced, value_of
 
 
 class RMSNorm(nn.Module):
@@ -103,18 +103,37 @@ class Reversible(nn.Module):
         self.transposed.weight = nn.Parameter(linear.weight.detach().T.contiguous(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f32[..., in] -> f32[..., out]; for a `Traced` the result that the record has, where it has one."""
-        record = context().record
-        if isinstance(x, Traced):
-            known = record.outputs.get(self) if record else None
-            y = self.linear(x.value) if known is None else known.reshape(*x.value.shape[:-1], -1)
-            out: Tensor = traced(y, (x, self.transposed))
-            return out
-        y = self.linear(x)
-        if record:
-            each = y if y.dim() == 3 else y.reshape(context().rows, -1, y.shape[-1])
-            record.outputs[self] = each[:, : record.targets]
-        return y
+        """f32[..., in] -> f32[..., out]."""
+        return recorded(self, x, self.linear, self.transposed)
+
+
+def factor(x: Tensor, weight: Tensor, back: Tensor) -> Tensor:
+    """``x W^T`` with an adapter's frozen factor: f32[..., in] and f32[out, in] -> f32[..., out].
+
+    Args:
+        back: the transposed factor, f32[in, out].
+    """
+    return recorded(weight, x, lambda v: F.linear(v, weight), lambda g: F.linear(g, back))
+
+
+def recorded(key: object, x: Tensor, forward: Pull, back: Pull) -> Tensor:
+    """A frozen linear that leaves its result in the record, and takes it from there for a `Traced`.
+
+    Args:
+        key: the linear's place in the record.
+        forward: f32[..., in] -> f32[..., out]; runs once, but for what the record lacks.
+        back: the same with the transposed weights.
+    """
+    record = context().record
+    if isinstance(x, Traced):
+        known = record.outputs.get(key) if record else None
+        y = forward(x.value) if known is None else known.reshape(*x.value.shape[:-1], -1)
+        out: Tensor = traced(y, (x, back))
+        return out
+    y = forward(x)
+    if record:
+        record.outputs[key] = y.reshape(context().rows, -1, y.shape[-1])[:, : record.targets]
+    return y
 
 
 class Split(nn.Module):

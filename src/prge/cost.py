@@ -22,16 +22,16 @@ def _targets(m: Manifest) -> int:
 def positions(m: Manifest, tokens: int) -> int:
     """Positions that one execution of a step runs through each layer but the last, for rows of ``tokens`` tokens.
 
-    With perturbed activations the copies of the targets come on top, and a causal model leaves out the last token.
+    Without perturbed weights the copies of the targets come on top, and a causal model leaves out the last token.
     """
-    if m.perturb == "weights":
+    if m.gradient == "weights":
         return m.rows * tokens
-    return m.batch * (tokens - (m.answer_at == "last") + (1 + m.queries) * _targets(m))
+    return m.batch * (tokens - (m.answer_at == "last")) + ends(m)
 
 
 def ends(m: Manifest) -> int:
     """Positions at which the loss looks: so many run through the last layer, for which the others make keys alone."""
-    return m.rows * _targets(m) * (1 + m.queries if m.perturb == "activations" else 1)
+    return m.rows * _targets(m) * (1 + m.queries if m.gradient == "activations" else 1)
 
 
 def inference_tokens(m: Manifest, tokens: int) -> int:
@@ -47,6 +47,7 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
     """
     a, every, last = m.architecture, positions(m, tokens), ends(m)
     keys_values = 2 * a.hidden * a.kv_heads * a.head
+    back = (a.layers - m.first_layer) * a.layer_weights + _head(m) if m.gradient == "exact" else 0
     pairs = 2 * a.heads * a.head * (every // m.rows)  # scores and values of a position
     layers = (a.layers - m.first_layer - 1) * every * (a.layer_weights + pairs)
     layers += every * keys_values + last * (a.layer_weights - keys_values + pairs)
@@ -55,7 +56,7 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
         * (m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0))
         for x in m.adapter.modules
     )
-    return m.executions * (layers + adapters + last * _head(m))
+    return m.executions * (layers + adapters + last * (_head(m) + back))
 
 
 def frozen_multiply_adds(m: Manifest, rows: int, tokens: int) -> int:
@@ -89,9 +90,10 @@ def weight_bytes(m: Manifest) -> int:
     the embedding, because they are in different files.
     """
     a = m.architecture
-    total = (a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform
+    ways = 2 if m.gradient == "exact" else 1
+    total = ways * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
     if m.max_targets:
-        total += _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
+        total += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
     return round(total + _factor_bytes(m)) + frozen_weight_bytes(m)
 
 
@@ -155,9 +157,9 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
-    if m.perturb == "activations":
+    if m.gradient == "activations":
         resting += 5.1 * longest * a.heads * (longest // m.rows)
-    copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.perturb == "weights" else 0.0
+    copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
     return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens)) + 7.5 * copies
 
 
