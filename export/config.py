@@ -19,9 +19,9 @@ from prge.models.step import Gradient, StepConfig
 # (eps in float32, eps quantized, lr with Adam), measured on SST-2, except the lr of perturbed weights. Those of LoRA-FA
 # are the paper's, except the quantized eps: the paper's would drown in rounding.
 _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = {
-    ("exact", "fisher"): (0.02, 0.05, 5e-3),
-    ("exact", "svd"): (0.02, 0.05, 5e-3),
-    ("exact", "peft"): (0.02, 0.05, 5e-3),
+    ("exact", "fisher"): (1.0, 1.0, 5e-3),  # eps is not used
+    ("exact", "svd"): (1.0, 1.0, 5e-3),
+    ("exact", "peft"): (1.0, 1.0, 5e-3),
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
     ("activations", "svd"): (0.05, 0.1, 1e-2),
     ("activations", "peft"): (0.02, 0.05, 5e-3),
@@ -30,6 +30,11 @@ _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = 
     ("weights", "svd"): (0.1, 0.2, 2e-3),
     ("weights", None): (1e-2, 1e-1, 5e-5),
 }
+
+
+def default_adapter(gradient: Gradient) -> tuple[int, int]:
+    """(rank, directions) of the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
+    return (32, 16) if gradient == "exact" else (8, 4)
 
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:
@@ -123,7 +128,7 @@ def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> 
     if backend == "portable" and config.min_tokens < config.max_tokens:
         raise UserError("the portable backend runs rows of one length only; add --fixed")
     if config.step.gradient != "weights" and not adapter.subspace:
-        raise UserError("perturbed activations need a subspace; --subspace none needs --gradient weights")
+        raise UserError("without a subspace (--subspace none) LoRA-FA trains, which needs --gradient weights")
     if adapter.subspace == "fisher" and not records:
         raise UserError("the fisher subspace is taken from texts; give some with --texts")
     if adapter.subspace != "fisher" and records:

@@ -14,7 +14,7 @@ from prge.cost import (
     step_peak_bytes,
     weight_bytes,
 )
-from prge.export.config import ExportConfig
+from prge.export.config import ExportConfig, default_adapter
 from prge.export.describe import describe
 from prge.export.quantize import QUANTIZATIONS
 from prge.manifest import Label, Manifest
@@ -41,7 +41,8 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
     if max_targets and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; leave --max-targets out")
     labels = () if max_targets else (Label("0", "", 0), Label("1", "", 1))
-    adapter = AdapterConfig(subspace="fisher")
+    rank, directions = default_adapter(step.gradient)
+    adapter = AdapterConfig(rank, rank, subspace="fisher", directions=directions)
     config = ExportConfig(adapter, step, "", min_tokens=min(4, tokens), max_tokens=tokens, max_targets=max_targets)
     return describe(parts, config, labels)
 

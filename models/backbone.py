@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -87,8 +87,8 @@ class Backbone(nn.Module):
         hidden = run_layers(self._layers()[self.first : -1], hidden, tables, cores, record, record)
         self._meet_last(hidden, tables, cores, record)
 
-    def follow(self, ends: Tensor, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> Tensor:
-        """All adapted layers, for the targets alone, f32[R, M, H] -> f32[R, M, H], after `read` filled ``record``."""
+    def follow(self, ends: Any, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> Any:
+        """All adapted layers, for a `Traced` of the targets alone, f32[R, M, H] -> f32[R, M, H], after `read`."""
         return run_layers(self._layers()[self.first :], ends, tables, cores, record, record)
 
     def _meet_last(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores, record: Record) -> None:

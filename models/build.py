@@ -126,7 +126,7 @@ def refuse_unfit(
         ValueError: the settings do not fit each other.
     """
     if config.gradient != "weights" and adapter.subspace is None:
-        raise ValueError("perturbed activations need a subspace; plain LoRA-FA (no subspace) needs perturbed weights")
+        raise ValueError("plain LoRA-FA (no subspace) needs perturbed weights")
     if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; give label words")
     parts.check_length(max_tokens)

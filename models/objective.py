@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,9 @@ class LabelWords(nn.Module):
         logits = self.logits(hidden)
         return self.losses(logits, label)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The words' logits f32[R, 1, K] of the hidden states f32[R, 1, H]."""
-        logits: Tensor = linear(self.norm(hidden), self.head, self.head_back)
+    def logits(self, hidden: Any) -> Any:
+        """The words' logits f32[R, 1, K] of the hidden states f32[R, 1, H]; a `Traced` of one."""
+        logits = linear(self.norm(hidden), self.head, self.head_back)
         return soft_cap(logits if self.bias is None else logits + self.bias, self.cap)
 
     def losses(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,8 +91,8 @@ class LanguageModel(nn.Module):
         """
         return self.losses(self.logits(hidden), target, weight)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits f32[R, M, V] of the hidden states f32[R, M, H]."""
+    def logits(self, hidden: Any) -> Any:
+        """Logits f32[R, M, V] of the hidden states f32[R, M, H]; a `Traced` of one."""
         return soft_cap(self.head(self.norm(hidden)), self.cap)
 
     def losses(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +111,7 @@ def one_hot(index: Tensor, logits: Tensor) -> Tensor:
     return index.unsqueeze(2).eq(each).to(torch.float32)
 
 
-def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+def soft_cap(logits: Any, cap: float | None) -> Any:
     """``cap * tanh(logits / cap)``, as Gemma 2 bounds its logits; with None the logits as they are."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -1,12 +1,16 @@
-"""One fine-tuning step as one forward function: perturb, run all copies, estimate, update.
+"""One fine-tuning step as one forward function: from a state and a batch to the next state.
 
-There are two estimators of the gradient. Both use forward passes only, and run the perturbed copies as one batch
-through one set of frozen weights:
+There are three ways to the gradient:
 
+* `ExactStep` has it exactly, along the target tokens' own path. Reverse mode is written into the graph, which goes
+  forward through the layers and back through their transposed weights. The runtime sees forward operators alone.
 * `WeightStep` perturbs weights (P-RGE, arXiv 2409.15520). A copy is the whole batch under a perturbed adapter, so
   every row stands there ``2q`` times.
 * `ActivationStep` perturbs activations (activity perturbation, arXiv 2210.03310). A copy is only the tokens at the
   target positions, with the adapters' outputs there perturbed. The tokens before them, which all copies see, run once.
+
+The last two are estimates. They use forward passes only, and run the perturbed copies as one batch through one set of
+frozen weights.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ class StepConfig:
     """The step's shape, which is fixed at export.
 
     Attributes:
-        queries: q, random directions per step (with perturbed activations, per target of an example).
+        queries: q, random directions per step (with perturbed activations, per target of an example); 1 for an exact
+            gradient, which has none.
         batch: B, examples per step.
         gradient: how the gradient is had.
         optimizer: the update rule.
@@ -41,7 +46,7 @@ class StepConfig:
         noise: distribution of the directions.
 
     Raises:
-        ValueError: queries or batch below 1, or outer or inner off where they cannot be.
+        ValueError: queries or batch below 1, queries where there are none, or outer or inner off where they cannot be.
     """
 
     queries: int = 16
@@ -56,6 +61,8 @@ class StepConfig:
         for field in ("queries", "batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.gradient == "exact" and self.queries != 1:
+            raise ValueError(f"an exact gradient needs no random directions; leave out the {self.queries} queries")
         if not (self.outer and self.inner) and (self.gradient, self.optimizer) != ("weights", "sgd"):
             raise ValueError("loops on the host (outer or inner off) need perturbed weights and the sgd optimizer")
 

@@ -63,6 +63,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"intermediate_size": 48},
     "distilbert": {"hidden_dim": 48},
 }
+EXACT = StepConfig(1, 2, "exact")
 LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 ENCODERS = [name for name, family in FAMILIES.items() if not family.causal]
 # Of noise, masks, lookups, targets and the update: they read no weights.
@@ -104,7 +105,7 @@ def test_decoders_classify(
 ) -> None:
     """Every linear of the upper layer trains; PEFT gives the adapted program's scores."""
     model = make_model(config(family))
-    folder = export(model=model, adapter=all_linears("fisher"))
+    folder = export(model=model, adapter=all_linears("fisher"), step=EXACT)
     program = StepProgram(folder)
     hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     batch = random_batch(program)
@@ -133,7 +134,7 @@ def test_encoders_classify_at_the_mask(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     model = make_model(config(family), AutoModelForMaskedLM, encoder_tokenizer_folder)
-    folder = export(model=model, adapter=all_linears("fisher"), template=TEMPLATE + "{mask}")
+    folder = export(model=model, adapter=all_linears("fisher"), step=EXACT, template=TEMPLATE + "{mask}")
     program = StepProgram(folder)
     hf = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32).eval()
     batch = [with_mask(example) for example in random_batch(program)]
@@ -154,7 +155,7 @@ def test_a_plain_encoder_answers_at_its_first_token(
 ) -> None:
     model = make_model(config("bert"), AutoModel, encoder_tokenizer_folder)
     words = (("today", " reply by tonight"), ("later", " no hurry"))
-    folder = export(model=model, adapter=all_linears("fisher"), template="{text}", label_words=words)
+    folder = export(model=model, adapter=all_linears("fisher"), step=EXACT, template="{text}", label_words=words)
     program = StepProgram(folder)
     hf = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -185,7 +186,7 @@ def test_a_plain_encoder_answers_at_its_first_token(
         ("phi3", {"num_key_value_heads": 1}),
     ],
 )
-@pytest.mark.parametrize("step_config", [StepConfig(2, 4), StepConfig(1, 2, "weights")])
+@pytest.mark.parametrize("step_config", [StepConfig(1, 4, "exact"), StepConfig(2, 4), StepConfig(1, 2, "weights")])
 def test_traits_within_a_family(family: str, changes: dict[str, Any], step_config: StepConfig) -> None:
     """The step's module before export, whose rows are padded by real tokens."""
     tokens = torch.randint(0, 100, (4, 11), generator=torch.Generator().manual_seed(0))

@@ -109,7 +109,7 @@ def test_step_equals_the_reference(
     tokens: int,
 ) -> None:
     folder = export(
-        step=StepConfig(queries, batch, gradient, optimizer),
+        step=StepConfig(1 if gradient == "exact" else queries, batch, gradient, optimizer),
         adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace, directions=3),
         min_tokens=tokens,
         max_tokens=tokens,

@@ -1,4 +1,4 @@
-"""Measures how good a program's gradient estimates are on some data, and proposes eps, lr, q and B."""
+"""Measures how good a program's gradients are on some data, and proposes lr, and eps, q and B of an estimate."""
 
 from __future__ import annotations
 
@@ -216,13 +216,10 @@ def calibrate(
         raise UserError(f"calibration takes 8 batches of {m.batch} examples; the data has {len(examples)} examples")
     longest, peak = peak_of_step(program, examples)
     estimates = Estimates(program, examples)
-    tried = [m.eps * 2.0**octave for octave in _OCTAVES]
-    grams = torch.zeros(len(tried), len(tried), dtype=torch.float64)
-    for batch in range(4):
-        progress(f"eps, batch {batch + 1} of 4")
-        stacked = torch.stack([estimates.gradient(batch, batch, eps) for eps in tried]).double()
-        grams += stacked @ stacked.T
-    correlations = fit_reliability(grams, tried, order=1 if m.gradient == "activations" else 2)
+    correlations, tried = [1.0], [m.eps]
+    if m.gradient != "exact":
+        tried = [m.eps * 2.0**octave for octave in _OCTAVES]
+        correlations = _reliabilities(estimates, tried, progress)
     correlation, eps = max(zip(correlations, tried, strict=True))
     progress("signal and noise")
     pairs = torch.stack([torch.stack([estimates.gradient(b, 2 * b + s, eps) for s in (0, 1)]) for b in range(8)])
@@ -235,6 +232,17 @@ def calibrate(
         eps, correlation, list(zip(tried, correlations, strict=True)), lr, along, signal, directions, shares,
         queries, batch, statistics.median(estimates.seconds), longest, peak,
     )  # fmt: skip
+
+
+def _reliabilities(estimates: Estimates, tried: Sequence[float], progress: Callable[[str], None]) -> list[float]:
+    """The correlation of the estimates at each eps with the exact ones."""
+    grams = torch.zeros(len(tried), len(tried), dtype=torch.float64)
+    for batch in range(4):
+        progress(f"eps, batch {batch + 1} of 4")
+        stacked = torch.stack([estimates.gradient(batch, batch, eps) for eps in tried]).double()
+        grams += stacked @ stacked.T
+    one_sided = estimates.program.manifest.gradient == "activations"
+    return fit_reliability(grams, tried, order=1 if one_sided else 2)
 
 
 def peak_of_step(program: StepProgram, examples: Sequence[Example]) -> tuple[int, float]:
@@ -264,7 +272,7 @@ def noise_shares(pairs: Tensor) -> tuple[float, float, float]:
 
 
 def propose_shape(manifest: Manifest, directions: float, examples: float, length: float) -> tuple[int, int]:
-    """(q, B) of the least noise, for the cost of the program's step.
+    """(q, B) of the least noise, for the cost of the program's step; as they are where the gradient is exact.
 
     The noise of B examples with q directions each is ``(V_d / q + V_e) / B``. With perturbed activations a step costs
     ``B (T + (1 + q) M)`` positions, for M target tokens, so the best q is ``sqrt(V_d / V_e (T / M + 1))``. With
@@ -276,6 +284,8 @@ def propose_shape(manifest: Manifest, directions: float, examples: float, length
         length: T.
     """
     m, targets = manifest, max(1, manifest.max_targets)
+    if m.gradient == "exact":
+        return 1, m.batch
     if m.gradient == "weights":
         return 1, m.queries * m.batch
     per_direction = directions * m.queries

@@ -40,21 +40,32 @@ def inspected(m: Result) -> None:
         **({"task": m["task"]} if m["task"] else {}),
         "template": m["template"] + (f" -> {m['target']}" if m["target"] else ""),
         "labels": ", ".join(f"{x['name']} ={x['word']}" for x in m["labels"]),
-        "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
-        "estimator": f"perturbed {m['gradient']}, {m['noise']} directions, {m['optimizer']}",
+        **_gradient(m),
+        "optimizer": m["optimizer"],
         "tokens": f"{m['min_tokens']} to {m['max_tokens']}" if m["min_tokens"] < m["max_tokens"] else m["max_tokens"],
         "adapter": f"rank {adapter['rank']}, alpha {adapter['alpha']:g}, subspace {adapter['subspace'] or 'none'}",
         "adapted": ", ".join(f"{last.count(name)} {name}" for name in dict.fromkeys(last)),
         "state": f"{m['state_size']:,} numbers",
-        "eps, lr": f"{m['eps']:g}, {m['lr']:g}",
+        "lr": f"{m['lr']:g}",
     }
     show(shown, m["path"])
+
+
+def _gradient(m: Result) -> Result:
+    """How a program has its gradient, and on how many rows."""
+    if m["gradient"] == "exact":
+        return {"batch": m["batch"], "gradient": "exact, along the target tokens' own path"}
+    return {
+        "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
+        "gradient": f"estimated by perturbed {m['gradient']}, {m['noise']} directions, eps {m['eps']:g}",
+    }
 
 
 def planned(result: Result) -> None:
     """Of `prge plan`."""
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
-    table = columns("quantization", "program MB", "peak MB", f"q={queries} B={batch} fits", "largest B")
+    shape = f"B={batch}" if result["gradient"] == "exact" else f"q={queries} B={batch}"
+    table = columns("quantization", "program MB", "peak MB", f"{shape} fits", "largest B")
     for row in result["rows"]:
         once, steps = (f"{(row[name] + imports) / 1e6:,.0f}" for name in ("frozen_peak_bytes", "step_peak_bytes"))
         fits, largest = "yes" if row["fits"] else "no", str(row["largest_batch"] or "none")

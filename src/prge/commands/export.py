@@ -52,7 +52,11 @@ def export(
     ] = None,
     queries: Annotated[
         int | None,
-        Option("Random directions per step; default: 16, or 4 where the answer is text.", ("--queries", "-q"), least=1),
+        Option(
+            "Random directions per step, of an estimate; default: 16, or 4 where the answer is text.",
+            ("--queries", "-q"),
+            least=1,
+        ),
     ] = None,
     batch: Annotated[
         int | None,
@@ -64,7 +68,7 @@ def export(
             "How the gradient is had: exactly, back through the answering token; or estimated, from copies that differ "
             "in that token's activations, or in the weights as in the paper."
         ),
-    ] = "activations",
+    ] = "exact",
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
     fixed: Annotated[bool, Option("Make every row --max-tokens long, instead of any length up to that.")] = False,
     quantization: Annotated[
@@ -81,7 +85,9 @@ def export(
         slice | None,
         Option("Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.", parse=parse_slice),
     ] = None,
-    rank: Annotated[int | None, Option("LoRA's rank; default: 8.", least=1)] = None,
+    rank: Annotated[
+        int | None, Option("LoRA's rank; default: 32, or 8 where the gradient is an estimate.", least=1)
+    ] = None,
     alpha: Annotated[float | None, Option("LoRA's alpha; default: the rank.")] = None,
     subspace: Annotated[
         Literal["fisher", "svd", "none"] | None,
@@ -91,8 +97,13 @@ def export(
         ),
     ] = None,
     directions: Annotated[
-        int, Option("How many directions of each module's outputs to train (--subspace fisher).", least=1)
-    ] = 4,
+        int | None,
+        Option(
+            "How many directions of each module's outputs to train (--subspace fisher); default: 16, or 4 where the "
+            "gradient is an estimate.",
+            least=1,
+        ),
+    ] = None,
     noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
     outer: Annotated[bool, Option("Run all queries in one execution; off: one after the other.")] = True,
     inner: Annotated[bool, Option("Run both signs of eps in one execution; off: one after the other.")] = True,
@@ -127,16 +138,19 @@ def export(
             "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
         )
     with quiet():
-        from prge.export.config import ExportConfig
+        from prge.export.config import ExportConfig, default_adapter
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
     of_form = form_of(form, Path(data) if data else None)
     examples = texts or data
-    rank = rank or AdapterConfig.rank
+    usual_rank, usual_directions = default_adapter(gradient)
+    rank = rank or usual_rank
     size = usual(of_form)
     try:
-        step = StepConfig(queries or size, batch or size, gradient, optimizer, outer, inner, noise)
+        step = StepConfig(
+            queries or (1 if gradient == "exact" else size), batch or size, gradient, optimizer, outer, inner, noise
+        )
     except ValueError as e:
         raise UserError(str(e)) from e
     trains = AdapterConfig(
@@ -145,7 +159,7 @@ def export(
         modules=module or None,
         layers=layers,
         subspace=None if subspace == "none" else subspace or ("fisher" if examples else "svd"),
-        directions=directions,
+        directions=directions or usual_directions,
     )
 
     def configure(form: Form) -> ExportConfig:
@@ -252,7 +266,7 @@ def export_for_training(
 
 
 def usual(form: Form) -> int:
-    """The default of q and of B: smaller where the answer is text, whose copies are long."""
+    """The default of B, and of an estimate's q: smaller where the answer is text, whose copies are long."""
     return 16 if form.labels else 4
 
 
@@ -278,9 +292,10 @@ def settings(form: Form) -> dict[str, Any]:
 def standard(form: Form) -> ExportConfig:
     """The defaults for a form with texts."""
     with quiet():
-        from prge.export.config import ExportConfig
+        from prge.export.config import ExportConfig, default_adapter
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    step = StepConfig(usual(form), usual(form))
-    return ExportConfig(AdapterConfig(subspace="fisher"), step, **settings(form), quantization="8da8w")
+    rank, directions = default_adapter("exact")
+    adapter = AdapterConfig(rank, rank, subspace="fisher", directions=directions)
+    return ExportConfig(adapter, StepConfig(1, usual(form), "exact"), **settings(form), quantization="8da8w")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prge.errors import UserError
 from prge.options import Option, parse_bytes
@@ -17,7 +17,10 @@ def plan(
         float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_bytes)
     ],
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
-    queries: Annotated[int, Option("Random directions per step.", ("--queries", "-q"), least=1)] = 16,
+    gradient: Annotated[Literal["exact", "activations", "weights"], Option("As for export.")] = "exact",
+    queries: Annotated[
+        int | None, Option("Random directions per step, of an estimate; default: 16.", ("--queries", "-q"), least=1)
+    ] = None,
     batch: Annotated[int, Option("Examples per step.", ("--batch", "-b"), least=1)] = 16,
     max_targets: Annotated[int, Option("Target tokens of an example; 0: label words.", least=0)] = 0,
 ) -> dict[str, Any]:
@@ -37,7 +40,8 @@ def plan(
 
         sizes = load_sizes(model)
     try:
-        manifest = planned(sizes, StepConfig(queries, batch), tokens, max_targets)
+        step = StepConfig(queries or (1 if gradient == "exact" else 16), batch, gradient)
+        manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e
     # What a driver takes before it has loaded anything, measured here.
@@ -47,7 +51,8 @@ def plan(
     )
     imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     return {
-        "queries": queries,
+        "gradient": gradient,
+        "queries": step.queries,
         "batch": batch,
         "tokens": tokens,
         "imports_bytes": round(imports * 1e6),
