@@ -161,7 +161,8 @@ def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label
         raise UserError(f"{checkpoint.source}: {e}") from e
     refuse_unusable(described)
     head = [parts.head] if config.target or context else []
-    refuse_odd([*(linear for _, _, linear in parts.linears()), *head], config.quantization)
+    linears = [*(linear for _, _, linear in parts.linears()), *head]
+    refuse_odd(linears, config.quantization, both_ways=config.step.gradient == "exact")
     return described
 
 

@@ -54,12 +54,17 @@ def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeight
     )
 
 
-def refuse_odd(linears: Sequence[nn.Linear], quantization: Quantization) -> None:
-    """Raise a UserError where a linear's inputs are no whole number of groups, which 8da4w needs."""
-    odd = {linear.in_features for linear in linears if linear.in_features % _GROUP}
+def refuse_odd(linears: Sequence[nn.Linear], quantization: Quantization, both_ways: bool = False) -> None:
+    """Raise a UserError where a linear's inputs are no whole number of groups, which 8da4w needs.
+
+    Args:
+        both_ways: whether the transposed weights are quantized too.
+    """
+    sizes = {size for m in linears for size in ((m.in_features, m.out_features) if both_ways else (m.in_features,))}
+    odd = {size for size in sizes if size % _GROUP}
     if quantization == "8da4w" and odd:
         raise UserError(
-            f"8da4w needs layers whose inputs are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
+            f"8da4w needs layers whose sizes are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
         )
 
 

@@ -184,7 +184,9 @@ def build_step(
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
     if config.gradient == "exact":
-        base_linears += _reversible([*parts.layers[first:], loss])
+        base_linears += [
+            both.transposed for both in _reversible([*parts.layers[first:], loss]) if both.linear in base_linears
+        ]
     backbone = Backbone(embedding, parts, positions, first)
     step = _STEPS[config.gradient](backbone, loss, trained, config)
     return BuiltStep(step, parts, adapters, base_linears, sizes)
@@ -217,15 +219,14 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
     return Positions(rotaries, kinds, parts.heads // parts.kv_heads, parts.kv_heads, pad)
 
 
-def _reversible(modules: Iterable[nn.Module]) -> list[nn.Linear]:
-    """Give every linear of the modules its transposed weights; returns those."""
-    found = list[nn.Linear]()
+def _reversible(modules: Iterable[nn.Module]) -> list[Reversible]:
+    """Give every linear of the modules its transposed weights, in place."""
+    made = list[Reversible]()
     for module in modules:
         for name, linear in [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]:
-            both = Reversible(linear)
-            module.set_submodule(name, both)
-            found.append(both.transposed)
-    return found
+            made.append(Reversible(linear))
+            module.set_submodule(name, made[-1])
+    return made
 
 
 def _replace_inside(module: nn.Module) -> None:

@@ -111,6 +111,12 @@ def context() -> Context:
     return _current.get()
 
 
+def recording() -> Record | None:
+    """The record of the layers that are running; None where they keep none, and outside of layers."""
+    given = _current.get(None)
+    return None if given is None else given.record
+
+
 @contextmanager
 def running(given: Context) -> Iterator[None]:
     """Set the context of the layers that run in this block."""

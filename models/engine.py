@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prge.models.context import context
+from prge.models.context import context, recording
 from prge.models.reverse import Pull, Traced, traced, value_of
 
 
@@ -124,7 +124,7 @@ def recorded(key: object, x: Tensor, forward: Pull, back: Pull) -> Tensor:
         forward: f32[..., in] -> f32[..., out]; runs once, but for what the record lacks.
         back: the same with the transposed weights.
     """
-    record = context().record
+    record = recording()
     if isinstance(x, Traced):
         known = record.outputs.get(key) if record else None
         y = forward(x.value) if known is None else known.reshape(*x.value.shape[:-1], -1)

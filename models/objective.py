@@ -56,8 +56,8 @@ class LabelWords(nn.Module):
         return -F.log_softmax(words, dim=-1).gather(1, label.unsqueeze(1)), words
 
     def slope(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The gradient f32[R, 1, K] of each row's loss at its logits: what is predicted, less what is right."""
-        return F.softmax(logits, dim=-1) - one_hot(label.unsqueeze(1), logits)
+        """The gradient f32[R, 1, K] of each row's loss at its logits."""
+        return _slope(logits, label.unsqueeze(1), torch.ones_like(logits[:, :, 0]))
 
 
 class LanguageModel(nn.Module):
@@ -101,14 +101,19 @@ class LanguageModel(nn.Module):
         return each * weight, each
 
     def slope(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """The gradient f32[R, M, V] of each row's loss at its logits: what is predicted, less what is right."""
-        return (F.softmax(logits, dim=-1) - one_hot(target, logits)) * weight.unsqueeze(2)
+        """The gradient f32[R, M, V] of each row's loss at its logits."""
+        return _slope(logits, target, weight)
 
 
-def one_hot(index: Tensor, logits: Tensor) -> Tensor:
-    """1 at ``index`` i64[R, M] and 0 elsewhere, f32[R, M, K] like the logits."""
-    each = torch.arange(logits.shape[-1], device=logits.device)
-    return index.unsqueeze(2).eq(each).to(torch.float32)
+def _slope(logits: Tensor, right: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of cross-entropy at its logits f32[R, M, K]: what is predicted, less what is right.
+
+    Args:
+        right: the right one's index, i64[R, M].
+        weight: of each loss, f32[R, M].
+    """
+    each = weight.unsqueeze(2)
+    return (F.softmax(logits, dim=-1) * each).scatter_add(2, right.unsqueeze(2), -each)
 
 
 def soft_cap(logits: Any, cap: float | None) -> Any:

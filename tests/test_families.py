@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prge.export.merge import merge_adapters
 from prge.export.plan import plan, planned
 from prge.export.program import REPORT_FILE
 from prge.export.prompts import check_template
+from prge.manifest import Manifest
 from prge.models.adapter import AdapterConfig
 from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint, load_sizes
@@ -70,7 +72,7 @@ ENCODERS = [name for name, family in FAMILIES.items() if not family.causal]
 USUAL = """
     div mul add sub bitwise_xor bitwise_and bitwise_or view_copy unsqueeze_copy squeeze_copy slice_copy select_copy
     expand_copy alias_copy embedding repeat full full_like cat scalar_tensor arange cumsum remainder pow floor
-    ge gt le lt eq ne where gather index_select permute_copy _to_copy _log_softmax mean sum
+    ge gt le lt eq ne where gather scatter_add index_select permute_copy _to_copy _log_softmax mean sum
 """
 
 
@@ -320,4 +322,14 @@ def check_costs(program: StepProgram, hf: Any) -> None:
     learned = m.architecture.learned_positions * m.max_tokens * m.architecture.hidden
     again = m.architecture.vocabulary * m.architecture.hidden if m.architecture.tied and not m.labels else 0
     numbers = sum(p.numel() for _, p in base.values()) - unread + learned - head + again
-    assert weight_bytes(m) == 4 * (numbers + program.frozen().numel())
+    ways = 2 if m.gradient == "exact" else 1
+    numbers += (ways - 1) * sum(p.numel() for name, p in base.values() if reversed_too(m, name))
+    assert weight_bytes(m) == 4 * (numbers + ways * program.frozen().numel())
+
+
+def reversed_too(manifest: Manifest, name: str) -> bool:
+    """Whether an exact gradient goes back through the matrix of this name."""
+    layer = re.search(r"\.(?:layers?|h)\.(\d+)\.", name)
+    return (
+        int(layer[1]) >= manifest.first_layer if layer else bool(re.search("\\.transform|_transform|head.dense", name))
+    )

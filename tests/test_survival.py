@@ -330,7 +330,7 @@ def test_what_cannot_be_resumed_is_said(
     shutil.copytree(undisturbed, run)
     assert "no run folder" in refused(tmp_path)
     assert "leave steps, lr out" in refused(run, "--steps", 3, "--lr", 1)
-    assert "its perturb is 'activations', and that of" in refused(run, weights_program)
+    assert "its gradient is 'activations', and that of" in refused(run, weights_program)
     lines = (demo_data / "train.tsv").read_text().splitlines(keepends=True)
     (tmp_path / "other.tsv").write_text("".join(lines[:-1]))
     assert "not the examples" in refused(run, "--data", tmp_path / "other.tsv")
@@ -440,17 +440,17 @@ def test_a_run_that_begins_where_one_was_cut_off_has_a_start_of_its_own(
     assert not (run / START_FILE).exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 2, 4, "3", 2.5, [3]])
+@pytest.mark.parametrize("version", [None, 1, 3, 5, "4", 2.5, [4]])
 def test_a_run_of_another_format_says_which(
     version: Any, prge: Callable[..., tuple[int, Any]], weights_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(weights_run, run)
     config = json.loads((run / CONFIG_FILE).read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 3
+    assert next(iter(config)) == "version" and config.pop("version") == 4
     (run / CONFIG_FILE).write_text(json.dumps(config if version is None else {"version": version, **config}))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 3); finish it with"
+    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 4); finish it with"
     out = tmp_path / "out"
     for command in (
         ["train", "--resume", run], ["replay", run, "-o", out], ["verify", run], ["compare", run, run], ["forget", run],

@@ -33,7 +33,7 @@ PICTURE_FILE = "curves.png"
 SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE, CONFIG_FILE))
 
 # Of a run folder's format; docs/formats.md says when it goes up.
-VERSION = 3
+VERSION = 4
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise")
 

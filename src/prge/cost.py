@@ -87,14 +87,15 @@ def weight_bytes(m: Manifest) -> int:
 
     Linears, embedding and, for language modelling, the head are stored as the quantization says, with their scales. In
     float32 are learned positions, the linears before the head, and the adapters' factors. A tied head is there beside
-    the embedding, because they are in different files.
+    the embedding, because they are in different files. For an exact gradient all that trains or follows is there a
+    second time, transposed.
     """
     a = m.architecture
     ways = 2 if m.gradient == "exact" else 1
     total = ways * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
     if m.max_targets:
         total += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
-    return round(total + _factor_bytes(m)) + frozen_weight_bytes(m)
+    return round(total + ways * _factor_bytes(m)) + frozen_weight_bytes(m)
 
 
 def frozen_weight_bytes(m: Manifest) -> int:

@@ -18,7 +18,7 @@ from prge.files.typed import parse, parse_json
 AnswerAt = Literal["last", "mask", "first"]
 
 FORMAT = "prge"
-VERSION = 2
+VERSION = 3
 
 PROGRAM_FILE = "program.pte"
 FROZEN_FILE = "frozen.pte"
