@@ -251,9 +251,8 @@ def _variants(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, options = text.partition("=")
         if not equals or not re.fullmatch(r"[\w.-]+", name) or name in _TAKEN:
-            raise UserError(
-                f"--variant {text!r}: write NAME=OPTIONS, as 'wide=--rank 32', with none of the names {', '.join(_TAKEN)}"
-            )
+            taken = ", ".join(_TAKEN)
+            raise UserError(f"--variant {text!r}: write NAME=OPTIONS, as 'wide=--rank 32'; not named {taken}")
         try:
             shlex.split(options)
         except ValueError as e:

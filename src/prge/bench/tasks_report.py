@@ -97,7 +97,7 @@ def summary_of(rows: Sequence[Row]) -> list[Row]:
             line[metric] = statistics.mean(own[t]["score"] for t in tasks) if whole else None
         line["lowest"] = min(gaps) if gaps else None
         for name in ("seconds_to_target", "seconds_per_step", "peak_megabytes"):
-            pairs = [(row[name], lora[t][name]) for t, row in own.items() if lora[t][name] is not None]
+            pairs = [(row[name], lora[t][name]) for t, row in own.items() if lora[t][name]]
             trained = any(row["seconds"] is not None for row in own.values())
             ratio = statistics.median(inf if a is None else a / b for a, b in pairs) if pairs and trained else inf
             line[name] = ratio if isfinite(ratio) else None
