@@ -89,7 +89,7 @@ def tasks(
     A task is a folder of DATA. If its name is one of `prge tasks`, its files are read as that task's; else their form
     is inferred. Every method of a task gets the same examples. Texts that are too long are left out.
 
-    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output``. The programs are kept in ``programs`` and
+    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output``, whenever a task is done. The programs are kept in ``programs`` and
     each run in ``runs``, so that a call that was stopped goes on where it stood, and tasks, seeds and variants can be
     added later.
 
@@ -114,19 +114,15 @@ def tasks(
             hooks.show("exporting", done * len(variants) + i, len(found) * len(variants), f"{path.name}, {name}")
             bench.export(path, name, options)
         plans.append(bench.plan(path, list(variants)))
-    rates = lora_lr or ((1e-3,) if short else (5e-4, 1e-3, 2e-3))
+    rates = tuple(dict.fromkeys(lora_lr)) or ((1e-3,) if short else (5e-4, 1e-3, 2e-3))
     count = seeds or (1 if short else 3)
     bench.total = sum(1 + count * (len(variants) + 1 + plan.labelled) + len(rates) - 1 for plan in plans)
-    results = [TaskRuns(plan.name, plan.facts, list(bench.run(plan, count, rates))) for plan in plans]
-    rows = [row for each in results for row in rows_of(each)]
-    result = {"rows": rows, "summary": summary_of(rows)}
-    machine = describe(0)
-    described = {"settings": asdict(settings), "variants": variants, "machine": machine}
-    every = {each.name: {**each.facts, "curves": [asdict(c) for c in each.curves]} for each in results}
-    _write(folder / "tasks.json", described | result | {"tasks": every})
-    (folder / "tasks.md").write_text(markdown(results, result["summary"], settings.model, machine))
-    plot(folder / "tasks.png", rows)
-    return result | {"picture": str(folder / "tasks.png")}
+    described = {"settings": asdict(settings), "variants": variants, "machine": describe(0)}
+    results: list[TaskRuns] = []
+    for plan in plans:
+        results.append(TaskRuns(plan.name, plan.facts, list(bench.run(plan, count, rates))))
+        result = _report(folder, results, described)
+    return result
 
 
 @dataclass(frozen=True)
@@ -211,14 +207,25 @@ class _Bench:
         if path.is_file():
             curve = _read_curve(path)
         else:
-            about = f"{task}, "
-            curve = measure(name, run, lambda text: self.hooks.show("runs", self.done, self.total, about + text))
+            about = f"{task}, {name}{rate}, seed {run.seed}"
+            self.hooks.show("runs", self.done, self.total, about)
+            curve = measure(name, run, lambda text: self.hooks.show("runs", self.done, self.total, f"{task}, {text}"))
             _write(path, asdict(curve))
-            at = f"{curve.metric} {curve.last:.3f} after {curve.points[-1]['seconds']:.0f} s"
-            self.hooks.tell(f"{task}, {name}{rate}, seed {run.seed}: {at}")
+            self.hooks.tell(f"{about}: {curve.metric} {curve.last:.3f} after {curve.points[-1]['seconds']:.0f} s")
         self.done += 1
-        self.hooks.show("runs", self.done, self.total, task)
         return curve
+
+
+def _report(folder: Path, tasks: Sequence[TaskRuns], described: dict[str, Any]) -> dict[str, Any]:
+    """Write tables and picture of the tasks that are done; returns what the command does."""
+    rows = [row for task in tasks for row in rows_of(task)]
+    result = {"rows": rows, "summary": summary_of(rows)}
+    every = {task.name: {**task.facts, "curves": [asdict(c) for c in task.curves]} for task in tasks}
+    _write(folder / "tasks.json", described | result | {"tasks": every})
+    page = markdown(tasks, result["summary"], described["settings"]["model"], described["machine"])
+    replace_file(folder / "tasks.md", page.encode())
+    plot(folder / "tasks.png", rows)
+    return result | {"picture": str(folder / "tasks.png")}
 
 
 def majority(examples: Examples) -> float | None:
