@@ -89,9 +89,9 @@ def tasks(
     A task is a folder of DATA. If its name is one of `prge tasks`, its files are read as that task's; else their form
     is inferred. Every method of a task gets the same examples. Texts that are too long are left out.
 
-    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output``, whenever a task is done. The programs are kept in ``programs`` and
-    each run in ``runs``, so that a call that was stopped goes on where it stood, and tasks, seeds and variants can be
-    added later.
+    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output`` whenever a task is done. The programs are
+    kept in ``programs`` and each run in ``runs``, so that a call that was stopped goes on where it stood, and tasks,
+    seeds and variants can be added later.
 
     Returns:
         ``rows``, one per task and method, with medians over the seeds; ``summary``, one per method; ``picture``.
@@ -204,15 +204,16 @@ class _Bench:
         """A run that was made before, or is made now."""
         rate = f"-{run.lr:g}" if run.lr else ""
         path = self.folder / "runs" / f"{task}-{name}{rate}-seed{run.seed}.json"
+        about = f"{task}, {name}{rate}, seed {run.seed}"
         if path.is_file():
             curve = _read_curve(path)
         else:
-            about = f"{task}, {name}{rate}, seed {run.seed}"
             self.hooks.show("runs", self.done, self.total, about)
             curve = measure(name, run, lambda text: self.hooks.show("runs", self.done, self.total, f"{task}, {text}"))
             _write(path, asdict(curve))
             self.hooks.tell(f"{about}: {curve.metric} {curve.last:.3f} after {curve.points[-1]['seconds']:.0f} s")
         self.done += 1
+        self.hooks.show("runs", self.done, self.total, about)
         return curve
 
 
