@@ -22,6 +22,7 @@ from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read, run
 from prge.bench.tasks_report import ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of, target_of
 from prge.errors import UserError
 from prge.examples.rows import Example
+from prge.models.adapter import AdapterConfig
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
@@ -161,7 +162,7 @@ def choices_file(demo_data: Path, tmp_path: Path) -> Path:
 
 def test_lora_on_texts_starts_from_the_program_s_loss(export: Callable[..., Path], choices_file: Path) -> None:
     """Targets of different lengths, of which the longest decides how many positions the head sees."""
-    folder = export(**CHOICES, max_targets=9)
+    folder = export(**CHOICES, max_targets=9, adapter=AdapterConfig(rank=4, subspace="svd"))
     program = StepProgram(folder)
     examples = Encoder(program.manifest, folder / "tokenizer.json", truncate=True).examples(choices_file)
     assert len({row.targets for e in examples for row in e.rows}) > 1
@@ -203,13 +204,14 @@ def test_what_is_too_long_is_left_out_and_counted(program_folder: Path, tmp_path
 
 @pytest.fixture
 def data(demo_data: Path, tmp_path: Path) -> Path:
-    """Two tasks: classes, and texts to write."""
+    """Two tasks: messages with classes, and the messages alone."""
     folder = tmp_path / "data"
-    for name, columns in (("errands", "text\tlabel"), ("replies", "prompt\treply")):
+    for name in ("errands", "letters"):
         (folder / name).mkdir(parents=True)
         for part, file in (("train", "train.tsv"), ("dev", "test.tsv")):
-            rows = (demo_data / file).read_text().splitlines()[1:33]
-            (folder / name / f"{part}.tsv").write_text("\n".join([columns, *rows]) + "\n")
+            lines = ["text\tlabel", *(demo_data / file).read_text().splitlines()[1:33]]
+            kept = lines if name == "errands" else [line.partition("\t")[0] for line in lines]
+            (folder / name / f"{part}.tsv").write_text("\n".join(kept) + "\n")
     return folder
 
 
@@ -258,16 +260,16 @@ def test_a_variant_on_texts(
 ) -> None:
     recorded = Recorded(really=True)
     monkeypatch.setattr("prge.bench.tasks.measure", recorded)
-    command: tuple[object, ...] = ("bench", "tasks", data, "--model", tiny_model, "--task", "replies", *FEW)
+    command: tuple[object, ...] = ("bench", "tasks", data, "--model", tiny_model, "--task", "letters", *FEW)
     command = (*command, "--seeds", 1, "--lora-lr", 1e-3, "--variant", "prge=--rank 2 -q 2", "-o", tmp_path / "out")
     code, result = prge(*command)
     assert code == 0, result
     assert [row["method"] for row in result["rows"]] == [ZERO_SHOT, "prge", LORA]
     assert all(row["metric"] == "loss" and row["score"] > 0 for row in result["rows"])
-    m = StepProgram(tmp_path / "out" / "programs" / "replies-prge").manifest
+    m = StepProgram(tmp_path / "out" / "programs" / "letters-prge").manifest
     assert (m.adapter.rank, m.queries) == (2, 2)
     code, refused = prge(*command, "--variant", "wrong=--no-such-option")
-    assert code == 1 and "replies, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
+    assert code == 1 and "letters, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
 
 
 def test_a_call_goes_on_where_the_last_one_stopped(
@@ -344,7 +346,7 @@ def test_what_is_wrong_is_said_in_a_sentence(prge: Callable[..., tuple[int, Any]
     cases: list[tuple[tuple[object, ...], str]] = [
         ((tmp_path / "none", "-o", out), "is no folder; give one that holds a folder for each task"),
         ((tmp_path / "empty", "-o", out), "empty holds no folders; put each task's files into a folder of its own"),
-        ((data, "-o", out), "has no folder for sst2, mr, .*; it has errands, replies: choose among them with --task"),
+        ((data, "-o", out), "has no folder for sst2, mr, .*; it has errands, letters: choose among them with --task"),
         ((data, "--task", "errands", "--variant", "wide", "-o", out), "write NAME=OPTIONS"),
         ((data, "--task", "errands", "--variant", "probe=--rank 4", "-o", out), "not named majority"),
         ((data, "--task", "errands", "--variant", "a='", "-o", out), "No closing quotation"),

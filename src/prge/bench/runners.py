@@ -46,7 +46,7 @@ class Run:
         examples: how many of its records; None for all.
         dev: file to evaluate on, or a folder with one.
         curve: how many of its examples the evaluations take; the last one takes all.
-        points: evaluations along the run.
+        points: how many evaluations there are along the run, at most.
         dev_examples: how many of the records of ``dev`` to take; None for all.
         batch: of `LORA`.
         rank: of `LORA`.
@@ -133,7 +133,7 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     for seconds in trainer.steps(found.train) if settings.steps else ():
         spent, steps = spent + seconds, steps + 1
         last = steps == settings.steps
-        if last or steps % max(1, settings.steps // settings.points) == 0:
+        if last or steps % -(-settings.steps // settings.points) == 0:
             numbers = summary(trainer.evaluate(found.dev if last else few))
             yield {"seconds": spent, "steps": steps, **numbers, "full": last}
     cost = {"seconds_per_step": spent / max(1, steps), "peak_megabytes": peak_megabytes() - base}
