@@ -342,11 +342,17 @@ def test_what_is_wrong_is_said_in_a_sentence(prge: Callable[..., tuple[int, Any]
     (tmp_path / "empty").mkdir()
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine")
+    (data / "half").mkdir()
+    (data / "half" / "train.tsv").write_text("text\tlabel\nCall me\ttoday\n")
     out = tmp_path / "out"
     cases: list[tuple[tuple[object, ...], str]] = [
         ((tmp_path / "none", "-o", out), "is no folder; give one that holds a folder for each task"),
         ((tmp_path / "empty", "-o", out), "empty holds no folders; put each task's files into a folder of its own"),
-        ((data, "-o", out), "has no folder for sst2, mr, .*; it has errands, letters: choose among them with --task"),
+        (
+            (data, "-o", out),
+            "has no folder for sst2, mr, .*; it has errands, half, letters: choose among them with --task",
+        ),
+        ((data, "--task", "half", "-o", out), "half holds no dev file; name the file itself"),
         ((data, "--task", "errands", "--variant", "wide", "-o", out), "write NAME=OPTIONS"),
         ((data, "--task", "errands", "--variant", "probe=--rank 4", "-o", out), "not named majority"),
         ((data, "--task", "errands", "--variant", "a='", "-o", out), "No closing quotation"),

@@ -20,6 +20,7 @@ from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read
 from prge.bench.tasks_report import MAJORITY, ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
+from prge.examples.read import part_file
 from prge.examples.tasks import TASKS
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace as replace_file
@@ -239,7 +240,11 @@ def majority(examples: Examples) -> float | None:
 
 
 def _folders(data: Path, names: Sequence[str]) -> list[Path]:
-    """The tasks' folders."""
+    """The tasks' folders.
+
+    Raises:
+        UserError: one is missing, or lacks a file for train or for dev.
+    """
     if not data.is_dir():
         raise UserError(f"{data} is no folder; give one that holds a folder for each task")
     there = sorted(path.name for path in data.iterdir() if path.is_dir())
@@ -250,7 +255,11 @@ def _folders(data: Path, names: Sequence[str]) -> list[Path]:
         raise UserError(
             f"{data} has no folder for {', '.join(missing)}; it has {', '.join(there)}: choose among them with --task"
         )
-    return [data.resolve() / name for name in dict.fromkeys(names)]
+    found = [data.resolve() / name for name in dict.fromkeys(names)]
+    for path in found:
+        part_file(path, "train")
+        part_file(path, "dev")
+    return found
 
 
 def _variants(given: Sequence[str]) -> dict[str, str]:
