@@ -270,6 +270,11 @@ def test_a_variant_on_texts(
     assert (m.adapter.rank, m.queries) == (2, 2)
     code, refused = prge(*command, "--variant", "wrong=--no-such-option")
     assert code == 1 and "letters, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
+    monkeypatch.setattr("prge.bench.tasks._Bench.export", lambda *_: None)
+    code, refused = prge(*command, "--variant", "wrong=--rank 2")  # may be corrected
+    assert code == 1 and "letters-wrong" in refused["error"]
+    code, refused = prge(*command[:-4], "-o", tmp_path / "out")
+    assert code == 1 and "was made with variant prge '--rank 2 -q 2', not ''" in refused["error"]
 
 
 def test_a_call_goes_on_where_the_last_one_stopped(
@@ -307,8 +312,6 @@ def test_a_call_goes_on_where_the_last_one_stopped(
     assert [(name, run.seed) for name, run in recorded.runs] == [("prge", 2), (LORA, 2), (PROBE, 2)]
     code, refused = prge(*command, "--steps", 5)
     assert code == 1 and f"{out} was made with steps 4, not 5; choose another --output" in refused["error"]
-    code, refused = prge(*command, "--variant", "prge=--rank 4")
-    assert code == 1 and "was made with variant prge '', not '--rank 4'" in refused["error"]
     gone.write_text("{")
     code, refused = prge(*command, "--seeds", 2)
     assert code == 1 and f"{gone} cannot be read" in refused["error"] and gone.read_text() == "{"
@@ -352,7 +355,10 @@ def test_what_is_wrong_is_said_in_a_sentence(prge: Callable[..., tuple[int, Any]
             (data, "-o", out),
             "has no folder for sst2, mr, .*; it has errands, half, letters: choose among them with --task",
         ),
-        ((data, "--task", "half", "-o", out), "half holds no dev file; name the file itself"),
+        (
+            (data, "--task", "half", "-o", out),
+            "half holds no file for dev, or several; put one there, as .*half/dev.jsonl",
+        ),
         ((data, "--task", "errands", "--variant", "wide", "-o", out), "write NAME=OPTIONS"),
         ((data, "--task", "errands", "--variant", "probe=--rank 4", "-o", out), "not named majority"),
         ((data, "--task", "errands", "--variant", "a='", "-o", out), "No closing quotation"),

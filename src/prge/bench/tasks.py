@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,15 +16,13 @@ from typing import Annotated, Any
 from prge.bench.convergence import Curve, measure
 from prge.bench.machine import describe
 from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read
+from prge.bench.tasks_folder import Settings, read_curve, settle, write_json
 from prge.bench.tasks_report import MAJORITY, ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
-from prge.examples.read import part_file
+from prge.examples.read import has_part
 from prge.examples.tasks import TASKS
-from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import replace as replace_file
-from prge.files.folders import refuse_used
-from prge.files.typed import parse_json, to_json
 from prge.manifest import PROGRAM_FILE
 from prge.options import AnyPath, Option
 from prge.runtime_driver.program.step import StepProgram
@@ -38,20 +35,6 @@ THREE = ("sst2", "ag_news", "self-instruct-chat")
 DEFAULT = "prge"
 _TAKEN = (MAJORITY, ZERO_SHOT, PROBE, LORA)
 _POINTS = 12
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all runs in a folder have in common."""
-
-    model: str
-    data: str
-    examples: int
-    dev_examples: int
-    max_tokens: int
-    steps: int
-    lora_steps: int
-    curve: int
 
 
 def tasks(
@@ -107,7 +90,7 @@ def tasks(
     settings = Settings(
         here, str(Path(data).resolve()), examples, dev_examples, max_tokens, steps, lora_steps, curve
     )  # fmt: skip
-    _settle(folder, settings, variants)
+    settle(folder, settings, variants)
     bench = _Bench(folder, settings, hooks)
     plans = []
     for done, path in enumerate(found):
@@ -207,11 +190,11 @@ class _Bench:
         path = self.folder / "runs" / f"{task}-{name}{rate}-seed{run.seed}.json"
         about = f"{task}, {name}{rate}, seed {run.seed}"
         if path.is_file():
-            curve = _read_curve(path)
+            curve = read_curve(path)
         else:
             self.hooks.show("runs", self.done, self.total, about)
             curve = measure(name, run, lambda text: self.hooks.show("runs", self.done, self.total, f"{task}, {text}"))
-            _write(path, asdict(curve))
+            write_json(path, asdict(curve))
             self.hooks.tell(f"{about}: {curve.metric} {curve.last:.3f} after {curve.points[-1]['seconds']:.0f} s")
         self.done += 1
         self.hooks.show("runs", self.done, self.total, about)
@@ -223,7 +206,7 @@ def _report(folder: Path, tasks: Sequence[TaskRuns], described: dict[str, Any]) 
     rows = [row for task in tasks for row in rows_of(task)]
     result = {"rows": rows, "summary": summary_of(rows)}
     every = {task.name: {**task.facts, "curves": [asdict(c) for c in task.curves]} for task in tasks}
-    _write(folder / "tasks.json", described | result | {"tasks": every})
+    write_json(folder / "tasks.json", described | result | {"tasks": every})
     page = markdown(tasks, result["summary"], described["settings"]["model"], described["machine"])
     replace_file(folder / "tasks.md", page.encode())
     plot(folder / "tasks.png", rows)
@@ -257,8 +240,9 @@ def _folders(data: Path, names: Sequence[str]) -> list[Path]:
         )
     found = [data.resolve() / name for name in dict.fromkeys(names)]
     for path in found:
-        part_file(path, "train")
-        part_file(path, "dev")
+        for part in ("train", "dev"):
+            if not has_part(path, part):
+                raise UserError(f"{path} holds no file for {part}, or several; put one there, as {path}/{part}.jsonl")
     return found
 
 
@@ -276,43 +260,3 @@ def _variants(given: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--variant {text!r}: {e}") from e
         found[name] = options
     return found
-
-
-def _settle(folder: Path, settings: Settings, variants: dict[str, str]) -> None:
-    """Keep the settings in the folder, or compare them with those that are kept there.
-
-    Raises:
-        UserError: the folder was made with others, or is in use for something else.
-    """
-    file, content = folder / "settings.json", asdict(settings)
-    known: dict[str, str] = {}
-    if file.is_file():
-        try:
-            kept = parse_json(read_bounded(file, SETTINGS))
-            known, before = dict(kept["variants"]), dict(kept["settings"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise UserError(f"{file} cannot be read ({e}); choose another --output") from e
-        pairs = [(name, before.get(name), value) for name, value in content.items()]
-        pairs += [(f"variant {name}", known.get(name, options), options) for name, options in variants.items()]
-        for name, old, new in pairs:
-            if old != new:
-                name = name.replace("_", " ")
-                raise UserError(f"{folder} was made with {name} {old!r}, not {new!r}; choose another --output")
-    else:
-        refuse_used(folder)
-    for name in ("programs", "runs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    _write(file, {"settings": content, "variants": known | variants})
-
-
-def _read_curve(path: Path) -> Curve:
-    try:
-        kept = json.loads(path.read_text())
-        return Curve(**kept | {"run": Run(**kept["run"])})
-    except (ValueError, TypeError, KeyError) as e:
-        raise UserError(f"{path} cannot be read ({e}); remove it, and the run is made again") from e
-
-
-def _write(path: Path, content: Any) -> None:
-    """Write JSON. A call that is stopped meanwhile leaves no half of it."""
-    replace_file(path, (to_json(content, indent=1) + "\n").encode())
