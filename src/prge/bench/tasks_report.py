@@ -116,7 +116,7 @@ def score_cells(rows: Sequence[Row], summary: Sequence[Row]) -> Iterator[list[st
         means = [_number(line[metric]) for line in summary]
         if any(means):
             yield ["mean", metric, *means]
-    yield ["lowest, less LoRA's", "accuracy", *(_number(line["lowest"]) for line in summary)]
+    yield ["worst task, less LoRA's", "accuracy", *(_number(line["lowest"]) for line in summary)]
 
 
 def cost_cells(rows: Sequence[Row], summary: Sequence[Row]) -> Iterator[list[str]]:
@@ -190,4 +190,6 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
             axis.set_xticks(range(len(tasks)), tasks, rotation=20, ha="right")
             axis.set_ylabel("dev accuracy" if metric == "accuracy" else "held-out loss")
             axis.set_ylim(0, 1 if metric == "accuracy" else None)
-        (axes if len(metrics) == 1 else axes[0]).legend(ncols=len(methods), fontsize="small", loc="upper center")
+        (axes if len(metrics) == 1 else axes[0]).legend(
+            ncols=len(methods), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0)
+        )
