@@ -179,11 +179,13 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     with picture(path, len(metrics)) as axes:
         for metric, axis in zip(metrics, [axes] if len(metrics) == 1 else axes, strict=True):
             shown = [row for row in rows if row["metric"] == metric]
-            tasks, width = list(dict.fromkeys(row["task"] for row in shown)), 0.8 / len(methods)
-            for i, method in enumerate(methods):
+            tasks = list(dict.fromkeys(row["task"] for row in shown))
+            there = [method for method in methods if any(row["method"] == method for row in shown)]
+            width = 0.8 / len(there)
+            for i, method in enumerate(there):
                 own = [row for row in shown if row["method"] == method]
                 at = [tasks.index(row["task"]) + (i + 0.5) * width - 0.4 for row in own]
-                axis.bar(at, [row["score"] for row in own], width, color=f"C{i}", label=method)
+                axis.bar(at, [row["score"] for row in own], width, color=f"C{methods.index(method)}", label=method)
                 dots = [(x, score) for x, row in zip(at, own, strict=True) for score in row["scores"]]
                 if any(len(row["scores"]) > 1 for row in own):
                     axis.plot(*zip(*dots, strict=True), ".", color="black", markersize=3)
