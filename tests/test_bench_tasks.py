@@ -234,11 +234,12 @@ FEW = ("--steps", 4, "--lora-steps", 2, "--curve", 4, "--dev-examples", 12, "--e
 
 
 def test_the_whole_way_in_processes_of_their_own(
-    prge: Callable[..., tuple[int, Any]], tiny_model: Path, data: Path, tmp_path: Path
+    prge: Callable[..., tuple[int, Any]], tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    command = ("bench", "tasks", data, "--model", tiny_model, "--task", "errands", *FEW, "--seeds", 1)
-    code, result = prge(*command, "--lora-lr", 1e-3, "-o", out)
+    command: tuple[object, ...] = ("bench", "tasks", data, "--model", tiny_model, "--task", "errands", *FEW)
+    command = (*command, "--seeds", 1, "--lora-lr", 1e-3, "-o", out)
+    code, result = prge(*command, "--variant", "prge=--rank 2 -q 2")
     assert code == 0, result
     assert [row["method"] for row in result["rows"]] == ["majority", ZERO_SHOT, "prge", LORA, PROBE]
     assert all(0 <= row["score"] <= 1 for row in result["rows"])
@@ -250,31 +251,33 @@ def test_the_whole_way_in_processes_of_their_own(
     assert saved["machine"]["prge"] and saved["settings"]["steps"] == 4
     assert "| errands | accuracy |" in (out / "tasks.md").read_text()
     program = StepProgram(out / "programs" / "errands-prge")
+    assert (program.manifest.adapter.rank, program.manifest.queries) == (2, 2)
     expected = read(Run(**saved["tasks"]["errands"]["curves"][0]["run"]), program.manifest).dev
     before = evaluate(program, program.initial_state(), expected).accuracy
     assert next(row["score"] for row in result["rows"] if row["method"] == ZERO_SHOT) == before
+    code, refused = prge(*command)
+    assert code == 1 and f"{out} was made with variant prge '--rank 2 -q 2', not ''" in refused["error"]
+    command = (*command, "--variant", "prge=--rank 2 -q 2", "--variant")
+    code, refused = prge(*command, "wrong=--no-such-option")
+    assert code == 1 and "errands, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
+    monkeypatch.setattr("prge.bench.tasks._Bench.export", lambda *_: None)
+    code, refused = prge(*command, "wrong=--rank 2")  # may be corrected
+    assert code == 1 and "errands-wrong" in refused["error"]
 
 
-def test_a_variant_on_texts(
-    prge: Callable[..., tuple[int, Any]], tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded = Recorded(really=True)
-    monkeypatch.setattr("prge.bench.tasks.measure", recorded)
-    command: tuple[object, ...] = ("bench", "tasks", data, "--model", tiny_model, "--task", "letters", *FEW)
-    command = (*command, "--seeds", 1, "--lora-lr", 1e-3, "--variant", "prge=--rank 2 -q 2", "-o", tmp_path / "out")
-    code, result = prge(*command)
+def test_texts_are_scored_by_their_loss(
+    prge: Callable[..., tuple[int, Any]], export: Callable[..., Path], data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    form = {"template": "", "label_words": (), "target": "{text}", "max_targets": 9}
+    folder = export(**form, adapter=AdapterConfig(rank=4, subspace="svd"))
+    monkeypatch.setattr("prge.bench.tasks._Bench._program", lambda self, task, variant: folder)
+    monkeypatch.setattr("prge.bench.tasks.measure", Recorded(really=True))
+    command = ("bench", "tasks", data, "--model", "none", "--task", "letters", *FEW, "--seeds", 1, "--lora-lr", 1e-3)
+    code, result = prge(*command, "-o", tmp_path / "out")
     assert code == 0, result
     assert [row["method"] for row in result["rows"]] == [ZERO_SHOT, "prge", LORA]
     assert all(row["metric"] == "loss" and row["score"] > 0 for row in result["rows"])
-    m = StepProgram(tmp_path / "out" / "programs" / "letters-prge").manifest
-    assert (m.adapter.rank, m.queries) == (2, 2)
-    code, refused = prge(*command, "--variant", "wrong=--no-such-option")
-    assert code == 1 and "letters, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
-    monkeypatch.setattr("prge.bench.tasks._Bench.export", lambda *_: None)
-    code, refused = prge(*command, "--variant", "wrong=--rank 2")  # may be corrected
-    assert code == 1 and "letters-wrong" in refused["error"]
-    code, refused = prge(*command[:-4], "-o", tmp_path / "out")
-    assert code == 1 and "was made with variant prge '--rank 2 -q 2', not ''" in refused["error"]
 
 
 def test_a_call_goes_on_where_the_last_one_stopped(
@@ -363,7 +366,6 @@ def test_what_is_wrong_is_said_in_a_sentence(prge: Callable[..., tuple[int, Any]
         ((data, "--task", "errands", "--variant", "probe=--rank 4", "-o", out), "not named majority"),
         ((data, "--task", "errands", "--variant", "a='", "-o", out), "No closing quotation"),
         ((data, "--task", "errands", "-o", tmp_path / "used"), "used exists and is not empty"),
-        ((data, "--task", "errands", "--model", "./nothing", "-o", out), "errands, prge: .*nothing: no such folder"),
     ]
     for words, message in cases:
         code, refused = prge("bench", "tasks", *words)
