@@ -49,6 +49,7 @@ from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.folder import summary
 from prge.runtime_driver.run.journal import read_journal
 from prge.runtime_driver.run.snapshots import newest
 
@@ -66,11 +67,11 @@ def test_lora_starts_from_the_program_s_scores(program_folder: Path, demo_data: 
     expected = evaluate(program, program.initial_state(), texts)
     with torch.no_grad():
         assert expected.scores is not None
-        torch.testing.assert_close(rival.scores(texts), expected.scores, rtol=0, atol=1e-4)
-    assert rival.accuracy(texts) == pytest.approx(expected.accuracy)
-    before = rival.scores(texts).detach()
+        torch.testing.assert_close(rival.losses(texts)[1], expected.scores, rtol=0, atol=1e-4)
+    assert summary(rival.evaluate(texts)) == pytest.approx(summary(expected), abs=1e-4)
+    before = rival.losses(texts)[1].detach()
     rival.step(texts)
-    assert (rival.scores(texts) - before).abs().max() > 1e-5
+    assert (rival.losses(texts)[1] - before).abs().max() > 1e-5
 
 
 def test_time_to_an_accuracy_is_of_every_seed(program_folder: Path, demo_data: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from prge.examples.metrics import METRICS
 from prge.examples.rows import Example
 from prge.examples.tasks import find_task
+from prge.manifest import Manifest
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.program.step import StepProgram
 
@@ -50,9 +51,13 @@ def evaluate(
         state: f32[state_size].
         progress: hears how many examples are done.
     """
-    m = program.manifest
     rows = [row for e in examples for row in e.rows]
     losses, scores = _run(program, state, rows, lambda done: progress(done * len(examples) // len(rows)))
+    return scored(program.manifest, examples, losses, scores)
+
+
+def scored(m: Manifest, examples: Sequence[Example], losses: Tensor, scores: Tensor) -> Evaluation:
+    """The evaluation that the losses f32[N] and scores f32[N, K] of all rows of the examples come to."""
     predicted: list[int] = []
     if m.objective == "label-words":
         predicted = scores.argmax(1).tolist()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.bench.machine import names
-from prge.bench.runners import Run
+from prge.bench.runners import LORA, PROGRAM, Run
 from prge.commands.hooks import Hooks
 from prge.commands.plots import picture
 from prge.errors import UserError
@@ -22,17 +22,16 @@ from prge.files.typed import to_json
 from prge.options import AnyPath, Option
 from prge.runtime_driver.program.step import StepProgram
 
-LORA = "lora-adamw"
-
 
 @dataclass
 class Curve:
     """One run.
 
     Attributes:
-        points: ``seconds`` of training, ``steps`` and ``accuracy``. The last one's accuracy is that of the whole dev
-            set, the others' that of a part.
+        points: ``seconds`` of training, ``steps``, ``loss``, and ``accuracy`` where there is a choice. The last one's
+            are of the whole dev set, the others' of a part.
         peak_megabytes: above the imports.
+        left_out: examples that are longer than the program takes, of both sets.
     """
 
     name: str
@@ -40,10 +39,28 @@ class Curve:
     points: list[dict[str, Any]] = field(default_factory=list)
     seconds_per_step: float = 0.0
     peak_megabytes: float = 0.0
+    left_out: int = 0
 
-    def seconds_to(self, accuracy: float) -> float | None:
-        """Seconds of training until the first point with at least this accuracy; None if there is none."""
-        return next((p["seconds"] for p in self.points if p["accuracy"] >= accuracy), None)
+    @property
+    def metric(self) -> str:
+        """What the run is scored by: ``accuracy`` where there is a choice, else ``loss``."""
+        return "accuracy" if "accuracy" in self.points[-1] else "loss"
+
+    @property
+    def last(self) -> float:
+        """The last point's accuracy or loss."""
+        return float(self.points[-1][self.metric])
+
+    @property
+    def best(self) -> float:
+        """The best point's."""
+        best = max if self.metric == "accuracy" else min
+        return float(best(p[self.metric] for p in self.points))
+
+    def seconds_to(self, target: float) -> float | None:
+        """Seconds of training until the first point that is at least as good; None if there is none."""
+        sign = 1 if self.metric == "accuracy" else -1
+        return next((p["seconds"] for p in self.points if sign * p[self.metric] >= sign * target), None)
 
 
 def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
@@ -62,11 +79,12 @@ def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
         curve = Curve(name, run)
         for text in process.stdout:
             line = json.loads(text)
-            if "accuracy" in line:
+            if "steps" in line:
                 curve.points.append(line)
-                listener(f"{name}, seed {run.seed}: step {line['steps']}, accuracy {line['accuracy']:.3f}")
+                listener(f"{name}, seed {run.seed}: step {line['steps']}, {curve.metric} {curve.last:.3f}")
             else:
                 curve.seconds_per_step, curve.peak_megabytes = line["seconds_per_step"], line["peak_megabytes"]
+                curve.left_out = line["left_out"]
         if process.wait():
             stderr.seek(0)
             said = stderr.read().strip().splitlines()
@@ -95,12 +113,17 @@ def convergence(
     Writes ``convergence.json``, ``convergence.md`` and ``convergence.png`` into ``output``.
 
     The first program runs ``steps`` steps; others get the time that it took. LoRA's lr is the
-    one of ``lora_lr`` with the best last accuracy on seed 0.
+    one of ``lora_lr`` with the best last accuracy on seed 0. Examples that are longer than a program takes are left
+    out.
     """
     output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
+    for path in paths:
+        m = StepProgram(path).manifest
+        if not (m.labels or m.choices):
+            raise UserError(f"{path} learns text and has no accuracy; `prge bench tasks` compares losses on texts")
     with new_folder(output) as out:
         first = Run(
-            method="program", program=str(paths[0]), steps=steps, lr=None, seed=0, data=str(data),
+            method=PROGRAM, program=str(paths[0]), steps=steps, lr=None, seed=0, data=str(data),
             examples=examples, dev=str(dev), curve=curve, points=12,
         )  # fmt: skip
         lora = replace(first, method=LORA, steps=lora_steps)
@@ -110,11 +133,13 @@ def convergence(
         for seed in range(seeds):
             ours = measure(called[0], replace(first, seed=seed), listener)
             curves.append(ours)
+            if ours.left_out and not seed:
+                listener(f"{ours.left_out} examples are longer than {called[0]} takes, and were left out")
             budget = ours.points[-1]["seconds"]
             lrs: Sequence[float] = lora_lr if best is None else [best]
             rivals = [measure(f"{LORA} lr {lr:g}", replace(lora, seed=seed, lr=lr), listener) for lr in lrs]
             if rivals:
-                best = max(rivals, key=lambda c: c.points[-1]["accuracy"]).run.lr
+                best = max(rivals, key=lambda c: c.last).run.lr
             curves += rivals
             for path, name in zip(paths[1:], called[1:], strict=True):
                 other = replace(first, program=str(path), seed=seed)
@@ -141,7 +166,7 @@ def table(curves: Sequence[Curve], target: float) -> list[dict[str, Any]]:
                 "method": name,
                 "seeds": len(runs),
                 "seconds_to_target": statistics.median(times) if len(times) == len(runs) else None,
-                "final_accuracy": statistics.median(c.points[-1]["accuracy"] for c in runs),
+                "final_accuracy": statistics.median(c.last for c in runs),
                 "seconds": statistics.median(c.points[-1]["seconds"] for c in runs),
                 "seconds_per_step": statistics.median(c.seconds_per_step for c in runs),
                 "peak_megabytes": statistics.median(c.peak_megabytes for c in runs),

@@ -89,15 +89,17 @@ def write_training(path: Path, m: Manifest, tokens: int) -> None:
     from torch.export.experimental import _export_forward_backward
 
     from prge.bench.lora import LoraAdamW
+    from prge.models.objective import LabelWords
 
     trainer = LoraAdamW(m, rank=8, seed=0, lr=0.0)
+    assert isinstance(trainer.objective, LabelWords)
     trainer.decoder.config._attn_implementation = "eager"  # fused attention has no backward kernel there
     rows, targets = collate(synthetic(m, tokens, m.batch), m)
     table = torch.export.default_decompositions()
     table[torch.ops.aten.empty_permuted.default] = lambda size, order, dtype=None, **_: torch.zeros(size, dtype=dtype)
     with quiet():
         joint = _export_forward_backward(
-            torch.export.export(LabelLoss(trainer.decoder, trainer.head), (rows, *targets))
+            torch.export.export(LabelLoss(trainer.decoder, trainer.objective.head), (rows, *targets))
         )
         edge = to_edge(joint.run_decompositions(table), compile_config=EdgeCompileConfig(_check_ir_validity=False))
         with path.open("wb") as f:

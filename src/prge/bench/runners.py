@@ -1,4 +1,4 @@
-"""One run of `prge bench convergence`, in a process of its own.
+"""One run of `prge bench convergence` or `prge bench tasks`, in a process of its own.
 
 Run as ``python -m prge.bench.runners``. It reads the run's settings as JSON, and writes a line of JSON for every
 evaluation and one for what the run cost.
@@ -10,22 +10,26 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prge.bench.lora import LoraAdamW
+from prge.errors import UserError
+from prge.examples.read import Part, place
 from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE, Manifest
 from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import batches
-from prge.runtime_driver.data.encoder import Encoder, without
+from prge.runtime_driver.data.encoder import Encoder, check_classes, without
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
-from prge.runtime_driver.loop.evaluate import evaluate, warm_up
+from prge.runtime_driver.loop.evaluate import Evaluation, evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.folder import summary
+
+PROGRAM, LORA, PROBE = "program", "lora-adamw", "probe"
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,19 @@ class Run:
     """What to run.
 
     Attributes:
-        method: ``"program"``, or ``"lora-adamw"`` for PyTorch and PEFT on the program's base and prompt.
+        method: `PROGRAM`; or on the program's base and prompt, in PyTorch, `LORA` or `PROBE`.
         program: folder of the program.
-        steps: how many.
+        steps: how many; 0 to evaluate alone.
         lr: learning rate; None to measure it, in time that counts.
         seed: of the run.
-        data: file to train on.
-        examples: how many of its examples; None for all.
-        dev: file to evaluate on.
+        data: file to train on, or a folder with one.
+        examples: how many of its records; None for all.
+        dev: file to evaluate on, or a folder with one.
         curve: how many of its examples the evaluations take; the last one takes all.
-        points: evaluations along the run.
-        batch: of lora-adamw.
-        rank: of lora-adamw.
+        points: how many evaluations there are along the run, at most.
+        dev_examples: how many of the records of ``dev`` to take; None for all.
+        batch: of `LORA`.
+        rank: of `LORA`.
     """
 
     method: str
@@ -57,33 +62,82 @@ class Run:
     dev: str
     curve: int
     points: int
+    dev_examples: int | None = None
     batch: int = 16
     rank: int = 8
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What a run trains on, and what it is evaluated on.
+
+    Attributes:
+        left_out: how many of both are longer than the program takes.
+    """
+
+    train: list[Example]
+    dev: list[Example]
+    left_out: int
+
+
+def read(settings: Run, manifest: Manifest) -> Examples:
+    """The run's examples. Texts of dev are not trained on.
+
+    Raises:
+        UserError: a file cannot be read or encoded, none of its examples is left, or all that train have one class.
+    """
+    encoder = Encoder(manifest, Path(settings.program) / TOKENIZER_FILE)
+    left_out = 0
+
+    def part(path: str, name: Part, limit: int | None) -> list[Example]:
+        nonlocal left_out
+        records = encoder.records(Path(path), name)[:limit]
+        found = [e for number, record in records for e in encoder.encode(record, place(path, number))]
+        kept = [e for e in found if max(len(row.tokens) for row in e.rows) <= manifest.max_tokens]
+        if not kept:
+            raise UserError(
+                f"{path}: none of {len(records)} records for {name} has something to learn and fits into "
+                f"{manifest.max_tokens} tokens; give a larger --max-tokens"
+            )
+        left_out += len(found) - len(kept)
+        return [encoder.fit(e) for e in kept]
+
+    dev = part(settings.dev, "dev", settings.dev_examples)
+    train = without(part(settings.data, "train", settings.examples), dev)
+    if not train:
+        raise UserError(f"{settings.data}: every text to train on is also in the dev set; give other examples")
+    check_classes(train, manifest, settings.data)
+    return Examples(train, dev, left_out)
+
+
 def run(settings: Run) -> Iterator[dict[str, Any]]:
     """Yield a point for every evaluation, and in the end the cost: seconds per step, peak MB above the imports."""
-    folder = Path(settings.program)
-    torch_side = settings.method != "program"
-    if torch_side:
+    if settings.method != PROGRAM:
         with quiet():
             import peft  # noqa: F401
             import transformers  # noqa: F401
+
+            from prge.bench import lora, probe  # noqa: F401
     base = peak_megabytes()
-    program = StepProgram(folder)
-    encoder = Encoder(program.manifest, folder / TOKENIZER_FILE, truncate=True)
-    dev = encoder.examples(Path(settings.dev))
-    examples = without(encoder.examples(Path(settings.data), settings.examples), dev)
-    few = random.Random(0).sample(dev, min(settings.curve, len(dev)))
-    trainer = LoraRun(program.manifest, settings) if torch_side else ProgramRun(program, settings, dev)
+    program = StepProgram(Path(settings.program))
+    found = read(settings, program.manifest)
+    few = random.Random(0).sample(found.dev, min(settings.curve, len(found.dev)))
+    trainer: ProgramRun | LoraRun | ProbeRun
+    if settings.method == PROGRAM:
+        trainer = ProgramRun(program, settings, found.dev)
+    else:
+        trainer = (LoraRun if settings.method == LORA else ProbeRun)(program.manifest, settings)
     spent, steps = 0.0, 0
-    for seconds in trainer.steps(examples):
+    if not settings.steps:
+        yield {"seconds": 0.0, "steps": 0, **summary(trainer.evaluate(found.dev)), "full": True}
+    for seconds in trainer.steps(found.train) if settings.steps else ():
         spent, steps = spent + seconds, steps + 1
         last = steps == settings.steps
-        if last or steps % max(1, settings.steps // settings.points) == 0:
-            accuracy = trainer.accuracy(dev if last else few)
-            yield {"seconds": spent, "steps": steps, "accuracy": accuracy, "full": last}
-    yield {"seconds_per_step": spent / steps, "peak_megabytes": peak_megabytes() - base}
+        if last or steps % -(-settings.steps // settings.points) == 0:
+            numbers = summary(trainer.evaluate(found.dev if last else few))
+            yield {"seconds": spent, "steps": steps, **numbers, "full": last}
+    cost = {"seconds_per_step": spent / max(1, steps), "peak_megabytes": peak_megabytes() - base}
+    yield cost | {"left_out": found.left_out}
 
 
 class ProgramRun:
@@ -98,10 +152,9 @@ class ProgramRun:
 
         Of the pass of the frozen part, they are the share of the training texts: evaluations do not count as training.
         """
-        texts = [*examples, *self.dev]
         began, eps = time.perf_counter(), self.program.manifest.eps
-        with self.program.kept(texts):
-            share = sum(len(e.tokens) for e in examples) / sum(len(e.tokens) for e in texts)
+        with self.program.kept([*examples, *self.dev]):
+            share = _tokens(examples) / (_tokens(examples) + _tokens(self.dev))
             before = share * (time.perf_counter() - began)
             warm_up(self.program, examples)
             began = time.perf_counter()
@@ -112,19 +165,24 @@ class ProgramRun:
                 self.state = state
                 yield record.seconds + (before if record.step == 0 else 0.0)
 
-    def accuracy(self, examples: list[Example]) -> float:
-        accuracy = evaluate(self.program, self.state, examples).accuracy
-        assert accuracy is not None
-        return accuracy
+    def evaluate(self, examples: list[Example]) -> Evaluation:
+        return evaluate(self.program, self.state, examples)
+
+
+def _tokens(examples: Sequence[Example]) -> int:
+    """Tokens of all rows."""
+    return sum(len(row.tokens) for e in examples for row in e.rows)
 
 
 class LoraRun:
     """LoRA with AdamW. Its lr falls linearly to zero, like the program's."""
 
     def __init__(self, manifest: Manifest, settings: Run):
+        from prge.bench.lora import LoraAdamW
+
         assert settings.lr is not None
         self.trainer = LoraAdamW(manifest, rank=settings.rank, seed=settings.seed, lr=settings.lr)
-        self.settings, self.accuracy = settings, self.trainer.accuracy
+        self.settings, self.evaluate = settings, self.trainer.evaluate
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
         order = batches(examples, self.settings.batch, self.settings.seed)
@@ -132,6 +190,21 @@ class LoraRun:
             began = time.perf_counter()
             self.trainer.step([examples[i] for i in batch], 1.0 - step / self.settings.steps)
             yield time.perf_counter() - began
+
+
+class ProbeRun:
+    """A linear probe. Its one step makes the features and fits to them."""
+
+    def __init__(self, manifest: Manifest, settings: Run):
+        from prge.bench.probe import Probe
+
+        self.probe = Probe(manifest, settings.seed)
+        self.evaluate = self.probe.evaluate
+
+    def steps(self, examples: list[Example]) -> Iterator[float]:
+        began = time.perf_counter()
+        self.probe.train(examples)
+        yield time.perf_counter() - began
 
 
 if __name__ == "__main__":

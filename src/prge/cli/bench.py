@@ -9,6 +9,8 @@ import typer
 from prge.bench.compare import compare
 from prge.bench.convergence import convergence
 from prge.bench.step import cells, step
+from prge.bench.tasks import tasks
+from prge.bench.tasks_report import cost_cells, score_cells
 from prge.cli.options import command
 from prge.commands.screen import columns, out, plain
 
@@ -41,6 +43,17 @@ def _side_by_side(result: dict[str, Any]) -> None:
     out.print(table)
 
 
+def _by_task(result: dict[str, Any]) -> None:
+    for cells_of in (score_cells, cost_cells):
+        head, *lines = cells_of(result["rows"], result["summary"])
+        table = columns(*head)
+        for line in lines:
+            table.add_row(*line)
+        out.print(table)
+    out.print(f"tables and JSON beside {result['picture']}")
+
+
+bench.command()(command(tasks, render=_by_task))
 bench.command()(command(convergence, render=_raced))
 bench.command()(command(step, render=_stepped))
 bench.command()(command(compare, render=_side_by_side))
