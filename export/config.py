@@ -128,7 +128,7 @@ def check_config(config: ExportConfig, records: Sequence[Mapping[str, str]]) -> 
     if backend == "portable" and config.min_tokens < config.max_tokens:
         raise UserError("the portable backend runs rows of one length only; add --fixed")
     if config.step.gradient != "weights" and not adapter.subspace:
-        raise UserError("without a subspace (--subspace none) LoRA-FA trains, which needs --gradient weights")
+        raise UserError("without a subspace LoRA-FA trains: --subspace none needs --gradient weights")
     if adapter.subspace == "fisher" and not records:
         raise UserError("the fisher subspace is taken from texts; give some with --texts")
     if adapter.subspace != "fisher" and records:

@@ -21,9 +21,6 @@ from executorch.exir import (
     lowered_backend_module,
     to_edge,
 )
-from executorch.exir.backend.canonical_partitioners.pattern_op_partitioner import (
-    generate_partitions_from_list_of_nodes,
-)
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from executorch.exir.dialects._ops import ops as exir_ops
@@ -181,44 +178,34 @@ class LayeredPartitioner(XnnpackPartitioner):
         return 2 * DELEGATES - 1 - run if back else run
 
     def generate_partitions(self, ep: ExportedProgram) -> list[Partition]:
-        """The groups of nodes that become delegates."""
+        """The groups of nodes that become delegates: by stage, and within it by run of layers.
+
+        A node's stage is how many times what it reads went out of the delegates and back. So it is in the earliest
+        delegate that it can be in: what is sliced from a long result is sliced where it is made.
+        """
         order = {node: i for i, node in enumerate(ep.graph.nodes)}
-        # One by one, not in XNNPACK's groups of a linear with its quantization: linears that share it would be parted.
-        matched = [node for group in self.get_matched_nodes_from_configs(ep) for node in group]
-        found = generate_partitions_from_list_of_nodes(ep.graph_module, [matched])
-        partitions: list[Partition] = []
-        for whole in _with_tails([set(p.nodes) for p in found]):
-            chunks: dict[int, list[Node]] = {}
-            place: dict[Node, int] = {}
-            reads = {n for n in whole if any(x.op == "call_function" for x in n.all_input_nodes)}
-            for node in sorted(reads, key=order.__getitem__):
+        taken = {node for group in self.get_matched_nodes_from_configs(ep) for node in group}
+        place: dict[Node, tuple[int, int]] = {}
+        stages = dict[Node, int]()  # of what a node outside gives
+        reads = {n for n in taken if any(x.op == "call_function" for x in n.all_input_nodes)}
+        for node in ep.graph.nodes:
+            own = [place[n] for n in node.all_input_nodes if n in place]
+            outside = max((stages.get(n, 0) for n in node.all_input_nodes), default=0)
+            if node in reads:
+                stage = max([outside, *(stage for stage, _ in own)])
                 # Never in an earlier group than what it needs, so that no delegate waits for a later one.
-                needed = [place[n] for n in node.all_input_nodes if n in place]
-                place[node] = max([self._run(node), *needed])
-            # Weights, and what dequantizes them, go where they are used.
-            for node in sorted(whole - reads, key=order.__getitem__, reverse=True):
-                used = [place[user] for user in node.users if user in place]
-                place[node] = min(used, default=self._run(node))
-            for node in sorted(place, key=order.__getitem__):
-                chunks.setdefault(place[node], []).append(node)
-            partitions += [Partition(id=len(partitions) + i, nodes=nodes) for i, nodes in enumerate(chunks.values())]
-        return partitions
-
-
-def _with_tails(partitions: list[set[Node]]) -> list[set[Node]]:
-    """The partitions, with nodes moved into the one partition that they read, where they serve none of their own.
-
-    Slices of a partition's results are such nodes.
-    """
-    owner = {node: nodes for nodes in partitions for node in nodes}
-    moved = [set(nodes) for nodes in partitions]
-    for mine, nodes in zip(moved, partitions, strict=True):
-        for node in nodes:
-            sources = [owner.get(x) for x in node.all_input_nodes if x.op == "call_function"]
-            if len(sources) == 1 and sources[0] not in (None, nodes) and not nodes.intersection(node.users):
-                mine.remove(node)
-                moved[partitions.index(sources[0])].add(node)
-    return [nodes for nodes in moved if nodes]
+                place[node] = stage, max([self._run(node), *(run for at, run in own if at == stage)])
+            elif node not in taken:
+                stages[node] = max([outside, *(stage + 1 for stage, _ in own)])
+        # Weights, and what dequantizes them, go where they are used.
+        for node in sorted(taken - reads, key=order.__getitem__, reverse=True):
+            used = [place[user] for user in node.users if user in place]
+            if used:
+                place[node] = min(used)
+        groups: dict[tuple[int, int], list[Node]] = {}
+        for node in sorted(place, key=order.__getitem__):
+            groups.setdefault(place[node], []).append(node)
+        return [Partition(id=i, nodes=groups[key]) for i, key in enumerate(sorted(groups))]
 
 
 def _layer(node: Node) -> int:
