@@ -51,6 +51,7 @@ FISHER = AdapterConfig(rank=4, alpha=8.0, subspace="fisher", directions=3)
 PROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "deeper": ("deeper", {"adapter": AdapterConfig(4, 8.0, layers=slice(3, None), subspace="svd")}),
+    "exact": ("llama", {"step": StepConfig(1, 2, "exact")}),
     "perturbed weights": ("llama", {"step": StepConfig(2, 3, "weights", "sgd")}),
     "loops on the host": ("llama", {"step": StepConfig(2, 2, "weights", "sgd", outer=False, inner=False)}),
     "language": ("llama", {"label_words": (), "target": " {label}", "max_targets": 4}),
@@ -145,7 +146,9 @@ def test_rows_that_end_in_padding_have_their_states(program_folder: Path, tmp_pa
     assert shared[:whole].any(dim=1).all() and not shared[whole:].any()
 
 
-@pytest.mark.parametrize("name", ["llama", "perturbed weights", "loops on the host", "language", "bert", "all layers"])
+@pytest.mark.parametrize(
+    "name", ["llama", "exact", "perturbed weights", "loops on the host", "language", "bert", "all layers"]
+)
 def test_losses_are_the_same_with_and_without(
     name: str, made: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:

@@ -91,6 +91,8 @@ def programs(
     """Programs by what they try; exported when asked for."""
 
     def get(name: str) -> Path:
+        if name == "an exact gradient":
+            return export(step=StepConfig(1, 2, "exact"))
         if name == "loops on the host":
             return export(step=StepConfig(3, 2, "weights", "sgd", outer=False, inner=False))
         if name == "candidates":
@@ -138,7 +140,9 @@ def test_the_native_driver_keeps_the_golden_vectors(built: Path, tmp_path: Path)
     assert done.returncode == 0 and done.stdout.endswith(" comparisons, 0 differences\n"), done
 
 
-@pytest.mark.parametrize("name", ["activations and adam", "loops on the host", "candidates", "an encoder's mask"])
+@pytest.mark.parametrize(
+    "name", ["an exact gradient", "activations and adam", "loops on the host", "candidates", "an encoder's mask"]
+)
 def test_both_drivers_make_the_same_run(
     runner: Run, prge: Prge, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path, name: str
 ) -> None:

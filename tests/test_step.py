@@ -138,6 +138,29 @@ def test_exact_language_modelling(export: Callable[..., Path], tiny_model: Path)
     compare(export(step=step, label_words=(), target=" {label}", max_targets=4), tiny_model)
 
 
+@pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
+def test_exact_gradient_of_quantized_weights(
+    export: Callable[..., Path], make_model: Callable[..., Path], quantization: str
+) -> None:
+    """The way back has its own rounding: int8 costs hardly any of the direction, int4 some."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_hidden_layers": 4}
+    model = make_model(tiny_config(initializer_range=0.1, num_key_value_heads=1, **sizes))
+    plain, rounded = (
+        load(export(model=model, step=StepConfig(1, 2, "exact"), quantization=name)) for name in ("f32", quantization)
+    )
+    state, batch, size = random_state(plain), random_batch(plain), plain.manifest.parameters
+    a, b = (p.step(state, *collate(batch, p.manifest), SEED, LR, EPS)[0][size : 2 * size] for p in (plain, rounded))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > (0.99 if quantization == "8da8w" else 0.7)
+
+
+def test_an_exact_gradient_reads_neither_seed_nor_eps(export: Callable[..., Path]) -> None:
+    program = load(export(step=StepConfig(1, 2, "exact")))
+    state, rows = random_state(program), collate(random_batch(program), program.manifest)
+    assert torch.equal(program.step(state, *rows, SEED, LR, EPS)[0], program.step(state, *rows, 0, LR, 1.0)[0])
+    with pytest.raises(ValueError, match="no random directions; leave out the 4 queries"):
+        StepConfig(4, 2, "exact")
+
+
 def test_language_modelling(export: Callable[..., Path], tiny_model: Path) -> None:
     compare(export(label_words=(), target=" {label}", max_targets=4), tiny_model)
 

@@ -24,6 +24,7 @@ from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.step import StepProgram
 
 WEIGHTS = StepConfig(2, 2, "weights", "sgd")
+EXACT = StepConfig(1, 2, "exact")
 LOOPS = StepConfig(2, 2, "weights", "sgd", outer=False, inner=False)
 
 
@@ -55,7 +56,7 @@ def test_five_steps_of_lora_fa_with_another_seed(export: Callable[..., Path], de
     torch.testing.assert_close(others, losses, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [None, WEIGHTS, LOOPS], ids=["activations", "weights", "loops"])
+@pytest.mark.parametrize("step", [None, EXACT, WEIGHTS, LOOPS], ids=["activations", "exact", "weights", "loops"])
 def test_five_steps_give_the_program_s_state(export: Callable[..., Path], demo_data: Path, step: Any) -> None:
     folder = export(step=step)
     expected, losses = five_steps(StepProgram(folder), demo_data / "train.tsv")
