@@ -194,6 +194,9 @@ def _build(
             checkpoint.model, config.adapter, config.step, objective, longest,
             share_table=shared, factors=factors, pad_token=checkpoint.pad_token,
         )  # fmt: skip
+        if config.step.gradient == "exact":  # finds an operator without a way back now, and not after minutes
+            with torch.no_grad():
+                built.step(*example_inputs(built.step, config.min_tokens))
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     built.step.eval()

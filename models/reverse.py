@@ -23,7 +23,6 @@ from prge.models.families import UnsupportedModel
 
 # From the gradient at a result to the gradient at one of its sources.
 Pull = Callable[[Tensor], Tensor]
-Value = "Tensor | Traced"
 
 _numbers = itertools.count()
 
@@ -95,9 +94,13 @@ def gradients(result: Traced, slope: Tensor, leaves: Sequence[Traced]) -> list[T
     return [slopes[leaf] for leaf in leaves]
 
 
+def _no_rule(what: str) -> UnsupportedModel:
+    return UnsupportedModel(f"the exact gradient has no rule for {what!r}; use --gradient activations")
+
+
 def _apply(name: str, *args: Any, **kwargs: Any) -> Any:
     if name not in _RULES:
-        raise UnsupportedModel(f"the exact gradient has no rule for {name!r}; use --gradient activations")
+        raise _no_rule(name)
     return _RULES[name](*args, **kwargs)
 
 
@@ -105,7 +108,9 @@ def _alike(value: Tensor, *sources: Any) -> None:
     """Refuse a source that was broadcast, for its gradient would have to be summed."""
     for source in sources:
         if isinstance(source, Traced) and source.value.shape != value.shape:
-            raise UnsupportedModel("the exact gradient has no rule for what this model broadcasts")
+            raise UnsupportedModel(
+                "the exact gradient has no rule for what this model broadcasts; use --gradient activations"
+            )
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -127,7 +132,11 @@ def _mul(a: Any, b: Any) -> Any:
     return traced(value, (a, lambda g: g * y), (b, lambda g: g * x))
 
 
-def _div(a: Any, b: Any) -> Any:
+def _div(a: Traced, b: Any) -> Any:
+    if isinstance(b, Traced):
+        raise UnsupportedModel(
+            "the exact gradient has no rule for what this model divides by; use --gradient activations"
+        )
     return _mul(a, 1.0 / b)
 
 

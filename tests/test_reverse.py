@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_config
 from torch import Tensor
 from torch.nn import functional as F
 
+from prge.errors import UserError
 from prge.models.engine import LayerNorm, RMSNorm, TanhGelu
 from prge.models.families import UnsupportedModel
 from prge.models.reverse import Traced, gradients, linear, turned
+from prge.models.step import StepConfig
 
 X = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -87,5 +91,13 @@ def test_an_operator_without_a_rule_is_named(function: Callable[[Any], Any], wha
 
 def test_a_broadcast_source_is_refused() -> None:
     scale: Tensor = X[:, :, :1].contiguous()
-    with pytest.raises(UnsupportedModel, match="broadcasts"):
+    with pytest.raises(UnsupportedModel, match="broadcasting"):
         Traced(scale) * X
+
+
+def test_export_refuses_an_operator_without_a_way_back(
+    export: Callable[..., Path], make_model: Callable[..., Path]
+) -> None:
+    model = make_model(tiny_config(hidden_act="mish"))
+    with pytest.raises(UserError, match=r"model\d*: .*no rule for 'mish'; use --gradient activations"):
+        export(model=model, step=StepConfig(1, 2, "exact"))
