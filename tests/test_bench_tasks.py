@@ -239,7 +239,7 @@ def test_the_whole_way_in_processes_of_their_own(
     out = tmp_path / "out"
     command: tuple[object, ...] = ("bench", "tasks", data, "--model", tiny_model, "--task", "errands", *FEW)
     command = (*command, "--seeds", 1, "--lora-lr", 1e-3, "-o", out)
-    code, result = prge(*command, "--variant", "prge=--rank 2 -q 2")
+    code, result = prge(*command, "--variant", "prge=--rank 2 -b 2")
     assert code == 0, result
     assert [row["method"] for row in result["rows"]] == ["majority", ZERO_SHOT, "prge", LORA, PROBE]
     assert all(0 <= row["score"] <= 1 for row in result["rows"])
@@ -256,8 +256,8 @@ def test_the_whole_way_in_processes_of_their_own(
     before = evaluate(program, program.initial_state(), expected).accuracy
     assert next(row["score"] for row in result["rows"] if row["method"] == ZERO_SHOT) == before
     code, refused = prge(*command)
-    assert code == 1 and f"{out} was made with variant prge '--rank 2 -q 2', not ''" in refused["error"]
-    command = (*command, "--variant", "prge=--rank 2 -q 2", "--variant")
+    assert code == 1 and f"{out} was made with variant prge '--rank 2 -b 2', not ''" in refused["error"]
+    command = (*command, "--variant", "prge=--rank 2 -b 2", "--variant")
     code, refused = prge(*command, "wrong=--no-such-option")
     assert code == 1 and "errands, wrong: " in refused["error"] and "--no-such-option" in refused["error"]
     monkeypatch.setattr("prge.bench.tasks._Bench.export", lambda *_: None)
