@@ -52,7 +52,7 @@ def test_export_and_its_folder_bear_one_name(tiny_model: Path, demo_data: Path, 
     """`prge.export` is the function, also after the exporter was imported."""
     form = prge.FormOptions(template=TEMPLATE, label=tuple(f"{name}={word}" for name, word in LABELS), max_tokens=16)
     for name in ("one", "two"):
-        made = prge.export(str(tiny_model), tmp_path / name, form, quantization="f32", queries=2, batch=2, rank=4)
+        made = prge.export(str(tiny_model), tmp_path / name, form, quantization="f32", batch=2, rank=4)
         assert Path(made["program"]).is_file()
     assert (tmp_path / "one" / "program.pte").read_bytes() == (tmp_path / "two" / "program.pte").read_bytes()
 

@@ -251,7 +251,7 @@ def test_the_whole_way_in_processes_of_their_own(
     assert saved["machine"]["prge"] and saved["settings"]["steps"] == 4
     assert "| errands | accuracy |" in (out / "tasks.md").read_text()
     program = StepProgram(out / "programs" / "errands-prge")
-    assert (program.manifest.adapter.rank, program.manifest.queries) == (2, 2)
+    assert (program.manifest.adapter.rank, program.manifest.batch) == (2, 2)
     expected = read(Run(**saved["tasks"]["errands"]["curves"][0]["run"]), program.manifest).dev
     before = evaluate(program, program.initial_state(), expected).accuracy
     assert next(row["score"] for row in result["rows"] if row["method"] == ZERO_SHOT) == before
