@@ -108,9 +108,7 @@ def _alike(value: Tensor, *sources: Any) -> None:
     """Refuse a source that was broadcast, for its gradient would have to be summed."""
     for source in sources:
         if isinstance(source, Traced) and source.value.shape != value.shape:
-            raise UnsupportedModel(
-                "the exact gradient has no rule for what this model broadcasts; use --gradient activations"
-            )
+            raise _no_rule("broadcasting")
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -134,9 +132,7 @@ def _mul(a: Any, b: Any) -> Any:
 
 def _div(a: Traced, b: Any) -> Any:
     if isinstance(b, Traced):
-        raise UnsupportedModel(
-            "the exact gradient has no rule for what this model divides by; use --gradient activations"
-        )
+        raise _no_rule("dividing")
     return _mul(a, 1.0 / b)
 
 
