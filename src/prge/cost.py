@@ -152,14 +152,19 @@ def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
 def step_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of a step alone."""
     a, layers = m.architecture, m.architecture.layers - m.first_layer
-    resting = _packed(m, layers) + _factor_bytes(m) + _NARROW * sum(x.in_features for x in m.adapter.modules)
+    ways = 2 if m.gradient == "exact" else 1
+    resting = ways * (_packed(m, layers) + _factor_bytes(m)) + _NARROW * sum(x.in_features for x in m.adapter.modules)
     if m.max_targets:
-        resting += _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
+        resting += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
     if m.gradient == "activations":
         resting += 5.1 * longest * a.heads * (longest // m.rows)
+    if m.gradient == "exact":  # keys and values wait for the way back, and so do the narrow matrices behind the cores
+        resting += 8.0 * layers * longest * a.kv_heads * a.head + _NARROW * sum(
+            x.out_features for x in m.adapter.modules
+        )
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
     return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens)) + 7.5 * copies
 
