@@ -33,12 +33,10 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
         "outside_the_delegates"
     ]
     code, inspected = prge("inspect", program)
-    assert (
-        code == 0
-        and inspected["queries"] == 1
-        and inspected["batch"] == 16
-        and [x["word"] for x in inspected["labels"]] == [" today", " later"]
-    )
+    assert code == 0 and (inspected["queries"], inspected["batch"]) == (1, 16)
+    assert [x["word"] for x in inspected["labels"]] == [" today", " later"]
+    code, refused = prge("train", program, "--data", demo_data / "train.tsv", "--eps", 0.1, "-o", run)
+    assert code == 1 and "is exact and perturbs nothing; leave --eps out" in refused["error"] and not run.exists()
     calibrate = ["calibrate", program, "--data", demo_data / "train.tsv", "--truncate", "-o", tmp_path / "cal.png"]
     code, found = prge(*calibrate, "--minutes", 1, "--megabytes", 100_000)
     assert code == 0 and found["lr"] > 0 and found["proposed"]["steps"] > 0 and (tmp_path / "cal.png").stat().st_size

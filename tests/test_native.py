@@ -124,6 +124,14 @@ def packed_for(folder: Path, demo_data: Path, path: Path) -> Path:
     return path
 
 
+def test_an_exact_gradient_takes_no_eps(
+    programs: Callable[[str], Path], packed: Path, runner: Callable[..., tuple[int, Any]], tmp_path: Path
+) -> None:
+    code, printed = runner(programs("an exact gradient"), "--data", packed, "--eps", 0.1, "--output", tmp_path / "run")
+    assert code == 1 and "is exact and perturbs nothing; leave --eps out" in printed["error"]
+    assert not (tmp_path / "run").exists()
+
+
 def same_run(a: Path, b: Path) -> None:
     """Bit for bit, but for the time that the steps took."""
     assert (a / "state.safetensors").read_bytes() == (b / "state.safetensors").read_bytes()

@@ -54,8 +54,10 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
       journal_(std::make_unique<Journal>(folder + kJournal)) {
   Settings& s = settings_;
   const Manifest& m = program.manifest();
-  if (!s.eps) s.eps = m.eps;
   try {
+    if (s.eps && m.gradient == "exact")
+      throw Error("the gradient of this program is exact and perturbs nothing; leave --eps out");
+    if (!s.eps) s.eps = m.eps;
     s.hidden = hidden_file(folder, s.cache, m, examples);
     prepare(folder, s, program, examples);
     if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
