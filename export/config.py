@@ -32,9 +32,10 @@ _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = 
 }
 
 
-def default_adapter(gradient: Gradient) -> tuple[int, int]:
-    """(rank, directions) of the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
-    return (32, 16) if gradient == "exact" else (8, 4)
+def default_adapter(gradient: Gradient) -> AdapterConfig:
+    """The adapter in the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
+    rank, directions = (32, 16) if gradient == "exact" else (8, 4)
+    return AdapterConfig(rank, rank, subspace="fisher", directions=directions)
 
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:

@@ -18,7 +18,6 @@ from prge.export.config import ExportConfig, default_adapter
 from prge.export.describe import describe
 from prge.export.quantize import QUANTIZATIONS
 from prge.manifest import Label, Manifest
-from prge.models.adapter import AdapterConfig
 from prge.models.families import Parts, UnsupportedModel
 from prge.models.step import StepConfig
 
@@ -41,8 +40,7 @@ def planned(model: Any, step: StepConfig, tokens: int, max_targets: int) -> Mani
     if max_targets and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; leave --max-targets out")
     labels = () if max_targets else (Label("0", "", 0), Label("1", "", 1))
-    rank, directions = default_adapter(step.gradient)
-    adapter = AdapterConfig(rank, rank, subspace="fisher", directions=directions)
+    adapter = default_adapter(step.gradient)
     config = ExportConfig(adapter, step, "", min_tokens=min(4, tokens), max_tokens=tokens, max_targets=max_targets)
     return describe(parts, config, labels)
 

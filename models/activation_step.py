@@ -12,7 +12,6 @@ from prge.models.backbone import Backbone
 from prge.models.noise import noise
 from prge.models.objective import LabelWords, LanguageModel, take_rows
 from prge.models.optimizer import update
-from prge.models.positions import places
 from prge.models.step import Step, StepConfig
 
 
@@ -88,9 +87,7 @@ class ActivationStep(Step):
         position, *rest = targets
         backbone, inputs = self.backbone, dict[int, Tensor]()
         ends = take_rows(hidden, position).repeat(1, copies, 1)
-        if backbone.causal:  # a copy sees what stands before its token, so nothing sees the last token itself
-            tokens = tokens[:, :-1]
-            hidden = hidden.index_select(1, places(tokens)[0])
+        hidden, tokens = backbone.seen(hidden, tokens)
         unshifted = torch.zeros_like(tokens.unsqueeze(2).repeat(1, 1, self.trained[0].core[1]), dtype=torch.float32)
         cores = ShiftedCores(state[: self.size], shifts, m, unshifted, inputs)
         tables = backbone.positions.tree(position, self.numbers, tokens)

@@ -45,6 +45,16 @@ class Backbone(nn.Module):
         below, hidden = self._layers()[: self.first], self.embedding(tokens, places(tokens))
         return run_layers(below, hidden, self.positions(tokens)) if below else hidden
 
+    def seen(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows f32[R, T, H] and i64[R, T], what copies of the targets may see beside themselves.
+
+        In a causal model they see what stands before them, so nothing sees the last token.
+        """
+        if not self.causal:
+            return hidden, tokens
+        tokens = tokens[:, :-1]
+        return hidden.index_select(1, places(tokens)[0]), tokens
+
     def adapted(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores) -> Tensor:
         """The layers from the first adapted one to the last but one: f32[R, T, H] -> f32[R, T, H]."""
         return run_layers(self._layers()[self.first : -1], hidden, tables, cores)

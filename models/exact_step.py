@@ -12,7 +12,6 @@ from prge.models.backbone import Backbone
 from prge.models.context import Record
 from prge.models.objective import LabelWords, LanguageModel, take_rows
 from prge.models.optimizer import update
-from prge.models.positions import places
 from prge.models.reverse import Traced, gradients
 from prge.models.step import Step, StepConfig
 
@@ -50,9 +49,7 @@ class ExactStep(Step):
         position, *rest = targets
         backbone, record = self.backbone, Record(self.objective.max_targets)
         ends = take_rows(hidden, position)
-        if backbone.causal:  # a target sees what stands before it, so nothing sees the last token itself
-            tokens = tokens[:, :-1]
-            hidden = hidden.index_select(1, places(tokens)[0])
+        hidden, tokens = backbone.seen(hidden, tokens)
         cores = [Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained]
         by_offset = {m.offset: core for m, core in zip(self.trained, cores, strict=True)}
         tables = backbone.positions.tree(position, self.numbers, tokens)

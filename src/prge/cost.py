@@ -19,6 +19,11 @@ def _targets(m: Manifest) -> int:
     return max(1, m.max_targets)
 
 
+def _ways(m: Manifest) -> int:
+    """How often what trains or follows is there: an exact gradient needs it a second time, transposed."""
+    return 2 if m.gradient == "exact" else 1
+
+
 def positions(m: Manifest, tokens: int) -> int:
     """Positions that one execution of a step runs through each layer but the last, for rows of ``tokens`` tokens.
 
@@ -91,7 +96,7 @@ def weight_bytes(m: Manifest) -> int:
     second time, transposed.
     """
     a = m.architecture
-    ways = 2 if m.gradient == "exact" else 1
+    ways = _ways(m)
     total = ways * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
     if m.max_targets:
         total += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
@@ -152,7 +157,7 @@ def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
 def step_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of a step alone."""
     a, layers = m.architecture, m.architecture.layers - m.first_layer
-    ways = 2 if m.gradient == "exact" else 1
+    ways = _ways(m)
     resting = ways * (_packed(m, layers) + _factor_bytes(m)) + _NARROW * sum(x.in_features for x in m.adapter.modules)
     if m.max_targets:
         resting += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)

@@ -144,8 +144,8 @@ def export(
 
     of_form = form_of(form, Path(data) if data else None)
     examples = texts or data
-    usual_rank, usual_directions = default_adapter(gradient)
-    rank = rank or usual_rank
+    usually = default_adapter(gradient)
+    rank = rank or usually.rank
     size = usual(of_form)
     try:
         step = StepConfig(
@@ -159,7 +159,7 @@ def export(
         modules=module or None,
         layers=layers,
         subspace=None if subspace == "none" else subspace or ("fisher" if examples else "svd"),
-        directions=directions or usual_directions,
+        directions=directions or usually.directions,
     )
 
     def configure(form: Form) -> ExportConfig:
@@ -293,9 +293,8 @@ def standard(form: Form) -> ExportConfig:
     """The defaults for a form with texts."""
     with quiet():
         from prge.export.config import ExportConfig, default_adapter
-        from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    rank, directions = default_adapter("exact")
-    adapter = AdapterConfig(rank, rank, subspace="fisher", directions=directions)
-    return ExportConfig(adapter, StepConfig(1, usual(form), "exact"), **settings(form), quantization="8da8w")
+    return ExportConfig(
+        default_adapter("exact"), StepConfig(1, usual(form), "exact"), **settings(form), quantization="8da8w"
+    )
