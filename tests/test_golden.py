@@ -17,6 +17,7 @@ from golden.tokens import MANIFESTS
 
 from prge.errors import UserError
 from prge.manifest import Manifest
+from prge.runtime_driver.loop.best import Best
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import load_state, steps_behind
 from prge.runtime_driver.program.step import StepProgram
@@ -70,6 +71,15 @@ def test_the_guard_decides_by_the_rules(case: dict[str, Any]) -> None:
             ]
 
 
+@pytest.mark.parametrize("case", cases("best"), ids=lambda case: case["about"])
+def test_the_best_evaluation_is_known(case: dict[str, Any]) -> None:
+    best = Best()
+    for steps, row in enumerate(case["evaluations"]):
+        numbers = {"loss": float(row["loss"])} | ({} if row["accuracy"] is None else {"accuracy": row["accuracy"]})
+        assert best.note(steps, numbers) == row["best"]
+        assert not row["best"] or best.steps == steps
+
+
 def test_the_run_goes_on(tmp_path: Path) -> None:
     """The folder is one that the driver resumes, with what it was made of."""
     (given,) = cases("run")
@@ -84,5 +94,7 @@ def test_the_run_goes_on(tmp_path: Path) -> None:
     assert [row["seed"] for row in read_log(folder)] == [row["seed"] for row in given["steps"]]
     start = folder / "start.safetensors"
     assert load_state(start, m).tolist() == given["start"] and steps_behind(start, m) == run.after
+    best = folder / "best.safetensors"
+    assert run.best.steps == len(given["steps"]) and load_state(best, m).tolist() == given["state"]
     begun = read_snapshot(folder / "begun.safetensors")
     assert begun.steps == 0 and begun.good is None and begun.state.tolist() == given["start"]

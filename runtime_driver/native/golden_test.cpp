@@ -132,6 +132,17 @@ void schedule(const std::string& name, const Json& given) {
   }
 }
 
+void best(const std::string& name, const Json& given) {
+  Best found;
+  int64_t steps = 0;
+  for (auto& row : given.at("evaluations")) {
+    Evaluation e{number(row.at("loss")), {}};
+    if (!row.at("accuracy").is_null()) e.accuracy = double(row["accuracy"]);
+    same(name + ", evaluation " + std::to_string(steps), found.note(steps, e), bool(row.at("best")));
+    steps++;
+  }
+}
+
 void guard(const std::string& name, const Json& given) {
   Guard watching, noting;  // as a run that goes on does
   int64_t good = -1, state = 0, step = 0;
@@ -227,6 +238,7 @@ void run(const std::string& name, const Json& given) {
   same(name + ", start", state_bytes(m, start, s.after), read_file(file("start.safetensors")));
   same(name + ", begun", state_bytes(m, start, s.after, 0), read_file(file("begun.safetensors")));
   same(name + ", state", state_bytes(m, state, s.after + steps, steps, good), read_file(file("state.safetensors")));
+  same(name + ", best", state_bytes(m, state, s.after + steps), read_file(file("best.safetensors")));
   same(name + ", start read", state_from(file("start.safetensors"), m, after), start);
   same(name + ", after", after, s.after);
   auto read = read_snapshot(file("state.safetensors"), m);
@@ -275,7 +287,7 @@ int main(int count, char** words) try {
   manifests = parse_json(read_file(folder + "/manifests.json"));
   const std::pair<const char*, void (*)(const std::string&, const Json&)> tests[] = {
       {"rows", rows}, {"packed", packed}, {"hidden", hidden}, {"batches", batches},
-      {"schedule", schedule}, {"guard", guard},
+      {"schedule", schedule}, {"guard", guard}, {"best", best},
       {"search", search}, {"loops", loops}, {"evaluation", evaluation}, {"run", run}, {"journal", journal}};
   for (auto [name, test] : tests) {
     int number = 0;

@@ -216,6 +216,16 @@ struct Guard {
   bool note(double loss, bool backed_off);
 };
 
+// Remembers which evaluation of a run was the best: the highest accuracy, and of these the lowest loss; without a choice
+// the lowest loss.
+struct Best {
+  int64_t steps = -1;  // of the run, behind which it was made; -1 before the first one
+  double accuracy = 0, loss = std::numeric_limits<double>::infinity();
+
+  // Notes an evaluation. Returns whether it is the best so far; one whose loss is not finite is never better.
+  bool note(int64_t steps, const Evaluation& evaluation);
+};
+
 // What a step gave. The journal has more.
 struct Record {
   double loss;      // mean over the batch, of the state before the step
@@ -252,6 +262,7 @@ class Run {
 
  private:
   void save();
+  void keep_best(int64_t steps, const Evaluation& evaluation);
   Program& program_;
   const Examples& examples_;
   Settings settings_;
@@ -260,6 +271,7 @@ class Run {
   Batches batches_;
   std::unique_ptr<class Journal> journal_;
   Guard guard_;
+  Best best_;
   std::vector<Record> records_;
   bool synced_ = false;
   std::chrono::steady_clock::time_point synced_at_{};

@@ -7,7 +7,8 @@ namespace prge {
 namespace {
 
 constexpr const char *kConfig = "/config.json", *kJournal = "/log.jsonl", *kState = "/state.safetensors",
-                     *kEarlier = "/earlier.safetensors", *kStart = "/start.safetensors";
+                     *kEarlier = "/earlier.safetensors", *kBest = "/best.safetensors",
+                     *kStart = "/start.safetensors";
 // Between writes through to the disk. They cost milliseconds, and a flash disk's life.
 constexpr std::chrono::seconds kSync(5);
 
@@ -30,7 +31,8 @@ std::string new_folder(const std::string& folder) {
 std::vector<float> start(const Program& program, Settings& s) {
   if (s.from.empty()) return program.initial_state();
   s.from = fs::weakly_canonical(s.from).string();
-  return state_from(fs::is_directory(s.from) ? s.from + kState : s.from, program.manifest(), s.after);
+  std::string best = s.from + kBest, file = fs::is_regular_file(best) ? best : s.from + kState;
+  return state_from(fs::is_directory(s.from) ? file : s.from, program.manifest(), s.after);
 }
 
 // The frozen part runs, if it is to run once, and is gone before the weights of the other are packed. Then the longest
@@ -99,7 +101,12 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
   if (newest < 0) throw Error(folder + " cannot be resumed" + reasons.replace(0, 1, ":"));
   journal_->keep(newest);
   records_.resize(newest);
-  for (auto& r : records_) guard_.note(r.loss, r.backed_off);
+  for (size_t i = 0; i < records_.size(); i++) {
+    const Record& r = records_[i];
+    guard_.note(r.loss, r.backed_off);
+    if (r.before) best_.note(0, *r.before);
+    if (r.dev) best_.note(i + 1, *r.dev);
+  }
   prepare(folder, settings_, program, examples);
 }
 
@@ -119,13 +126,19 @@ void Run::save() {
   replace_file(scratch, path);
 }
 
+// Writes the state through to the disk if its evaluation is the best so far; then the journal may tell of it.
+void Run::keep_best(int64_t steps, const Evaluation& evaluation) {
+  if (best_.note(steps, evaluation))
+    write_file(folder_ + kBest, state_bytes(program_.manifest(), state_, settings_.after + steps));
+}
+
 const Record& Run::step() {
   const Manifest& m = program_.manifest();
   const Settings& s = settings_;
   const std::vector<Example>& dev = examples_.dev;
   Step made{};
   made.step = steps();
-  if (!made.step && !dev.empty()) made.before = evaluate(program_, state_, dev);
+  if (!made.step && !dev.empty()) keep_best(0, *(made.before = evaluate(program_, state_, dev)));
   auto began = Clock::now();
   const Batch& batch = batches_.at(s.after + made.step);
   int64_t length = m.min_tokens;
@@ -147,7 +160,7 @@ const Record& Run::step() {
   if (decision.good) good_ = state_;
   state_ = made.backed_off ? good_ : std::move(result.state);
   bool due = made.step + 1 == s.steps || (s.eval_every && (made.step + 1) % s.eval_every == 0);
-  if (due && !dev.empty()) made.dev = evaluate(program_, state_, dev);
+  if (due && !dev.empty()) keep_best(made.step + 1, *(made.dev = evaluate(program_, state_, dev)));
   journal_->append(to_json(made));
   records_.push_back(made);
   save();
@@ -168,13 +181,15 @@ std::string Run::summary() const {
   for (auto& r : records_) {
     seconds.push_back(r.seconds);
     if (r.before) found["before"] = to_json(*r.before);
-    if (r.dev) found["after"] = to_json(*r.dev);
-    if (r.dev) found["after"]["steps"] = seconds.size();
     if (r.backed_off) found["backed_off"].push_back(seconds.size());
   }
   std::sort(seconds.begin(), seconds.end());
   if (size_t n = seconds.size()) found["seconds_per_step"] = (seconds[n / 2] + seconds[(n - 1) / 2]) / 2;
-  found["state"] = folder_ + kState;
+  if (best_.steps >= 0) {
+    found["after"] = to_json(best_.steps ? *records_[best_.steps - 1].dev : *records_[0].before);
+    found["after"]["steps"] = best_.steps;
+  }
+  found["state"] = folder_ + (best_.steps < 0 ? kState : kBest);
   return dump(found);
 }
 

@@ -111,6 +111,16 @@ bool Guard::note(double loss, bool backed_off) {
   return of_ten < before;
 }
 
+bool Best::note(int64_t behind, const Evaluation& found) {
+  double right = std::isfinite(found.loss) ? found.accuracy.value_or(0) : 0;
+  double lost = std::isfinite(found.loss) ? found.loss : Guard::kNone;
+  if (steps >= 0 && (right < accuracy || (right == accuracy && lost >= loss))) return false;
+  steps = behind;
+  accuracy = right;
+  loss = lost;
+  return true;
+}
+
 Evaluation evaluate(Program& program, const std::vector<float>& state, const std::vector<Example>& examples) {
   return evaluate_by(program.manifest(), examples,
                      [&](const Batch& rows) { return program.execute(rows, state, 0, 0, 0); });

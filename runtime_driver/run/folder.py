@@ -18,22 +18,23 @@ from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
 from prge.runtime_driver.data.hidden import HIDDEN_FILE, HIDDEN_FILES, SHARED_NAME
+from prge.runtime_driver.loop.best import Best
 from prge.runtime_driver.loop.evaluate import Evaluation
 from prge.runtime_driver.loop.train import Guard, StepRecord, TrainConfig
-from prge.runtime_driver.program.state import save_peft, save_state
+from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, number, read_journal
-from prge.runtime_driver.run.snapshots import STATE_FILE, Snapshot, Snapshots, newest
+from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE, Snapshot, Snapshots, newest
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 # The state that a run began with, where that was not its program's own.
 START_FILE = "start.safetensors"
 PICTURE_FILE = "curves.png"
-SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE, CONFIG_FILE))
+SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE, BEST_FILE, CONFIG_FILE))
 
 # Of a run folder's format; docs/formats.md says when it goes up.
-VERSION = 4
+VERSION = 5
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise")
 
@@ -41,12 +42,14 @@ _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "gradient", "
 class RunFolder:
     """A run on disk: ``config.json``, ``log.jsonl`` (the journal), snapshots of the state, and in the end ``adapter/``.
 
-    A run that begins with another's state keeps that as ``start.safetensors``. A ``program/`` may be there before.
+    A run that begins with another's state keeps that as ``start.safetensors``. The state that was the best on the dev
+    set is ``best.safetensors``, and the adapter is made of it. A ``program/`` may be there before.
     ``config.json`` is written last when a run begins, so a folder that holds it holds all that `resume` needs.
 
     Attributes:
         stands: the snapshot from which the run goes on.
         guard: as it is after that snapshot's steps.
+        best: likewise.
         cut: what was cut off the journal, in words; or empty.
     """
 
@@ -68,9 +71,10 @@ class RunFolder:
         except UserError:
             self.close()
             raise
-        self.guard = Guard(self.stands.good)
+        self.guard, self.best = Guard(self.stands.good), Best()
         for row in rows[: self.stands.steps]:
             self.guard.note(number(row["loss"]), row["backed_off"])
+            self.best.note_row(row)
         size = ends[self.stands.steps - 1] if self.stands.steps else 0
         unused = (folder / LOG_FILE).stat().st_size - size
         self.cut = f"{unused:,} bytes behind step {self.stands.steps}" if unused else ""
@@ -128,6 +132,8 @@ class RunFolder:
     def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
         """Append a step to the journal and replace the snapshot, so that the run can go on behind the step.
 
+        A state that is the best so far on the dev set is written through to the disk before.
+
         Args:
             state: after the step.
             guard: after the step.
@@ -137,12 +143,16 @@ class RunFolder:
             UserError: it cannot be written. The run can be resumed from the step before.
         """
         row = {k: v for k, v in vars(record).items() if k != "evaluation"}
+        evaluations = [(0, before, self.stands.state), (record.step + 1, record.evaluation, state)]
         row["losses"] = [float(f"{loss:.9g}") for loss in record.losses]  # as many digits as tell float32s apart
         if record.evaluation:
             row["dev"] = summary(record.evaluation)
         if before:
             row["before"] = summary(before)
         try:
+            for steps, evaluation, evaluated in evaluations:
+                if evaluation and self.best.note(steps, summary(evaluation)):
+                    save_state(self.folder / BEST_FILE, evaluated, self.program.manifest, self.after + steps)
             self._journal.append(row)
             self._snapshots.save(Snapshot(record.step + 1, state, guard.good), self._journal.sync)
         except OSError as e:
@@ -156,13 +166,26 @@ class RunFolder:
         self._journal.close()
 
     def finish(self, state: Tensor) -> dict[str, str]:
-        """Write everything through to the disk, and the adapter; then `close`. Returns the files' paths by name."""
-        paths = {"state": self.folder / STATE_FILE, "adapter": self.folder / ADAPTER_FOLDER}
+        """Write everything through to the disk, and the adapter of the best state; then `close`.
+
+        Args:
+            state: the last one, which is the best where nothing was evaluated.
+
+        Returns:
+            the paths of the best ``state`` and of the ``adapter``.
+
+        Raises:
+            UserError: a file cannot be written; or that of the best state is damaged or gone.
+        """
+        paths, m = {"state": self.folder / STATE_FILE, "adapter": self.folder / ADAPTER_FOLDER}, self.program.manifest
         try:
             self._journal.sync()
             for path in (paths["state"], self.folder):
                 sync(path)
-            save_peft(paths["adapter"], self.program.manifest, self.program.frozen(), state)
+            if self.best.steps is not None:
+                paths["state"] = self.folder / BEST_FILE
+                state = load_state(paths["state"], m)
+            save_peft(paths["adapter"], m, self.program.frozen(), state)
         except OSError as e:
             raise UserError(f"{self.folder} cannot be written ({e.strerror}); log and state are there") from e
         finally:

@@ -18,6 +18,8 @@ from prge.files.typed import parse, parse_json
 STATE_FILE = "state.safetensors"
 # The newest one before it that was written through to the disk, in case a power cut damages the newest.
 EARLIER_FILE = "earlier.safetensors"
+# The state that was the best on the dev set, without a run's own numbers.
+BEST_FILE = "best.safetensors"
 
 # Seconds between writes through to the disk. They take milliseconds, and wear out a flash disk.
 _SYNC = 5.0

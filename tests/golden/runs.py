@@ -116,7 +116,7 @@ def run_files() -> Files:
         "tokenizer": None, "from": FROM, "device": "cpu", "cache": HIDDEN_FILE, "examples": len(EXAMPLES), "dropped": 2,
         "crc": digest(EXAMPLES),
     }  # fmt: skip
-    evaluation = Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": 2 / 3})
+    before, evaluation = (Evaluation(0.1 + 0.2, torch.empty(0), None, {"accuracy": n / 3}) for n in (1, 2))
     records = []
     for step in range(STEPS):
         losses = numbers(chance, m.batch) if step != 1 else [math.inf, numbers(chance, 1)[0]]
@@ -132,17 +132,16 @@ def run_files() -> Files:
         run = RunFolder.begin(folder, program, CONFIG, data, start)
         found["run/begun.safetensors"] = (folder / "state.safetensors").read_bytes()
         for record in records:
-            run.log(record, state, Guard(good), None if record.step else evaluation)
+            run.log(record, state, Guard(good), None if record.step else before)
         run.close()
-        for name in ("config.json", "log.jsonl", "state.safetensors", "start.safetensors"):
+        for name in ("config.json", "log.jsonl", "state.safetensors", "best.safetensors", "start.safetensors"):
             found[f"run/{name}"] = (folder / name).read_bytes()
     steps = []
     for record in records:
         row: dict[str, Any] = {k: v for k, v in vars(record).items() if k != "evaluation"}
         row |= {"loss": exact(record.loss), "losses": [exact(loss) for loss in record.losses]}
-        for name, step in (("dev", 2), ("before", 0)):
-            if record.step == step:
-                row[name] = {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
+        due = {"dev": record.evaluation, "before": None if record.step else before}
+        row |= {name: {"loss": e.loss, "accuracy": e.accuracy} for name, e in due.items() if e}
         steps.append(row)
     given: Case = {
         "manifest": "classification", "program": PROGRAM, "data": DATA, "from": FROM, "cache": HIDDEN_FILE,

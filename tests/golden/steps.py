@@ -100,6 +100,25 @@ def guarded(steps: Sequence[tuple[float, bool]]) -> list[Case]:
     return found
 
 
+def best_cases() -> Iterator[Case]:
+    """Which evaluations of a run are the best so far: docs/run-folder.md's rule, written again."""
+    for about, evaluations in {
+        "the highest accuracy, whatever the loss": [(0.7, 0.5), (0.9, 0.75), (0.25, 0.625), (1.0, 1.0)],
+        "of equals the lowest loss": [(0.5, 0.75), (0.5, 0.75), (0.375, 0.75), (0.4, 0.75)],
+        "without a choice the lowest loss": [(2.0, None), (1.5, None), (1.75, None), (0.5, None)],
+        "never one whose loss is not finite": [(0.7, 0.5), (math.nan, 1.0), (math.inf, 1.0), (0.9, 0.625)],
+        "but at the beginning": [(math.nan, 0.5), (math.nan, 1.0), (3.0, 0.0), (math.nan, 1.0)],
+        "nothing is better than the start": [(0.5, 0.5), (0.5, 0.25), (0.25, 0.25)],
+    }.items():
+        found, reached = list[Case](), (-1.0, 0.0)
+        for loss, accuracy in evaluations:
+            score = (accuracy or 0.0, -loss) if math.isfinite(loss) else (-0.5, 0.0)
+            best = score > reached
+            reached = max(score, reached)
+            found.append({"loss": exact(loss), "accuracy": accuracy, "best": best})
+        yield {"about": about, "evaluations": found}
+
+
 def guard_cases() -> Iterator[Case]:
     """Losses are multiples of 1/1024, so that the sum of ten is the same in every order."""
     chance = random.Random(0)
@@ -237,6 +256,7 @@ def files() -> Files:
         "batches.json": lines("which examples make the batches of a run, from step `first` on", [*batch_cases()]),
         "schedule.json": lines("[step, lr, seed] of a run's steps", [*schedule_cases()]),
         "guard.json": lines("what the guard decides after each step", [*guard_cases()]),
+        "best.json": lines("which evaluations of a run are the best so far", [*best_cases()]),
         "search.json": lines("which ways the lr search tries, and the lr that it finds", [*search_cases()]),
         "loops.json": lines("the executions of a step, and how their results are put together", [*loop_cases()]),
         "evaluation.json": lines("which rows share an execution, and what follows", [*evaluation_cases()]),

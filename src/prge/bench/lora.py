@@ -44,8 +44,8 @@ class LoraAdamW:
             adapted.train()
         self.decoder = adapted.base_model.model.base_model
         self.manifest, self.lr = manifest, lr
-        trainable = [p for p in self.decoder.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=lr)
+        self.trainable = [p for p in self.decoder.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=lr)
 
     def losses(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """The rows' losses f32[n]; and the label words' logits f32[n, K], or the loss of each target f32[n, M]."""
@@ -61,6 +61,15 @@ class LoraAdamW:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+    def keep(self) -> None:
+        """Remember the adapter as it is."""
+        self.kept = [p.detach().clone() for p in self.trainable]
+
+    def restore(self) -> None:
+        """Go back to the adapter that was kept. The optimizer stays."""
+        for parameter, kept in zip(self.trainable, self.kept, strict=True):
+            parameter.data.copy_(kept)
 
     def evaluate(self, examples: Sequence[Example]) -> Evaluation:
         """As `prge.runtime_driver.loop.evaluate.evaluate` does it for a program."""

@@ -23,6 +23,7 @@ from prge.memory import peak_megabytes
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import batches
 from prge.runtime_driver.data.encoder import Encoder, check_classes, without
+from prge.runtime_driver.loop.best import Best
 from prge.runtime_driver.loop.calibrate import Estimates, propose_lr
 from prge.runtime_driver.loop.evaluate import Evaluation, evaluate, warm_up
 from prge.runtime_driver.loop.train import TrainConfig, fold
@@ -111,7 +112,10 @@ def read(settings: Run, manifest: Manifest) -> Examples:
 
 
 def run(settings: Run) -> Iterator[dict[str, Any]]:
-    """Yield a point for every evaluation, and in the end the cost: seconds per step, peak MB above the imports."""
+    """Yield a point for every evaluation, and in the end the cost: seconds per step, peak MB above the imports.
+
+    The last point is of the state that was the best at a point, itself included, on the curve's part of the dev set.
+    """
     if settings.method != PROGRAM:
         with quiet():
             import peft  # noqa: F401
@@ -127,15 +131,20 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
         trainer = ProgramRun(program, settings, found.dev)
     else:
         trainer = (LoraRun if settings.method == LORA else ProbeRun)(program.manifest, settings)
-    spent, steps = 0.0, 0
+    spent, steps, best = 0.0, 0, Best()
     if not settings.steps:
         yield {"seconds": 0.0, "steps": 0, **summary(trainer.evaluate(found.dev)), "full": True}
     for seconds in trainer.steps(found.train) if settings.steps else ():
         spent, steps = spent + seconds, steps + 1
         last = steps == settings.steps
         if last or steps % -(-settings.steps // settings.points) == 0:
-            numbers = summary(trainer.evaluate(found.dev if last else few))
-            yield {"seconds": spent, "steps": steps, **numbers, "full": last}
+            numbers = summary(trainer.evaluate(few))
+            if best.note(steps, numbers):
+                trainer.keep()
+            if last:
+                trainer.restore()
+                numbers = summary(trainer.evaluate(found.dev))
+            yield {"seconds": spent, "steps": steps, **numbers, "full": last, "kept": best.steps}
     cost = {"seconds_per_step": spent / max(1, steps), "peak_megabytes": peak_megabytes() - base}
     yield cost | {"left_out": found.left_out}
 
@@ -145,6 +154,7 @@ class ProgramRun:
 
     def __init__(self, program: StepProgram, settings: Run, dev: list[Example]):
         self.program, self.state = program, program.initial_state()
+        self.kept = self.state
         self.settings, self.dev = settings, dev
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
@@ -168,6 +178,14 @@ class ProgramRun:
     def evaluate(self, examples: list[Example]) -> Evaluation:
         return evaluate(self.program, self.state, examples)
 
+    def keep(self) -> None:
+        """Remember the state as it is."""
+        self.kept = self.state
+
+    def restore(self) -> None:
+        """Go back to the state that was kept."""
+        self.state = self.kept
+
 
 def _tokens(examples: Sequence[Example]) -> int:
     """Tokens of all rows."""
@@ -183,6 +201,7 @@ class LoraRun:
         assert settings.lr is not None
         self.trainer = LoraAdamW(manifest, rank=settings.rank, seed=settings.seed, lr=settings.lr)
         self.settings, self.evaluate = settings, self.trainer.evaluate
+        self.keep, self.restore = self.trainer.keep, self.trainer.restore
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
         order = batches(examples, self.settings.batch, self.settings.seed)
@@ -200,6 +219,11 @@ class ProbeRun:
 
         self.probe = Probe(manifest, settings.seed)
         self.evaluate = self.probe.evaluate
+
+    def keep(self) -> None:
+        """There is one state."""
+
+    restore = keep
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
         began = time.perf_counter()

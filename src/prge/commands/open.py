@@ -14,12 +14,12 @@ from prge.options import AnyPath, Option
 from prge.runtime_driver.program.base import Program
 from prge.runtime_driver.program.state import fit_lora, load_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.snapshots import STATE_FILE
+from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE
 
 # Parameters of several commands.
 ProgramPath = Annotated[AnyPath, Option("A program.pte, or the folder that holds it.", argument=True)]
 StatePath = Annotated[
-    AnyPath | None, Option("A run folder, its state.safetensors, or a PEFT adapter folder; default: none.")
+    AnyPath | None, Option("A run folder, a state.safetensors, or a PEFT adapter folder; default: none.")
 ]
 DataPath = Annotated[
     AnyPath | None,
@@ -78,5 +78,7 @@ def read_state(program: Program, state: AnyPath | None) -> Tensor:
 
 
 def state_file(path: Path) -> Path:
-    """The newest snapshot of a run folder; or the file itself."""
-    return path / STATE_FILE if path.is_dir() else path
+    """The state of a run folder that is the best on its dev set, or without one the newest; or the file itself."""
+    if not path.is_dir():
+        return path
+    return path / BEST_FILE if (path / BEST_FILE).is_file() else path / STATE_FILE

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prge.commands.hooks import Hooks
+from prge.commands.open import state_file
 from prge.commands.train import reopen
 from prge.errors import UserError
 from prge.examples.rows import Example
@@ -20,12 +21,13 @@ from prge.manifest import Manifest
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.hidden import HIDDEN_FILE, HiddenStates, kept_in
+from prge.runtime_driver.loop.best import best_of
 from prge.runtime_driver.loop.train import Guard
 from prge.runtime_driver.program.state import save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, check_program, read_config, read_log, read_start
 from prge.runtime_driver.run.journal import number
-from prge.runtime_driver.run.snapshots import STATE_FILE
+from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE
 
 
 def replay_run(
@@ -38,6 +40,8 @@ def replay_run(
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Make a run's state again from its journal.
+
+    The adapter is that of its best state on the dev set, which the folder has beside the last one.
 
     With perturbed weights, seeds and losses are enough. Perturbed activations need the data, and each step's passes
     again.
@@ -71,15 +75,19 @@ def replay_run(
                 except UserError:  # a replay changes nothing in the run's folder
                     loaded.keep(scratch / HIDDEN_FILE, [*examples, *dev_examples])
             states = again(loaded, state, examples, rows)
+        best, kept_state = best_of(rows), state
         for done, reached in enumerate(states, 1):
             state = reached
+            kept_state = state if done == best else kept_state
             hooks.show("replaying", done, len(rows), "")
         save_state(scratch / STATE_FILE, state, m, config.after + len(rows))
-        save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state)
+        if best is not None:
+            save_state(scratch / BEST_FILE, kept_state, m, config.after + best)
+        save_peft(scratch / ADAPTER_FOLDER, m, loaded.frozen(), state if best is None else kept_state)
         (scratch / HIDDEN_FILE).unlink(missing_ok=True)
     passes = 0 if m.gradient == "weights" else len(rows) * m.executions
     result = {"steps": len(rows), "forward_passes": passes, "seconds": time.perf_counter() - began}
-    return result | {"state": str(output / STATE_FILE), "adapter": str(output / ADAPTER_FOLDER)}
+    return result | {"state": str(state_file(output)), "adapter": str(output / ADAPTER_FOLDER)}
 
 
 def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) -> Iterator[Tensor]:

@@ -28,6 +28,7 @@ from prge.options import AnyPath, Option
 from prge.runtime_driver.data.hidden import HIDDEN_FILES, Keeping, kept_in
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
+from prge.runtime_driver.loop.best import best_of
 from prge.runtime_driver.loop.evaluate import evaluate, warm_up
 from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import RunningMean, TrainConfig, fold, settle
@@ -83,8 +84,9 @@ def train(
     """Fine-tune a program on examples, with forward passes only.
 
     Returns:
-        ``completed``, ``steps`` and ``lr``; ``before`` and ``after``, the evaluations; ``seconds_per_step`` (median);
-        the paths of ``state``, ``adapter`` and ``picture``; and why it ``stopped``, if it did.
+        ``completed``, ``steps`` and ``lr``; ``before``, the evaluation of the start, and ``after``, the best one, whose
+        state is kept; ``seconds_per_step`` (median); the paths of ``state``, ``adapter`` and ``picture``; and why it
+        ``stopped``, if it did.
 
     Raises:
         UserError: program or data cannot be read, the folder is in use, or the run cannot go on.
@@ -288,9 +290,9 @@ def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> di
 def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What `prge train` says of a journal."""
     result = {"before": rows[0]["before"]} if "before" in rows[0] else {}
-    after = next((row for row in reversed(rows) if "dev" in row), None)
-    if after:
-        result["after"] = {"steps": after["step"] + 1, **after["dev"]}
+    best = best_of(rows)
+    if best is not None:
+        result["after"] = {"steps": best, **(rows[best - 1]["dev"] if best else rows[0]["before"])}
     result["seconds_per_step"] = statistics.median(row["seconds"] for row in rows)
     if any(row["backed_off"] for row in rows):
         result["backed_off"] = [row["step"] + 1 for row in rows if row["backed_off"]]

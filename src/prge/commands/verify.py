@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.hidden import HIDDEN_FILE, SHARED_NAME, kept_in, open_hidden
 from prge.runtime_driver.data.packed import is_packed, read_packed
+from prge.runtime_driver.loop.best import best_of
 from prge.runtime_driver.program.base import check_file
 from prge.runtime_driver.program.frozen import FrozenProgram
 from prge.runtime_driver.program.generate import GenerateProgram
@@ -32,7 +34,7 @@ from prge.runtime_driver.program.state import open_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
-from prge.runtime_driver.run.snapshots import STATE_FILE, newest, read_snapshot
+from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE, newest, read_snapshot
 
 # Seconds for a program to load and run once.
 _PATIENCE = 600
@@ -152,9 +154,11 @@ def _run(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder / START_FILE} holds {len(start):,} numbers, not {len(stands.state):,} as {STATE_FILE}"
         )
+    best = _best(folder, config["train"]["after"], rows)
     found = {
         "kind": "run",
         "steps": len(rows),
+        **({} if best is None else {"best_step": best}),
         "torn_bytes": size - (ends[-1] if ends else 0),
         "resumes_from_step": stands.steps,
     }
@@ -164,6 +168,18 @@ def _run(folder: Path) -> dict[str, Any]:
     if hidden and hidden.is_file():
         found["hidden_states"] = _hidden(hidden)
     return found
+
+
+def _best(folder: Path, after: int, rows: Sequence[dict[str, Any]]) -> int | None:
+    """The step behind which a run was the best, of a journal's ``rows``; its state's file is compared with it."""
+    best, file = best_of(rows), folder / BEST_FILE
+    if best is None and not file.is_file():
+        return None
+    steps = int(open_state(file)[1]["steps"]) - after
+    # A run that was cut off may be ahead of its journal here: this file is written through first.
+    if steps != best and rows and steps <= len(rows):
+        raise UserError(f"{file} is the state of step {steps}, and the journal says that step {best} was the best")
+    return best
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
