@@ -15,7 +15,7 @@ from prge.files.seal import SIZE, seal
 from prge.manifest import Manifest
 from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE
+from prge.runtime_driver.run.snapshots import BEST_FILE, EARLIER_FILE, STATE_FILE
 
 
 def export_arguments(model: Path, output: Path) -> list[object]:
@@ -47,7 +47,7 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
     train += ["--eval-every", 10, "--lr", 0.01, "--truncate", "-o", run]
     code, trained = prge(*train)
     assert code == 0 and trained["completed"] and trained["steps"] == 20
-    written = {"config.json", "log.jsonl", STATE_FILE, EARLIER_FILE, HIDDEN_FILE, "adapter", "curves.png"}
+    written = {"config.json", "log.jsonl", STATE_FILE, EARLIER_FILE, BEST_FILE, HIDDEN_FILE, "adapter", "curves.png"}
     assert {p.name for p in run.iterdir()} == written
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(20)) and "dev" in log[9] and log[0]["lr"] == pytest.approx(0.01)

@@ -28,6 +28,7 @@ from test_survival import Fault, outcome
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import prge as library
+from prge.commands.open import read_state
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.files.large import LargeTensor, write_large
@@ -631,7 +632,11 @@ def test_replay_calibrate_and_the_library_compute_once(
     rows = {row.tokens for e in program_examples(program, demo_data) for row in e.rows}
     assert sum(counted) == len(rows) and not (run / HIDDEN_FILE).exists()
     for name in ("replayed", "again"):
-        assert {path.name for path in (tmp_path / name).iterdir()} == {"state.safetensors", "adapter"}
+        assert {path.name for path in (tmp_path / name).iterdir()} == {
+            "state.safetensors",
+            "best.safetensors",
+            "adapter",
+        }
     assert (tmp_path / "replayed" / "state.safetensors").read_bytes() == (
         tmp_path / "again" / "state.safetensors"
     ).read_bytes()
@@ -651,7 +656,7 @@ def test_replay_calibrate_and_the_library_compute_once(
     assert during == [HIDDEN_FILE] * 3 and not list(temporary.iterdir()) and program.hidden is None
     code, found = prge("eval", program_folder, *data, "--state", run)
     assert code == 0 and found["loss"] == pytest.approx(
-        evaluate(program, library.RunFolder.resume(run, program).stands.state, texts).loss, abs=1e-5
+        evaluate(program, read_state(program, run), texts).loss, abs=1e-5
     )
 
 

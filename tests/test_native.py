@@ -135,9 +135,10 @@ def test_an_exact_gradient_takes_no_eps(
 def same_run(a: Path, b: Path) -> None:
     """Bit for bit, but for the time that the steps took."""
     assert (a / "state.safetensors").read_bytes() == (b / "state.safetensors").read_bytes()
-    kept = [run / HIDDEN_FILE for run in (a, b)]
-    assert kept[0].exists() == kept[1].exists()
-    assert not kept[0].exists() or kept[0].read_bytes() == kept[1].read_bytes()
+    for name in ("best.safetensors", HIDDEN_FILE):
+        kept = [run / name for run in (a, b)]
+        assert kept[0].exists() == kept[1].exists()
+        assert not kept[0].exists() or kept[0].read_bytes() == kept[1].read_bytes()
     rows = [[list((row | {"seconds": 0}).items()) for row in read_journal(run / "log.jsonl")[0]] for run in (a, b)]
     assert rows[0] == rows[1]
 
@@ -429,12 +430,12 @@ def test_a_run_goes_on_from_another_s_state(
     """With its optimizer's memory: the lr is corrected for the steps behind it; batches go on."""
     first = ("--steps", 4, "--lr", 0.01, "--output", tmp_path / "first")
     assert runner(program_folder, "--data", packed, *first)[0] == 0
-    second = (program_folder, "--data", packed, "--from", tmp_path / "first", "--steps", 12)
+    second = (program_folder, "--data", packed, "--from", tmp_path / "first" / "state.safetensors", "--steps", 12)
     assert runner(*second, "--output", tmp_path / "native")[0] == 0
     assert prge("train", *second, "--output", tmp_path / "python")[0] == 0
     same_run(tmp_path / "native", tmp_path / "python")
     described = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("native", "python")]
-    assert described[0]["data"]["from"] == described[1]["data"]["from"] == str(tmp_path / "first")
+    assert described[0]["data"]["from"] == described[1]["data"]["from"] == str(second[4])
     assert described[0]["train"] == described[1]["train"] and described[0]["train"]["after"] == 4
     kept = [(tmp_path / run / "start.safetensors").read_bytes() for run in ("native", "python")]
     assert kept[0] == kept[1]
@@ -467,20 +468,20 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
         shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, 5, "4"])
+@pytest.mark.parametrize("version", [None, 1, 4, 6, "5"])
 def test_a_run_of_another_version_is_refused_by_both(
     runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, version: Any
 ) -> None:
     run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
     assert runner(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
     config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 4
+    assert next(iter(config)) == "version" and config.pop("version") == 5
     changed = config if version is None else {"version": version, **config}
     (run / "config.json").write_text(json.dumps(changed))
     content = {file.name: file.read_bytes() for file in run.iterdir()}
     for code, result in (runner("--resume", run), prge("train", "--resume", run)):
         assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
-        assert "this one reads 4); " in result["error"]
+        assert "this one reads 5); " in result["error"]
     assert {file.name: file.read_bytes() for file in run.iterdir()} == content
 
 

@@ -36,20 +36,20 @@ from prge.runtime_driver.program.state import save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, START_FILE, RunFolder
 from prge.runtime_driver.run.journal import Journal, read_journal
-from prge.runtime_driver.run.snapshots import EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
+from prge.runtime_driver.run.snapshots import BEST_FILE, EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
 THOROUGH = bool(os.environ.get("PRGE_THOROUGH"))
 thorough = pytest.mark.skipif(not THOROUGH, reason="PRGE_THOROUGH=1 runs it: minutes")
 
 
 def outcome(run: Path) -> tuple[Any, ...]:
-    """All that a run comes to: where it began, state, journal without times, adapter."""
+    """All that a run comes to: where it began, states, journal without times, adapter."""
     rows, _ = read_journal(run / LOG_FILE)
     state = read_snapshot(run / STATE_FILE).state.numpy().tobytes()
     kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     adapter, _ = load_checked(run / "adapter" / "adapter_model.safetensors", "an adapter", required=True)
-    start = (run / START_FILE).read_bytes() if (run / START_FILE).exists() else None
-    return start, state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
+    start, best = ((run / name).read_bytes() if (run / name).exists() else None for name in (START_FILE, BEST_FILE))
+    return start, best, state, kept, {name: tensor.numpy().tobytes() for name, tensor in adapter.items()}
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +367,7 @@ def test_a_replay_begins_with_what_its_run_began_with(
     stopped = begin(program, demo_data, a, 10, limits=Limits(max_minutes=0.0), **settings)
     assert stopped["steps"] == 1
     between = read_state_of(a / STATE_FILE)
-    begin(program, demo_data, b, 5, start=a, **settings)
+    begin(program, demo_data, b, 5, start=a / STATE_FILE, **settings)
     assert torch.equal(read_state_of(b / START_FILE), between)
     assert resume(a)["completed"]
     for name in ("again", "alone"):
@@ -433,24 +433,50 @@ def test_a_run_that_begins_where_one_was_cut_off_has_a_start_of_its_own(
     begin(weights_program, demo_data, run, 2, lr=1.0, start=weights_run)
     (run / CONFIG_FILE).unlink()  # as it is before a run has begun
     (run / LOG_FILE).write_bytes(b"")
-    for file in ("curves.png", "earlier.safetensors", *(f"adapter/{p.name}" for p in (run / "adapter").iterdir())):
+    for file in ("curves.png", EARLIER_FILE, BEST_FILE, *(f"adapter/{p.name}" for p in (run / "adapter").iterdir())):
         (run / file).unlink()
     (run / "adapter").rmdir()
     begin(weights_program, demo_data, run, 2, lr=1.0)
     assert not (run / START_FILE).exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, 5, "4", 2.5, [4]])
+def test_the_state_that_was_the_best_on_dev_is_kept(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    """The one of the highest accuracy, then of the lowest loss. The adapter is made of it; a replay makes both."""
+    run, again = tmp_path / "run", tmp_path / "again"
+    told = begin(program_folder, demo_data, run, 24, lr=0.2, eval_every=2)
+    rows, _ = read_journal(run / LOG_FILE)
+    made = [(row["dev"]["accuracy"], -row["dev"]["loss"], row["step"] + 1) for row in rows if "dev" in row]
+    accuracy, loss, steps = max([*made, (rows[0]["before"]["accuracy"], -rows[0]["before"]["loss"], 0)])
+    assert told["after"] == {"steps": steps, "loss": -loss, "accuracy": accuracy} and 0 < steps < 24
+    assert prge("replay", run, "-o", again, "--steps", steps)[0] == 0
+    assert read_state_of(again / STATE_FILE).equal(read_state_of(run / BEST_FILE))
+    adapters = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (run, again)]
+    assert adapters[0] == adapters[1]
+    data = ("--data", demo_data / "test.tsv", "--truncate")
+    assert prge("eval", program_folder, *data, "--state", run)[1]["loss"] == pytest.approx(-loss)
+    assert prge("verify", run)[1]["best_step"] == steps
+    shutil.copy(again / STATE_FILE, run / BEST_FILE)
+    assert prge("verify", run)[0] == 0
+    save_state(run / BEST_FILE, read_state_of(again / STATE_FILE), StepProgram(program_folder).manifest, steps - 2)
+    code, refused = prge("verify", run)
+    assert code == 1 and f"the journal says that step {steps} was the best" in refused["error"]
+    (run / BEST_FILE).unlink()
+    assert "best.safetensors does not exist" in prge("verify", run)[1]["error"]
+
+
+@pytest.mark.parametrize("version", [None, 1, 4, 6, "5", 2.5, [5]])
 def test_a_run_of_another_format_says_which(
     version: Any, prge: Callable[..., tuple[int, Any]], weights_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(weights_run, run)
     config = json.loads((run / CONFIG_FILE).read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 4
+    assert next(iter(config)) == "version" and config.pop("version") == 5
     (run / CONFIG_FILE).write_text(json.dumps(config if version is None else {"version": version, **config}))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 4); finish it with"
+    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 5); finish it with"
     out = tmp_path / "out"
     for command in (
         ["train", "--resume", run], ["replay", run, "-o", out], ["verify", run], ["compare", run, run], ["forget", run],

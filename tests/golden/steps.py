@@ -102,14 +102,15 @@ def guarded(steps: Sequence[tuple[float, bool]]) -> list[Case]:
 
 def best_cases() -> Iterator[Case]:
     """Which evaluations of a run are the best so far: docs/run-folder.md's rule, written again."""
-    for about, evaluations in {
+    made: dict[str, list[tuple[float, float | None]]] = {
         "the highest accuracy, whatever the loss": [(0.7, 0.5), (0.9, 0.75), (0.25, 0.625), (1.0, 1.0)],
         "of equals the lowest loss": [(0.5, 0.75), (0.5, 0.75), (0.375, 0.75), (0.4, 0.75)],
         "without a choice the lowest loss": [(2.0, None), (1.5, None), (1.75, None), (0.5, None)],
         "never one whose loss is not finite": [(0.7, 0.5), (math.nan, 1.0), (math.inf, 1.0), (0.9, 0.625)],
         "but at the beginning": [(math.nan, 0.5), (math.nan, 1.0), (3.0, 0.0), (math.nan, 1.0)],
         "nothing is better than the start": [(0.5, 0.5), (0.5, 0.25), (0.25, 0.25)],
-    }.items():
+    }
+    for about, evaluations in made.items():
         found, reached = list[Case](), (-1.0, 0.0)
         for loss, accuracy in evaluations:
             score = (accuracy or 0.0, -loss) if math.isfinite(loss) else (-0.5, 0.0)
