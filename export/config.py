@@ -19,7 +19,10 @@ from prge.models.step import Gradient, StepConfig
 # (eps in float32, eps quantized, lr with Adam), measured on SST-2, except the lr of perturbed weights. Those of LoRA-FA
 # are the paper's, except the quantized eps: the paper's would drown in rounding.
 _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = {
-    ("exact", "fisher"): (1.0, 1.0, 5e-3),  # eps is not used
+    ("full", "fisher"): (1.0, 1.0, 5e-3),  # eps is not used
+    ("full", "svd"): (1.0, 1.0, 5e-3),
+    ("full", "peft"): (1.0, 1.0, 5e-3),
+    ("exact", "fisher"): (1.0, 1.0, 5e-3),
     ("exact", "svd"): (1.0, 1.0, 5e-3),
     ("exact", "peft"): (1.0, 1.0, 5e-3),
     ("activations", "fisher"): (0.02, 0.05, 5e-3),
@@ -34,7 +37,7 @@ _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = 
 
 def default_adapter(gradient: Gradient) -> AdapterConfig:
     """The adapter in the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
-    rank, directions = (32, 16) if gradient == "exact" else (8, 4)
+    rank, directions = (8, 4) if gradient in ("activations", "weights") else (32, 16)
     return AdapterConfig(rank, rank, subspace="fisher", directions=directions)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from prge.models.context import context
 from prge.models.families import Kind, Parts
-from prge.models.reverse import linear, traced, turned, value_of
+from prge.models.reverse import Traced, linear, traced, turned, value_of
 
 
 class Attention(nn.Module):
@@ -70,15 +70,21 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """What the queries f32[R * kv, group * T, head] see in all ``keys`` and ``values``.
 
-        ``k`` and ``v`` are those of the queries' own tokens, which stand first among them. With a `Traced` the gradient
-        goes to these alone, and others are constants to it.
+        ``k`` and ``v`` are those of the queries' own tokens, which stand first among them. The gradient of a `Traced`
+        goes to all keys and values if they are `Traced` too. Else it goes to the own ones, and others are constants.
         """
         x, all_keys, all_values = value_of(q), value_of(keys), value_of(values)
-        own = value_of(k).shape[2]
+        whole = isinstance(keys, Traced)
+        if whole:
+            k, v = keys, values
+
+        def own(g: Tensor) -> Tensor:
+            return g if whole else g[:, :, : value_of(k).shape[2]]
+
         scores = traced(
             torch.bmm(x, all_keys),
             (q, lambda g: turned(torch.bmm(all_keys, turned(g)))),  # all keys are much to turn
-            (k, lambda g: torch.bmm(turned(x), g[:, :, :own])),
+            (k, lambda g: torch.bmm(turned(x), own(g))),
         )
         if self.cap is not None:
             scores = torch.tanh(scores * (1.0 / self.cap)) * self.cap
@@ -89,7 +95,7 @@ class Attention(nn.Module):
             # The sum over all keys of shares times their gradients is that of out times g over the head.
             return shares * (turned(torch.bmm(all_values, turned(g))) - F.linear(g * out, self.ones))
 
-        result: Tensor = traced(out, (scores, to_scores), (v, lambda g: torch.bmm(turned(shares[:, :, :own]), g)))
+        result: Tensor = traced(out, (scores, to_scores), (v, lambda g: torch.bmm(turned(own(shares)), g)))
         return result
 
     def keys_values(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:

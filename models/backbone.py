@@ -55,19 +55,19 @@ class Backbone(nn.Module):
         tokens = tokens[:, :-1]
         return hidden.index_select(1, places(tokens)[0]), tokens
 
-    def adapted(self, hidden: Tensor, tables: Mapping[Kind, Tables], cores: Cores) -> Tensor:
-        """The layers from the first adapted one to the last but one: f32[R, T, H] -> f32[R, T, H]."""
+    def adapted(self, hidden: Any, tables: Mapping[Kind, Tables], cores: Cores) -> Any:
+        """The layers from the first adapted one to the last but one: f32[R, T, H] -> f32[R, T, H], or `Traced` both."""
         return run_layers(self._layers()[self.first : -1], hidden, tables, cores)
 
     def last(
         self,
-        hidden: Tensor,
+        hidden: Any,
         tables: Mapping[Kind, Tables],
         cores: Cores,
-        ends: Tensor,
+        ends: Any,
         end_tables: Mapping[Kind, Tables],
         end_cores: Cores,
-    ) -> Tensor:
+    ) -> Any:
         """The last layer, for the positions alone at which the loss looks.
 
         The other positions need keys and values there, and nothing more.
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
             hidden: f32[R, T, H], of all positions.
             tables: of all positions.
             cores: for all positions.
-            ends: f32[R, E, H], those of ``hidden`` at which the loss looks.
+            ends: f32[R, E, H], those of ``hidden`` at which the loss looks; both or none are `Traced`.
             end_tables: of these, each of which sees some of all positions.
             end_cores: for these.
 

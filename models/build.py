@@ -17,6 +17,7 @@ from prge.models.attention import Attention
 from prge.models.backbone import Backbone
 from prge.models.engine import GatedMLP, Input, Reversible, SharedEmbedding, SharedHead, Split, replacement
 from prge.models.exact_step import ExactStep
+from prge.models.full_step import FullStep
 from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.positions import Positions, Rotary, rotate_half
@@ -183,7 +184,7 @@ def build_step(
     )
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
-    if config.gradient == "exact":
+    if not config.estimates:
         base_linears += [
             both.transposed for both in _reversible([*parts.layers[first:], loss]) if both.linear in base_linears
         ]
@@ -192,7 +193,7 @@ def build_step(
     return BuiltStep(step, parts, adapters, base_linears, sizes)
 
 
-_STEPS: dict[Gradient, type[Step]] = {"exact": ExactStep, "activations": ActivationStep, "weights": WeightStep}
+_STEPS: dict[Gradient, type[Step]] = {"full": FullStep, "exact": ExactStep, "activations": ActivationStep, "weights": WeightStep}
 
 
 def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:

@@ -166,6 +166,10 @@ def _permute(x: Traced, *dims: int) -> Any:
     return traced(x.value.permute(*dims), (x, lambda g: g.permute(*back).contiguous()))
 
 
+def _contiguous(x: Traced) -> Any:
+    return traced(x.value.contiguous(), (x, lambda g: g))
+
+
 def _same(x: Traced, *_: Any, **__: Any) -> Any:
     """Copies, conversions between what is float32 anyway, and what does nothing outside of training."""
     return x
@@ -207,6 +211,6 @@ def _gelu(x: Traced, approximate: str = "none") -> Any:
 _RULES: dict[str, Callable[..., Any]] = {
     "add": _add, "radd": _add, "sub": _sub, "mul": _mul, "rmul": _mul, "div": _div, "truediv": _div,
     "neg": lambda x: _mul(x, -1.0), "bmm": _bmm, "reshape": _reshape, "view": _reshape,
-    "permute": _permute, "contiguous": _same, "float": _same, "to": _same, "dropout": _same,
+    "permute": _permute, "contiguous": _contiguous, "float": _same, "to": _same, "dropout": _same,
     "tanh": _tanh, "sigmoid": _sigmoid, "silu": _silu, "relu": _relu, "gelu": _gelu,
 }  # fmt: skip

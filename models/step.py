@@ -1,9 +1,10 @@
 """One fine-tuning step as one forward function: from a state and a batch to the next state.
 
-There are three ways to the gradient:
+There are four ways to the gradient:
 
-* `ExactStep` has it exactly, along the target tokens' own path. Reverse mode is written into the graph, which goes
-  forward through the layers and back through their transposed weights. The runtime sees forward operators alone.
+* `FullStep` has all of it, as backpropagation does. Reverse mode is written into the graph, which goes forward through
+  the layers and back through their transposed weights. The runtime sees forward operators alone.
+* `ExactStep` has it exactly along the target tokens' own path. Only these tokens go back, which costs little.
 * `WeightStep` perturbs weights (P-RGE, arXiv 2409.15520). A copy is the whole batch under a perturbed adapter, so
   every row stands there ``2q`` times.
 * `ActivationStep` perturbs activations (activity perturbation, arXiv 2210.03310). A copy is only the tokens at the
@@ -27,7 +28,7 @@ from prge.models.noise import Noise
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.optimizer import SLOTS, Optimizer
 
-Gradient = Literal["exact", "activations", "weights"]
+Gradient = Literal["full", "exact", "activations", "weights"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class StepConfig:
     """The step's shape, which is fixed at export.
 
     Attributes:
-        queries: q, random directions per step (with perturbed activations, per target of an example); 1 for an exact
-            gradient, which has none.
+        queries: q, random directions per step (with perturbed activations, per target of an example); 1 for a gradient
+            that is no estimate and has none.
         batch: B, examples per step.
         gradient: how the gradient is had.
         optimizer: the update rule.
@@ -61,10 +62,15 @@ class StepConfig:
         for field in ("queries", "batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.gradient == "exact" and self.queries != 1:
-            raise ValueError(f"an exact gradient needs no random directions; leave out the {self.queries} queries")
+        if not self.estimates and self.queries != 1:
+            raise ValueError(f"the {self.gradient} gradient needs no random directions; leave out the {self.queries} queries")
         if not (self.outer and self.inner) and (self.gradient, self.optimizer) != ("weights", "sgd"):
             raise ValueError("loops on the host (outer or inner off) need perturbed weights and the sgd optimizer")
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the gradient is an estimate, from perturbed copies."""
+        return self.gradient in ("activations", "weights")
 
     @property
     def parallel_queries(self) -> int:

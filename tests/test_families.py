@@ -117,6 +117,26 @@ def test_decoders_classify(
     check_costs(program, hf)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "phi3", "bert"])
+def test_the_full_gradient(
+    family: str, make_model: Callable[..., Path], export: Callable[..., Path], encoder_tokenizer_folder: Path
+) -> None:
+    """Through bounded scores, windows, learned positions, split linears, and keys on both sides."""
+    settings = {"adapter": all_linears("fisher"), "step": StepConfig(1, 2, "full")}
+    if family in ENCODERS:
+        model = make_model(config(family), AutoModelForMaskedLM, encoder_tokenizer_folder)
+        program = StepProgram(export(model=model, template=TEMPLATE + "{mask}", **settings))
+        hf: Any = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32).eval()
+        batch = [with_mask(example) for example in random_batch(program)]
+    else:
+        model = make_model(config(family))
+        program = StepProgram(export(model=model, **settings))
+        hf = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        batch = random_batch(program)
+    compare_step(program, hf, batch)
+    check_costs(program, hf)
+
+
 @pytest.mark.parametrize("family", ["gemma2", "opt", "gpt2"])
 def test_decoders_model_language(family: str, make_model: Callable[..., Path], export: Callable[..., Path]) -> None:
     """With perturbed weights, the paper's step."""
@@ -322,7 +342,7 @@ def check_costs(program: StepProgram, hf: Any) -> None:
     learned = m.architecture.learned_positions * m.max_tokens * m.architecture.hidden
     again = m.architecture.vocabulary * m.architecture.hidden if m.architecture.tied and not m.labels else 0
     numbers = sum(p.numel() for _, p in base.values()) - unread + learned - head + again
-    ways = 2 if m.gradient == "exact" else 1
+    ways = 1 if m.estimates else 2
     numbers += (ways - 1) * sum(p.numel() for name, p in base.values() if reversed_too(m, name))
     assert weight_bytes(m) == 4 * (numbers + ways * program.frozen().numel())
 

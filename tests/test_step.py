@@ -64,7 +64,10 @@ def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance:
     """`compare` on a batch; returns the greatest difference of the objective's losses."""
     m, frozen, state = program.manifest, program.frozen(), random_state(program)
     size = program.manifest.parameters
-    if m.gradient == "exact":
+    if m.gradient == "full":
+        expected = reference.gradient(hf, m, frozen, state[:size], batch)
+        losses = torch.stack([reference.loss(hf, m, frozen, state[:size], e) for e in batch]).detach()
+    elif m.gradient == "exact":
         expected, losses = reference.path_gradient(hf, m, frozen, state[:size], batch)
     else:
         estimate = reference.weight_estimate if m.gradient == "weights" else reference.activation_estimate
@@ -78,7 +81,7 @@ def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance:
     # Adam's first mean is a tenth of the gradient; its square is checked on its own in test_optimizer.
     got = (state - new_state) / LR if m.optimizer == "sgd" else 10 * new_state[size : 2 * size]
     # An estimate divides a loss difference by eps: the losses' tolerance grows with it.
-    near = tolerance / 10 if m.gradient == "exact" else tolerance / EPS
+    near = tolerance / EPS if m.estimates else tolerance / 10
     assert (got[:size] - expected).abs().max() < near
     assert expected.abs().max() > 20 * near
     found = evaluate(program, state, batch).losses
@@ -90,6 +93,7 @@ def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance:
 @pytest.mark.parametrize(
     ("gradient", "subspace", "optimizer"),
     [
+        ("full", "fisher", "adam"),
         ("exact", "fisher", "adam"),
         ("activations", "fisher", "adam"),
         ("weights", "svd", "sgd"),
@@ -109,7 +113,7 @@ def test_step_equals_the_reference(
     tokens: int,
 ) -> None:
     folder = export(
-        step=StepConfig(1 if gradient == "exact" else queries, batch, gradient, optimizer),
+        step=StepConfig(1 if gradient in ("full", "exact") else queries, batch, gradient, optimizer),
         adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace, directions=3),
         min_tokens=tokens,
         max_tokens=tokens,
@@ -133,20 +137,21 @@ def test_an_operator_that_holds_the_length_is_refused() -> None:
         trace(Counting(), lambda tokens: (torch.zeros(2, tokens, dtype=torch.int64),), 4, 9)
 
 
-def test_exact_language_modelling(export: Callable[..., Path], tiny_model: Path) -> None:
-    step = StepConfig(1, 2, "exact")
+@pytest.mark.parametrize("gradient", ["full", "exact"])
+def test_gradients_of_language_modelling(export: Callable[..., Path], tiny_model: Path, gradient: Any) -> None:
+    step = StepConfig(1, 2, gradient)
     compare(export(step=step, label_words=(), target=" {label}", max_targets=4), tiny_model)
 
 
-@pytest.mark.parametrize("quantization", ["8da8w", "8da4w"])
-def test_exact_gradient_of_quantized_weights(
-    export: Callable[..., Path], make_model: Callable[..., Path], quantization: str
+@pytest.mark.parametrize(("gradient", "quantization"), [("full", "8da8w"), ("exact", "8da8w"), ("exact", "8da4w")])
+def test_gradients_of_quantized_weights(
+    export: Callable[..., Path], make_model: Callable[..., Path], gradient: Any, quantization: str
 ) -> None:
     """The way back has its own rounding: int8 costs hardly any of the direction, int4 some."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_hidden_layers": 4}
     model = make_model(tiny_config(initializer_range=0.1, num_key_value_heads=1, **sizes))
     plain, rounded = (
-        load(export(model=model, step=StepConfig(1, 2, "exact"), quantization=name)) for name in ("f32", quantization)
+        load(export(model=model, step=StepConfig(1, 2, gradient), quantization=name)) for name in ("f32", quantization)
     )
     state, batch, size = random_state(plain), random_batch(plain), plain.manifest.parameters
     a, b = (p.step(state, *collate(batch, p.manifest), SEED, LR, EPS)[0][size : 2 * size] for p in (plain, rounded))

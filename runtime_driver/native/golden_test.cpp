@@ -170,12 +170,12 @@ void guard(const std::string& name, const Json& given) {
 
 void search(const std::string& name, const Json& given) {
   std::vector<double> ways;
-  double lr = search_lr(number(given.at("before")), given.at("first_way"), [&](double way) {
+  double lowest = search_lr(number(given.at("before")), given.at("first_way"), [&](double way) {
     ways.push_back(way);
     return number(given.at("losses").at(ways.size() - 1));
   });
   same(name + ", ways", ways, flat<double>(given.at("ways")));
-  same(name + ", lr", lr, double(given.at("lr")));
+  same(name + ", lowest", lowest, double(given.at("lowest")));
 }
 
 void loops(const std::string& name, const Json& given) {

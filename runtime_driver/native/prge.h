@@ -39,6 +39,7 @@ struct Manifest {
   bool outer, inner, choices;
 
   bool label_words() const { return objective == "label-words"; }
+  bool estimates() const { return gradient == "activations" || gradient == "weights"; }
   // Copies of every example in one execution, and its rows R.
   int64_t copies() const { return gradient != "weights" ? 1 : (outer ? queries : 1) * (inner ? 2 : 1); }
   int64_t rows() const { return copies() * batch; }

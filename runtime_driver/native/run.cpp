@@ -57,7 +57,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
   Settings& s = settings_;
   const Manifest& m = program.manifest();
   try {
-    if (s.eps && m.gradient == "exact")
+    if (s.eps && !m.estimates())
       throw Error("the gradient of this program is exact and perturbs nothing; leave --eps out");
     if (!s.eps) s.eps = m.eps;
     s.hidden = hidden_file(folder, s.cache, m, examples);

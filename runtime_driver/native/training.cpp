@@ -9,6 +9,8 @@ namespace {
 
 // Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
+// Share of the way to the least loss that the first step of an estimate goes.
+constexpr double kShare = 0.5;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 
@@ -162,7 +164,7 @@ Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
   return found;
 }
 
-// As prge/runtime_driver/loop/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
+// As prge/runtime_driver/loop/calibrate.py: the way to the least loss along the optimizer's first direction, or a share.
 double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
   const Manifest& m = program.manifest();
   size_t size = m.parameters;
@@ -184,11 +186,12 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
     for (auto* e : batches.at(i)) held.push_back(*e);
-  return search_lr(evaluate(program, state, held).loss, m.lr / 4, [&](double way) {
+  double way = search_lr(evaluate(program, state, held).loss, m.lr / 4, [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;
   });
+  return way * (m.estimates() ? kShare : 1);
 }
 
 double search_lr(double before, double way, const std::function<double(double)>& loss_at) {
@@ -207,7 +210,7 @@ double search_lr(double before, double way, const std::function<double(double)>&
     double left = best[-1].second, right = best[1].second, bend = left - 2 * best->second + right;
     octaves = std::isfinite(bend) && bend > 0 ? 0.5 * (left - right) / bend : 0;
   }
-  return best->first * std::pow(2.0, octaves) * 0.5;
+  return best->first * std::pow(2.0, octaves);
 }
 
 }  // namespace prge

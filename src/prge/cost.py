@@ -21,7 +21,7 @@ def _targets(m: Manifest) -> int:
 
 def _ways(m: Manifest) -> int:
     """How often what trains or follows is there: an exact gradient needs it a second time, transposed."""
-    return 2 if m.gradient == "exact" else 1
+    return 1 if m.estimates else 2
 
 
 def positions(m: Manifest, tokens: int) -> int:
@@ -52,7 +52,7 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
     """
     a, every, last = m.architecture, positions(m, tokens), ends(m)
     keys_values = 2 * a.hidden * a.kv_heads * a.head
-    back = (a.layers - m.first_layer) * a.layer_weights + _head(m) if m.gradient == "exact" else 0
+    back = (a.layers - m.first_layer) * a.layer_weights + _head(m) if not m.estimates else 0
     pairs = 2 * a.heads * a.head * (every // m.rows)  # scores and values of a position
     layers = (a.layers - m.first_layer - 1) * every * (a.layer_weights + pairs)
     layers += every * keys_values + last * (a.layer_weights - keys_values + pairs)

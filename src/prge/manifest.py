@@ -183,7 +183,7 @@ class Manifest:
     outer: bool
     inner: bool
     noise: Literal["rademacher", "gaussian"]
-    gradient: Literal["exact", "activations", "weights"]
+    gradient: Literal["full", "exact", "activations", "weights"]
     optimizer: Literal["sgd", "momentum", "adam"]
     betas: tuple[float, float]
     min_tokens: int
@@ -225,6 +225,11 @@ class Manifest:
     def identity(self) -> dict[str, str]:
         """Metadata of states and adapters: which base they belong to, and which adapter."""
         return {"base": self.model, "base_sha256": self.model_sha256, "adapter_sha256": self.adapter.sha256}
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the gradient is an estimate, from perturbed copies."""
+        return self.gradient in ("activations", "weights")
 
     @property
     def copies(self) -> int:

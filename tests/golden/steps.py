@@ -159,10 +159,10 @@ def search_cases() -> Iterator[Case]:
         ("the start is not a number", nan, [0.7, 0.6, 0.5, nan]),
     ):
         given = iter(losses)
-        lr, along = search_lr(before, 0.001 / 4, lambda way, given=given: next(given))  # type: ignore[misc]
+        lowest, along = search_lr(before, 0.001 / 4, lambda way, given=given: next(given))  # type: ignore[misc]
         yield {
             "about": about, "before": exact(before), "first_way": 0.001 / 4, "losses": [exact(y) for _, y in along[1:]],
-            "ways": [way for way, _ in along[1:]], "lr": lr,
+            "ways": [way for way, _ in along[1:]], "lowest": lowest,
         }  # fmt: skip
 
 
@@ -258,7 +258,7 @@ def files() -> Files:
         "schedule.json": lines("[step, lr, seed] of a run's steps", [*schedule_cases()]),
         "guard.json": lines("what the guard decides after each step", [*guard_cases()]),
         "best.json": lines("which evaluations of a run are the best so far", [*best_cases()]),
-        "search.json": lines("which ways the lr search tries, and the lr that it finds", [*search_cases()]),
+        "search.json": lines("which ways the lr search tries, and the one to the lowest loss", [*search_cases()]),
         "loops.json": lines("the executions of a step, and how their results are put together", [*loop_cases()]),
         "evaluation.json": lines("which rows share an execution, and what follows", [*evaluation_cases()]),
         "noise.json": lines("the directions of a step, inside the program", [*noise_cases()]),

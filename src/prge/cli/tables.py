@@ -53,8 +53,9 @@ def inspected(m: Result) -> None:
 
 def _gradient(m: Result) -> Result:
     """How a program has its gradient, and on how many rows."""
-    if m["gradient"] == "exact":
-        return {"batch": m["batch"], "gradient": "exact, along the target tokens' own path"}
+    exactly = {"full": "full, back through all tokens", "exact": "exact, along the target tokens' own path"}
+    if m["gradient"] in exactly:
+        return {"batch": m["batch"], "gradient": exactly[m["gradient"]]}
     return {
         "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
         "gradient": f"estimated by perturbed {m['gradient']}, {m['noise']} directions, eps {m['eps']:g}",
@@ -64,7 +65,7 @@ def _gradient(m: Result) -> Result:
 def planned(result: Result) -> None:
     """Of `prge plan`."""
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
-    shape = f"B={batch}" if result["gradient"] == "exact" else f"q={queries} B={batch}"
+    shape = f"B={batch}" if result["gradient"] in ("full", "exact") else f"q={queries} B={batch}"
     table = columns("quantization", "program MB", "peak MB", f"{shape} fits", "largest B")
     for row in result["rows"]:
         once, steps = (f"{(row[name] + imports) / 1e6:,.0f}" for name in ("frozen_peak_bytes", "step_peak_bytes"))

@@ -63,7 +63,7 @@ def export(
         Option("Examples per step; default: 16, or 4 where the answer is text.", ("--batch", "-b"), least=1),
     ] = None,
     gradient: Annotated[
-        Literal["exact", "activations", "weights"],
+        Literal["full", "exact", "activations", "weights"],
         Option(
             "How the gradient is had: exactly, back through the answering token; or estimated, from copies that differ "
             "in that token's activations, or in the weights as in the paper."
@@ -149,7 +149,13 @@ def export(
     size = usual(of_form)
     try:
         step = StepConfig(
-            queries or (1 if gradient == "exact" else size), batch or size, gradient, optimizer, outer, inner, noise
+            queries or (size if gradient in ("activations", "weights") else 1),
+            batch or size,
+            gradient,
+            optimizer,
+            outer,
+            inner,
+            noise,
         )
     except ValueError as e:
         raise UserError(str(e)) from e

@@ -17,7 +17,7 @@ def plan(
         float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_bytes)
     ],
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
-    gradient: Annotated[Literal["exact", "activations", "weights"], Option("As for export.")] = "exact",
+    gradient: Annotated[Literal["full", "exact", "activations", "weights"], Option("As for export.")] = "exact",
     queries: Annotated[
         int | None, Option("Random directions per step, of an estimate; default: 16.", ("--queries", "-q"), least=1)
     ] = None,
@@ -40,7 +40,7 @@ def plan(
 
         sizes = load_sizes(model)
     try:
-        step = StepConfig(queries or (1 if gradient == "exact" else 16), batch, gradient)
+        step = StepConfig(queries or (16 if gradient in ("activations", "weights") else 1), batch, gradient)
         manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e

@@ -109,7 +109,7 @@ def train(
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
     source = replace(source, **whole)
     loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
-    if eps is not None and loaded.manifest.gradient == "exact":
+    if eps is not None and not loaded.manifest.estimates:
         raise UserError("the gradient of this program is exact and perturbs nothing; leave --eps out")
     state = read_state(loaded, start)
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
