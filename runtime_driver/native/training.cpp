@@ -9,8 +9,8 @@ namespace {
 
 // Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
-// Share of the way to the least loss that the first step of an estimate goes.
-constexpr double kShare = 0.5;
+// Share of the way to the least loss that the first step goes; calibrate.py says why.
+constexpr double kEstimate = 0.5, kClasses = 1, kText = 0.125;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 
@@ -164,7 +164,7 @@ Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
   return found;
 }
 
-// As prge/runtime_driver/loop/calibrate.py: the way to the least loss along the optimizer's first direction, or a share.
+// As prge/runtime_driver/loop/calibrate.py: a share of the way to the least loss along the optimizer's first direction.
 double propose_lr(Program& program, const std::vector<Example>& examples, const std::vector<float>& start, double eps) {
   const Manifest& m = program.manifest();
   size_t size = m.parameters;
@@ -191,7 +191,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;
   });
-  return way * (m.estimates() ? kShare : 1);
+  return way * (m.estimates() ? kEstimate : m.label_words() ? kClasses : kText);
 }
 
 double search_lr(double before, double way, const std::function<double(double)>& loss_at) {

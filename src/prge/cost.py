@@ -27,9 +27,9 @@ def _ways(m: Manifest) -> int:
 def positions(m: Manifest, tokens: int) -> int:
     """Positions that one execution of a step runs through each layer but the last, for rows of ``tokens`` tokens.
 
-    Without perturbed weights the copies of the targets come on top, and a causal model leaves out the last token.
+    Where the targets run as copies, these come on top, and a causal model leaves out the last token.
     """
-    if m.gradient == "weights":
+    if m.gradient in ("full", "weights"):
         return m.rows * tokens
     return m.batch * (tokens - (m.answer_at == "last")) + ends(m)
 
@@ -48,20 +48,26 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
     """Multiply-adds of one step, without the frozen part, for rows of ``tokens`` tokens.
 
     Counted are the frozen linears and the LoRA pairs, scores and values of every pair of positions of a row, and the
-    head at the targets. Embedding lookups and elementwise operations are left out.
+    head at the targets. Embedding lookups and elementwise operations are left out. Back it is as much again, and twice
+    as much for scores and values; all positions go back where the gradient is full, and the targets where it is exact.
     """
     a, every, last = m.architecture, positions(m, tokens), ends(m)
-    keys_values = 2 * a.hidden * a.kv_heads * a.head
-    back = (a.layers - m.first_layer) * a.layer_weights + _head(m) if not m.estimates else 0
+    keys_values, count = 2 * a.hidden * a.kv_heads * a.head, a.layers - m.first_layer
     pairs = 2 * a.heads * a.head * (every // m.rows)  # scores and values of a position
-    layers = (a.layers - m.first_layer - 1) * every * (a.layer_weights + pairs)
-    layers += every * keys_values + last * (a.layer_weights - keys_values + pairs)
+
+    def through(pairs: int) -> int:
+        """Of all layers, one way."""
+        ends = every * keys_values + last * (a.layer_weights - keys_values + pairs)
+        return (count - 1) * every * (a.layer_weights + pairs) + ends
+
+    back = {"full": through(2 * pairs), "exact": last * count * a.layer_weights}.get(m.gradient, 0)
+    layers, heads = through(pairs) + back, last * _head(m) * (1 if m.estimates else 2)
     adapters = sum(
         (last if x.layer == a.layers - 1 else every)
         * (m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0))
         for x in m.adapter.modules
     )
-    return m.executions * (layers + adapters + last * (_head(m) + back))
+    return m.executions * (layers + adapters + heads)
 
 
 def frozen_multiply_adds(m: Manifest, rows: int, tokens: int) -> int:
