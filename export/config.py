@@ -13,6 +13,7 @@ from prge.examples.form import template_columns
 from prge.export.lower import Backend
 from prge.export.quantize import Quantization
 from prge.lora import Lora
+from prge.manifest import ESTIMATES
 from prge.models.adapter import AdapterConfig, Subspace
 from prge.models.step import Gradient, StepConfig
 
@@ -37,7 +38,7 @@ _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = 
 
 def default_adapter(gradient: Gradient) -> AdapterConfig:
     """The adapter in the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
-    rank, directions = (8, 4) if gradient in ("activations", "weights") else (32, 16)
+    rank, directions = (8, 4) if gradient in ESTIMATES else (32, 16)
     return AdapterConfig(rank, rank, subspace="fisher", directions=directions)
 
 

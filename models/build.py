@@ -17,8 +17,8 @@ from prge.models.attention import Attention
 from prge.models.backbone import Backbone
 from prge.models.engine import GatedMLP, Input, Reversible, SharedEmbedding, SharedHead, Split, replacement
 from prge.models.exact_step import ExactStep
-from prge.models.full_step import FullStep
 from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
+from prge.models.full_step import FullStep
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.positions import Positions, Rotary, rotate_half
 from prge.models.step import Gradient, Step, StepConfig
@@ -193,7 +193,9 @@ def build_step(
     return BuiltStep(step, parts, adapters, base_linears, sizes)
 
 
-_STEPS: dict[Gradient, type[Step]] = {"full": FullStep, "exact": ExactStep, "activations": ActivationStep, "weights": WeightStep}
+_STEPS: dict[Gradient, type[Step]] = {
+    "full": FullStep, "exact": ExactStep, "activations": ActivationStep, "weights": WeightStep,
+}  # fmt: skip
 
 
 def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from prge.manifest import AdaptedModule
+from prge.manifest import ESTIMATES, AdaptedModule
 from prge.models.backbone import Backbone
 from prge.models.noise import Noise
 from prge.models.objective import LabelWords, LanguageModel
@@ -63,14 +63,16 @@ class StepConfig:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
         if not self.estimates and self.queries != 1:
-            raise ValueError(f"the {self.gradient} gradient needs no random directions; leave out the {self.queries} queries")
+            raise ValueError(
+                f"the {self.gradient} gradient needs no random directions; leave out the {self.queries} queries"
+            )
         if not (self.outer and self.inner) and (self.gradient, self.optimizer) != ("weights", "sgd"):
             raise ValueError("loops on the host (outer or inner off) need perturbed weights and the sgd optimizer")
 
     @property
     def estimates(self) -> bool:
         """Whether the gradient is an estimate, from perturbed copies."""
-        return self.gradient in ("activations", "weights")
+        return self.gradient in ESTIMATES
 
     @property
     def parallel_queries(self) -> int:

@@ -24,8 +24,8 @@ from prge.runtime_driver.program.step import StepProgram
 # Octaves around the program's eps. Below them rounding decides the estimate, above them curvature.
 _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # Share of the way to the least loss that the first step goes. The search has the mean of four gradients, and a step has
-# one, whose noise moves it sideways. Measured: of an estimate on SST-2; of an exact gradient on five tasks with classes;
-# and where the answer is text, whose batches are small and differ more, on chats.
+# one, whose noise moves it sideways. Measured: of an estimate on SST-2; of an exact gradient on five tasks of classes;
+# and on chats where the answer is text, as their batches are small and differ more.
 _ESTIMATE, _CLASSES, _TEXT = 0.5, 1.0, 0.125
 # Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2

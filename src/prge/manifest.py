@@ -17,6 +17,9 @@ from prge.files.typed import parse, parse_json
 # The token at which a label's word is predicted.
 AnswerAt = Literal["last", "mask", "first"]
 
+# The gradients that are estimates, from perturbed copies.
+ESTIMATES = ("activations", "weights")
+
 FORMAT = "prge"
 VERSION = 3
 
@@ -229,7 +232,7 @@ class Manifest:
     @property
     def estimates(self) -> bool:
         """Whether the gradient is an estimate, from perturbed copies."""
-        return self.gradient in ("activations", "weights")
+        return self.gradient in ESTIMATES
 
     @property
     def copies(self) -> int:

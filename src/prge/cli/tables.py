@@ -8,6 +8,7 @@ from rich.text import Text
 
 from prge.commands.compare import table_rows
 from prge.commands.screen import columns, out, plain, show
+from prge.manifest import ESTIMATES
 
 Result = dict[str, Any]
 
@@ -53,9 +54,9 @@ def inspected(m: Result) -> None:
 
 def _gradient(m: Result) -> Result:
     """How a program has its gradient, and on how many rows."""
-    exactly = {"full": "full, back through all tokens", "exact": "exact, along the target tokens' own path"}
-    if m["gradient"] in exactly:
-        return {"batch": m["batch"], "gradient": exactly[m["gradient"]]}
+    if m["gradient"] not in ESTIMATES:
+        back = {"full": "back through all tokens", "exact": "along the target tokens' own path"}[m["gradient"]]
+        return {"batch": m["batch"], "gradient": f"{m['gradient']}, {back}"}
     return {
         "queries x batch": f"{m['queries']} x {m['batch']} ({m['rows']} rows per execution)",
         "gradient": f"estimated by perturbed {m['gradient']}, {m['noise']} directions, eps {m['eps']:g}",
@@ -65,7 +66,7 @@ def _gradient(m: Result) -> Result:
 def planned(result: Result) -> None:
     """Of `prge plan`."""
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
-    shape = f"B={batch}" if result["gradient"] in ("full", "exact") else f"q={queries} B={batch}"
+    shape = f"q={queries} B={batch}" if result["gradient"] in ESTIMATES else f"B={batch}"
     table = columns("quantization", "program MB", "peak MB", f"{shape} fits", "largest B")
     for row in result["rows"]:
         once, steps = (f"{(row[name] + imports) / 1e6:,.0f}" for name in ("frozen_peak_bytes", "step_peak_bytes"))

@@ -18,7 +18,7 @@ from prge.examples.detect import FormOptions, described, form_of
 from prge.examples.form import Form, split
 from prge.examples.read import has_part
 from prge.lora import adapter_folder, read_lora
-from prge.manifest import GENERATE_FILE, PROGRAM_FILE
+from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 
@@ -149,13 +149,7 @@ def export(
     size = usual(of_form)
     try:
         step = StepConfig(
-            queries or (size if gradient in ("activations", "weights") else 1),
-            batch or size,
-            gradient,
-            optimizer,
-            outer,
-            inner,
-            noise,
+            queries or (size if gradient in ESTIMATES else 1), batch or size, gradient, optimizer, outer, inner, noise
         )
     except ValueError as e:
         raise UserError(str(e)) from e

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, Any, Literal
 
 from prge.errors import UserError
+from prge.manifest import ESTIMATES
 from prge.options import Option, parse_bytes
 from prge.quiet import quiet
 
@@ -40,7 +41,7 @@ def plan(
 
         sizes = load_sizes(model)
     try:
-        step = StepConfig(queries or (16 if gradient in ("activations", "weights") else 1), batch, gradient)
+        step = StepConfig(queries or (16 if gradient in ESTIMATES else 1), batch, gradient)
         manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e
