@@ -141,8 +141,8 @@ DELEGATES = 4
 
 # Bytes, measured as resident memory of the Python driver on Linux, x86-64: the pages of code that loading touches,
 # those that an execution touches, what packing adds for each input of a matrix of few outputs, and what is held at the
-# peak for every position and every output of a layer's linears.
-_CODE, _KERNELS, _NARROW, _HELD = 11e6, 3e6, 100.0, 4.9
+# peak for every position and every output of a layer's linears; of all layers, where the gradient is full.
+_CODE, _KERNELS, _NARROW, _HELD, _WAITING = 11e6, 3e6, 100.0, 4.9, 6.8
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
@@ -176,6 +176,8 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
         resting += 8.0 * layers * longest * a.kv_heads * a.head + _NARROW * sum(
             x.out_features for x in m.adapter.modules
         )
+    if m.gradient == "full":  # most of what the layers computed waits for the way back
+        resting += _WAITING * layers * longest * a.layer_outputs
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
     return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens)) + 7.5 * copies
 
