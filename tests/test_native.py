@@ -93,6 +93,8 @@ def programs(
     def get(name: str) -> Path:
         if name == "an exact gradient":
             return export(step=StepConfig(1, 2, "exact"))
+        if name == "a full gradient of text":
+            return export(step=StepConfig(1, 2, "full"), label_words=(), target=" {label}", max_targets=4)
         if name == "loops on the host":
             return export(step=StepConfig(3, 2, "weights", "sgd", outer=False, inner=False))
         if name == "candidates":
@@ -150,8 +152,12 @@ def test_the_native_driver_keeps_the_golden_vectors(built: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["an exact gradient", "activations and adam", "loops on the host", "candidates", "an encoder's mask"]
-)
+    "name",
+    [
+        "an exact gradient", "a full gradient of text", "activations and adam", "loops on the host", "candidates",
+        "an encoder's mask",
+    ],
+)  # fmt: skip
 def test_both_drivers_make_the_same_run(
     runner: Run, prge: Prge, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path, name: str
 ) -> None:
