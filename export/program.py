@@ -162,7 +162,7 @@ def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label
     refuse_unusable(described)
     head = [parts.head] if config.target or context else []
     linears = [*(linear for _, _, linear in parts.linears()), *head]
-    refuse_odd(linears, config.quantization, both_ways=config.step.gradient == "exact")
+    refuse_odd(linears, config.quantization, both_ways=not config.step.estimates)
     return described
 
 
@@ -194,7 +194,7 @@ def _build(
             checkpoint.model, config.adapter, config.step, objective, longest,
             share_table=shared, factors=factors, pad_token=checkpoint.pad_token,
         )  # fmt: skip
-        if config.step.gradient == "exact":  # finds an operator without a way back now, and not after minutes
+        if not config.step.estimates:  # finds an operator without a way back now, and not after minutes
             with torch.no_grad():
                 built.step(*example_inputs(built.step, config.min_tokens))
     except ValueError as e:

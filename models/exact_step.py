@@ -16,7 +16,32 @@ from prge.models.reverse import Traced, gradients
 from prge.models.step import Step, StepConfig
 
 
-class ExactStep(Step):
+class ReverseStep(Step):
+    """What the steps share that go back through the graph."""
+
+    def leaves(self, state: Tensor) -> dict[int, Traced]:
+        """The cores f32[1, rank, columns] by their offsets, in state order."""
+        return {m.offset: Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained}
+
+    def back(
+        self, state: Tensor, leaves: dict[int, Traced], last: Traced, targets: Sequence[Tensor], lr: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go from the last hidden states at the targets f32[R, M, H] to the losses, and back to the ``leaves``.
+
+        Args:
+            targets: the objective's inputs behind the positions.
+
+        Returns:
+            as `Step.forward`.
+        """
+        logits = self.objective.logits(last)
+        losses, detail = self.objective.losses(logits.value, *targets)
+        slope = self.objective.slope(logits.value, *targets) * (1.0 / self.config.batch)
+        gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, list(leaves.values()))])
+        return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
+
+
+class ExactStep(ReverseStep):
     """The step for ``R = B`` rows, each with one copy of its M target positions, and no noise.
 
     A target is the last token of what stands before it, and sees all of that. Keys and values of the tokens before it
@@ -50,17 +75,12 @@ class ExactStep(Step):
         backbone, record = self.backbone, Record(self.objective.max_targets)
         ends = take_rows(hidden, position)
         hidden, tokens = backbone.seen(hidden, tokens)
-        cores = [Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained]
-        by_offset = {m.offset: core for m, core in zip(self.trained, cores, strict=True)}
+        leaves = self.leaves(state)
         tables = backbone.positions.tree(position, self.numbers, tokens)
-        backbone.read(torch.cat((ends, hidden), dim=1), tables, SharedCores(by_offset, plain=True), record)
+        backbone.read(torch.cat((ends, hidden), dim=1), tables, SharedCores(leaves, plain=True), record)
         tables = backbone.positions.tree(position, self.numbers, tokens, copies_only=True)
-        last = backbone.follow(Traced(ends), tables, SharedCores(by_offset), record)
-        logits = self.objective.logits(last)
-        losses, detail = self.objective.losses(logits.value, *rest)
-        slope = self.objective.slope(logits.value, *rest) * (1.0 / self.config.batch)
-        gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, cores)])
-        return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
+        last = backbone.follow(Traced(ends), tables, SharedCores(leaves), record)
+        return self.back(state, leaves, last, rest, lr)
 
 
 class SharedCores:

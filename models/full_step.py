@@ -5,15 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prge.models.exact_step import SharedCores
+from prge.models.exact_step import ReverseStep, SharedCores
 from prge.models.objective import take_rows
-from prge.models.optimizer import update
 from prge.models.positions import places
-from prge.models.reverse import Traced, gradients, traced
-from prge.models.step import Step
+from prge.models.reverse import Traced, traced
 
 
-class FullStep(Step):
+class FullStep(ReverseStep):
     """The step for ``R = B`` rows, without copies and without noise.
 
     All tokens run forward through the adapted layers, and all of them back, through each linear's transposed weights.
@@ -26,16 +24,12 @@ class FullStep(Step):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """As `Step.forward`; ``seed`` and ``eps`` change nothing."""
         backbone, (position, *rest) = self.backbone, targets
-        leaves = [Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained]
-        cores = SharedCores({m.offset: leaf for m, leaf in zip(self.trained, leaves, strict=True)})
+        leaves = self.leaves(state)
+        cores = SharedCores(leaves)
         tables, end_tables = backbone.positions(tokens), backbone.positions.at(position, tokens)
         below = backbone.adapted(Traced(hidden), tables, cores)
         ends = _ends(below, position, tokens)
-        logits = self.objective.logits(backbone.last(below, tables, cores, ends, end_tables, cores))
-        losses, detail = self.objective.losses(logits.value, *rest)
-        slope = self.objective.slope(logits.value, *rest) * (1.0 / self.config.batch)
-        gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, leaves)])
-        return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
+        return self.back(state, leaves, backbone.last(below, tables, cores, ends, end_tables, cores), rest, lr)
 
 
 def _ends(hidden: Traced, position: Tensor, tokens: Tensor) -> Traced:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import save_file
 from survivor import STEPS, begin, go_on, resume
 from test_training import examples
 
@@ -462,6 +463,8 @@ def test_the_state_that_was_the_best_on_dev_is_kept(
     save_state(run / BEST_FILE, read_state_of(again / STATE_FILE), StepProgram(program_folder).manifest, steps - 2)
     code, refused = prge("verify", run)
     assert code == 1 and f"the journal says that step {steps} was the best" in refused["error"]
+    save_file({"state": read_state_of(again / STATE_FILE)}, run / BEST_FILE, {"steps": "many"})
+    assert "best.safetensors is not a state of prge: it says of its steps 'many'" in prge("verify", run)[1]["error"]
     (run / BEST_FILE).unlink()
     assert "best.safetensors does not exist" in prge("verify", run)[1]["error"]
 

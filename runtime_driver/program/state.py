@@ -150,10 +150,20 @@ def steps_behind(path: Path, manifest: Manifest) -> int:
     if not path.is_file():
         return 0
     state, metadata = open_state(path)
+    steps = steps_said(path, metadata)
+    return steps if state.shape == (manifest.state_size,) else 0
+
+
+def steps_said(path: Path, metadata: dict[str, str]) -> int:
+    """How many steps made a state, as its file's metadata says; 0 where it says nothing.
+
+    Raises:
+        UserError: it says something else than a number.
+    """
     steps = metadata.get("steps", "0")
     if not (steps.isascii() and steps.isdecimal() and len(steps) < 10):
         raise UserError(f"{path} is not a state of prge: it says of its steps {steps[:20]!r}")
-    return int(steps) if state.shape == (manifest.state_size,) else 0
+    return int(steps)
 
 
 def save_state(path: Path, state: Tensor, manifest: Manifest, steps: int = 0) -> None:

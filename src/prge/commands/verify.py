@@ -30,7 +30,7 @@ from prge.runtime_driver.loop.best import best_of
 from prge.runtime_driver.program.base import check_file
 from prge.runtime_driver.program.frozen import FrozenProgram
 from prge.runtime_driver.program.generate import GenerateProgram
-from prge.runtime_driver.program.state import open_state
+from prge.runtime_driver.program.state import open_state, steps_said
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
@@ -175,7 +175,7 @@ def _best(folder: Path, after: int, rows: Sequence[dict[str, Any]]) -> int | Non
     best, file = best_of(rows), folder / BEST_FILE
     if best is None and not file.is_file():
         return None
-    steps = int(open_state(file)[1]["steps"]) - after
+    steps = steps_said(file, open_state(file)[1]) - after
     # A run that was cut off may be ahead of its journal here: this file is written through first.
     if steps != best and rows and steps <= len(rows):
         raise UserError(f"{file} is the state of step {steps}, and the journal says that step {best} was the best")
