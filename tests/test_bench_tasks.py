@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from prge.bench import tasks as bench
 from prge.bench.convergence import Curve
 from prge.bench.lora import LoraAdamW
-from prge.bench.probe import L2, choose, fit
 from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read, run
 from prge.bench.tasks_report import ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of, target_of
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.models.adapter import AdapterConfig
+from prge.regression import L2, choose, fit
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram

@@ -572,7 +572,7 @@ def test_the_bench_sets_both_drivers_side_by_side(
     runner: Run, prge: Prge, program_folder: Path, tmp_path: Path
 ) -> None:
     """The runner's numbers are of a process without Python."""
-    command = ("bench", "step", program_folder, "--no-peers", "--rounds", 2, "--tokens", 20, "--threads", 1)
+    command = ("bench", "step", program_folder, "--peers", "none", "--rounds", 2, "--tokens", 20, "--threads", 1)
     path = runner.path  # type: ignore[attr-defined]
     code, report = prge(*command, "--runner", path, "--output", tmp_path / "out")
     python, frozen, native = report["rows"]

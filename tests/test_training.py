@@ -19,12 +19,14 @@ from conftest import tiny_config
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from prge.commands.probe import below_probe
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.files.typed import to_json
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.quiet import quiet
+from prge.regression import choose
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
@@ -198,3 +200,34 @@ def test_a_signal_keeps_what_there_is(number: int, program_folder: Path, demo_da
     assert (out / "state.safetensors").exists() and (out / "curves.png").stat().st_size > 5000
     assert (out / "adapter" / "adapter_model.safetensors").exists()
     assert log.read_text().count("\n") == result["steps"]
+
+
+def test_a_run_that_gets_no_better_stops(
+    program_folder: Path, demo_data: Path, tmp_path: Path, prge: Callable[..., tuple[int, Any]]
+) -> None:
+    out, data = tmp_path / "run", ("--data", demo_data / "train.tsv", "--dev", demo_data / "test.tsv", "--truncate")
+    settings = ("--steps", 8, "--eval-every", 1, "--lr", 1e-20, "--patience", 2)  # too small to change anything
+    code, result = prge("train", program_folder, *data, *settings, "-o", out)
+    assert code == 0 and result["steps"] == 2 and not result["completed"]
+    assert result["stopped"] == "the dev set was best after 0 steps, and 2 evaluations were no better"
+    code, result = prge("train", "--resume", out)  # four by default; two were before
+    assert code == 0 and result["steps"] == 4 and "4 evaluations" in result["stopped"]
+    code, result = prge("train", "--resume", out, "--patience", 0)
+    assert code == 0 and result["completed"] and result["steps"] == 8
+
+
+def test_a_run_below_a_linear_probe_is_told_so(program_folder: Path, demo_data: Path) -> None:
+    program = StepProgram(program_folder)
+    train, dev = (examples(program, program_folder, demo_data / f"{part}.tsv", 60) for part in ("train", "test"))
+    assert below_probe(program, train, dev, 0.0) is None  # without hidden states it would cost a pass of the model
+    with program.kept([*train, *dev]):
+        said = below_probe(program, train, dev, 0.0)
+        assert below_probe(program, train, dev, 1.0) is below_probe(program, train, dev[:49], 0.0) is None
+
+    def features(some: list[Example]) -> torch.Tensor:
+        below = program.frozen_part()
+        return torch.stack([below.states(torch.tensor([e.tokens]))[0, -1] for e in some])
+
+    regression, _ = choose(features(train), torch.tensor([e.label for e in train]), 2, seed=0)
+    right = (regression.scores(features(dev)).argmax(1) == torch.tensor([e.label for e in dev])).double().mean()
+    assert said and f"a linear probe on the frozen layers alone has {right:.3f}" in said

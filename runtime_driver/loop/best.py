@@ -12,10 +12,12 @@ class Best:
 
     Attributes:
         steps: of the run, behind which it was made; None before the first evaluation.
+        waited: evaluations since then.
     """
 
     def __init__(self) -> None:
         self.steps: int | None = None
+        self.waited = 0
         self._score = (-math.inf, -math.inf)
 
     def note(self, steps: int, numbers: Mapping[str, float | None]) -> bool:
@@ -28,8 +30,9 @@ class Best:
         if loss is not None and math.isfinite(loss):
             score = numbers.get("accuracy") or 0.0, -loss
         if self.steps is not None and score <= self._score:
+            self.waited += 1
             return False
-        self.steps, self._score = steps, score
+        self.steps, self.waited, self._score = steps, 0, score
         return True
 
     def note_row(self, row: Mapping[str, Any]) -> None:

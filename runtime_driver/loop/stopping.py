@@ -1,4 +1,4 @@
-"""What stops a run or makes it wait between two steps: signals, its limits, and the state of the machine."""
+"""What stops a run or makes it wait between two steps: signals, its limits, its dev set, the state of the machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psutil
 
 from prge.errors import UserError
 from prge.options import Option
+from prge.runtime_driver.loop.best import Best
 
 # When less than this share of the machine's memory is left, the system soon kills processes.
 _MEMORY = 0.03
@@ -33,6 +34,9 @@ class Limits:
     min_battery: Annotated[
         float | None, Option("Stop when the battery is below this many per cent and not charging.")
     ] = None
+    patience: Annotated[
+        int, Option("Stop when this many evaluations in a row were no better than the best; 0: never.", least=0)
+    ] = 4
 
     def __post_init__(self) -> None:
         """Raises a UserError for a limit that this machine has no sensor for."""
@@ -110,6 +114,11 @@ class Stopping:
             time.sleep(_LOOK)
             self._check_time()
             self._check_machine()
+
+    def weigh(self, best: Best) -> None:
+        """Raise KeyboardInterrupt if the evaluations since the best one are as many as the limit says."""
+        if self.limits.patience and best.waited >= self.limits.patience:
+            self._stop(f"the dev set was best after {best.steps} steps, and {best.waited} evaluations were no better")
 
     def _check_time(self) -> None:
         self.check()

@@ -20,6 +20,7 @@ constexpr const char* kUsage =
     "  --steps N (300)  --lr X (auto: measured)  --eps X (the program's)  --seed N (0)\n"
     "  --eval-every N (50; 0: at the end only)  --from RUN (begin with its state)\n"
     "  --cache X (4GB: a size, a folder, or off; hidden states that are computed once)\n"
+    "  --patience N (4: evaluations in a row, none better than the best, that stop the run; 0: never)\n"
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
@@ -150,11 +151,12 @@ prge::Json train(Options o, FILE* err) {
   if (path.empty() || data.empty() || (folder.empty() && o["--bench"].empty()))
     throw prge::Error("give a program, --data and --output, or --resume and a run folder; see prge-run --help");
   double minutes = 1e30;
-  unsigned threads = 0, timed = 0;
+  unsigned threads = 0, timed = 0, patience = 4;
   prge::Settings s;
   o.read("--max-minutes", minutes, 0);
   o.read("--threads", threads, 1);
   o.read("--bench", timed, 1);
+  o.read("--patience", patience, 0);
   o.read("--steps", s.steps, 1);
   o.read("--seed", s.seed, 0);
   o.read("--eval-every", s.eval_every, 0);
@@ -181,7 +183,11 @@ prge::Json train(Options o, FILE* err) {
       made++;
       if (std::isfinite(loss)) mean += (loss - mean) / std::min(++counted, 20.0);  // one NaN would stay for ever
       if (err) report(err, run, mean, made / prge::since(started));
-      if (prge::since(began) >= 60 * minutes && !run.done()) why = o["--max-minutes"] + " minutes are over";
+      if (run.done()) break;
+      if (prge::since(began) >= 60 * minutes) why = o["--max-minutes"] + " minutes are over";
+      if (patience && run.records().back().dev && run.best().waited >= patience)
+        why = "the dev set was best after " + std::to_string(run.best().steps) + " steps, and " +
+              std::to_string(run.best().waited) + " evaluations were no better";
     }
   } catch (const Stopped&) {
     why = "interrupted";

@@ -221,6 +221,7 @@ struct Guard {
 // the lowest loss.
 struct Best {
   int64_t steps = -1;  // of the run, behind which it was made; -1 before the first one
+  int64_t waited = 0;  // evaluations since then
   double accuracy = 0, loss = std::numeric_limits<double>::infinity();
 
   // Notes an evaluation. Returns whether it is the best so far; one whose loss is not finite is never better.
@@ -255,6 +256,7 @@ class Run {
   const std::vector<Record>& records() const { return records_; }
   const Settings& settings() const { return settings_; }
   const std::vector<float>& state() const { return state_; }
+  const Best& best() const { return best_; }
   // A JSON object about all steps so far.
   std::string summary() const;
 

@@ -116,8 +116,10 @@ bool Guard::note(double loss, bool backed_off) {
 bool Best::note(int64_t behind, const Evaluation& found) {
   double right = std::isfinite(found.loss) ? found.accuracy.value_or(0) : 0;
   double lost = std::isfinite(found.loss) ? found.loss : Guard::kNone;
+  waited++;
   if (steps >= 0 && (right < accuracy || (right == accuracy && lost >= loss))) return false;
   steps = behind;
+  waited = 0;
   accuracy = right;
   loss = lost;
   return true;

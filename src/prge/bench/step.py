@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
@@ -42,7 +42,10 @@ def step(
     output: Annotated[AnyPath, Option("New folder for tables, picture and JSON.", ("--output", "-o"))],
     tokens: Annotated[tuple[int, ...], Option("Length T of the rows, once per length; default: 32.", least=2)] = (),
     rounds: Annotated[int, Option("Rounds; each times every contender once.", least=1)] = 7,
-    peers: Annotated[bool, Option("Also measure inference alone, and the step and LoRA in PyTorch.")] = True,
+    peers: Annotated[
+        Literal["all", "inference", "none"],
+        Option("What else to measure; all: inference, the step and LoRA in PyTorch, ExecuTorch's training module."),
+    ] = "all",
     threads: Annotated[int, Option("Threads of each contender; 0: its own default.", least=0)] = 0,
     runner: Annotated[
         str, Option('Also measure the native runner: "native" builds it, or give prge-run or its folder.')
@@ -81,8 +84,10 @@ def step(
             for path, m in loaded.items():
                 contender = Contender("native", str(path))
                 processes.append(NativeProcess(f"{called[path]}, prge-run", contender, m, runner=found))
-        if peers:
-            processes += _peers(loaded, called, lengths, Path(scratch))
+        if peers != "none":
+            processes += _inference(loaded, called, Path(scratch))
+        if peers == "all":
+            processes += _training(loaded, called, lengths, Path(scratch))
         try:
             for process in processes:
                 listener(f"loading {process.name}")
@@ -124,10 +129,8 @@ def _limit(process: Process) -> float:
     return (4.0 if rows == 1 else 2.0 * rows) * size * size * depth / min(process.seconds[0]) / 1e9
 
 
-def _peers(
-    loaded: dict[Path, Manifest], called: dict[Path, str], lengths: Sequence[int], scratch: Path
-) -> list[Process]:
-    from prge.bench.references import write_inference, write_training
+def _inference(loaded: dict[Path, Manifest], called: dict[Path, str], scratch: Path) -> list[Process]:
+    from prge.bench.references import write_inference
 
     found: list[Process] = []
     for path, m in loaded.items():
@@ -136,6 +139,15 @@ def _peers(
         found.append(
             Process(f"inference as {called[path]}", Contender("inference", manifest=m.to_json(), file=str(file)), m)
         )
+    return found
+
+
+def _training(
+    loaded: dict[Path, Manifest], called: dict[Path, str], lengths: Sequence[int], scratch: Path
+) -> list[Process]:
+    """Who else could make a step of the first program."""
+    from prge.bench.references import write_training
+
     first, m = next(iter(loaded.items()))
     rival = "LoRA, AdamW, backpropagation"
     titles = {"eager": f"{called[first]} in PyTorch", "lora": rival, "lora-checkpointed": f"{rival}, checkpointed"}
@@ -145,7 +157,7 @@ def _peers(
         for length in lengths:
             write_training(scratch / f"training-{length}.pte", m, length)
     pattern = str(scratch / "training-{tokens}.pte")
-    return found + [Process(titles[kind], Contender(kind, str(first), m.to_json(), pattern), m) for kind in kinds]
+    return [Process(titles[kind], Contender(kind, str(first), m.to_json(), pattern), m) for kind in kinds]
 
 
 def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, Any]:
@@ -248,7 +260,8 @@ def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def plot(path: Path, report: dict[str, Any]) -> None:
     """Draw the roofline, and the seconds of every contender."""
-    with picture(path, panels=2) as (left, right):
+    contenders = len({r["contender"] for r in report["rows"]})
+    with picture(path, panels=2, height=max(4.5, 0.3 * contenders)) as (left, right):
         _roofline(left, report)
         _seconds(right, report["rows"])
 
@@ -266,9 +279,9 @@ def _roofline(axis: Any, report: dict[str, Any]) -> None:
         axis.plot(x, y, style, color="gray", label=f"{name}, {limits[name]:.0f} GFLOP/s")
     for i, name in enumerate(dict.fromkeys(r["contender"] for r in points)):
         at = [(2.0 * r["multiply_adds"] / r["weight_bytes"], r["gflops"]) for r in points if r["contender"] == name]
-        axis.plot(*zip(*at, strict=True), "o", color=f"C{i}", label=name)
+        axis.plot(*zip(*at, strict=True), "o^sDv"[i // 10 % 5], color=f"C{i}", label=name)
     axis.set(xscale="log", yscale="log", xlabel="operations per byte of weights", ylabel="GFLOP/s")
-    axis.legend(loc="lower right", fontsize="small")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def _seconds(axis: Any, rows: Sequence[dict[str, Any]]) -> None:

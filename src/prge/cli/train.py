@@ -14,7 +14,7 @@ from prge.commands.train import train as begin
 from prge.errors import UserError
 
 # What a run that is resumed may be told anew: where its files are, and when to stop.
-_ANEW = {"resume", "program", "train", "dev", "max_minutes", "max_temperature", "min_battery", "as_json"}
+_ANEW = {"resume", "program", "train", "dev", "max_minutes", "max_temperature", "min_battery", "patience", "as_json"}
 
 _RESUME = option(
     "resume",

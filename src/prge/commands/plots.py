@@ -13,7 +13,7 @@ from prge.runtime_driver.run.journal import number
 
 
 @contextmanager
-def picture(path: Path, panels: int = 1) -> Iterator[Any]:
+def picture(path: Path, panels: int = 1, height: float = 4.5) -> Iterator[Any]:
     """Yield the axes to draw on, a list of them for several panels; ``path`` is written when the block ends well.
 
     matplotlib is imported here, so that only commands that draw pay for it.
@@ -23,7 +23,7 @@ def picture(path: Path, panels: int = 1) -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(1, panels, figsize=(8 * panels, 4.5), layout="constrained")
+    figure, axis = pyplot.subplots(1, panels, figsize=(8 * panels, height), layout="constrained")
     try:
         yield axis
         figure.savefig(path, dpi=120)

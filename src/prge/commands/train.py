@@ -18,6 +18,7 @@ from prge.commands.export import export_for_training
 from prge.commands.hooks import Hooks
 from prge.commands.open import Device, Runtime, load, read_state, state_file
 from prge.commands.plots import plot_curves
+from prge.commands.probe import below_probe
 from prge.errors import UserError
 from prge.examples.detect import FormOptions
 from prge.examples.rows import Example
@@ -81,12 +82,12 @@ def train(
     device: Device = "cpu",
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
-    """Fine-tune a program on examples, with forward passes only.
+    """Fine-tune a program on examples, on the unmodified inference runtime.
 
     Returns:
         ``completed``, ``steps`` and ``lr``; ``before``, the evaluation of the start, and ``after``, the best one, whose
-        state is kept; ``seconds_per_step`` (median); the paths of ``state``, ``adapter`` and ``picture``; and why it
-        ``stopped``, if it did.
+        state is kept; ``seconds_per_step`` (median); the paths of ``state``, ``adapter`` and ``picture``; why it
+        ``stopped``, if it did; and a ``warning`` where it ended below a linear probe.
 
     Raises:
         UserError: program or data cannot be read, the folder is in use, or the run cannot go on.
@@ -260,6 +261,8 @@ def _go_on(
                 if record.backed_off:
                     hooks.tell(f"step {record.step + 1}: the run diverged; back to the best state, lr halved")
                 done = record.step + 1
+                if record.evaluation and done < config.steps:
+                    stopping.weigh(run.best)
                 stopping.look(lambda why, done=done: hooks.show("training", done, config.steps, why))  # type: ignore[misc]
         except KeyboardInterrupt:
             stopped = stopping.why
@@ -273,7 +276,12 @@ def _go_on(
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
-    return result | told(rows) | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
+    result |= told(rows)
+    accuracy = result.get("after", {}).get("accuracy")
+    if accuracy is not None and stopped != Stopping.why:
+        warning = below_probe(run.program, examples, dev, accuracy)
+        result |= {"warning": warning} if warning else {}
+    return result | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
 
 
 def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
