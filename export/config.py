@@ -37,9 +37,10 @@ _DEFAULTS: dict[tuple[Gradient, Subspace | None], tuple[float, float, float]] = 
 
 
 def default_adapter(gradient: Gradient) -> AdapterConfig:
-    """The adapter in the fisher subspace. Noise grows with what trains, and an exact gradient has none."""
-    rank, directions = (8, 4) if gradient in ESTIMATES else (32, 16)
-    return AdapterConfig(rank, rank, subspace="fisher", directions=directions)
+    """The adapter in the fisher subspace. Noise grows with what trains, and an exact gradient has none: all layers."""
+    if gradient in ESTIMATES:
+        return AdapterConfig(8, 8, subspace="fisher", directions=4)
+    return AdapterConfig(32, 32, layers=slice(None), subspace="fisher", directions=16)
 
 
 def default_eps(adapter: AdapterConfig, step: StepConfig, quantization: Quantization) -> float:

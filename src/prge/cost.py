@@ -143,6 +143,8 @@ DELEGATES = 4
 # those that an execution touches, what packing adds for each input of a matrix of few outputs, and what is held at the
 # peak for every position and every output of a layer's linears; of all layers, where the gradient is full.
 _CODE, _KERNELS, _NARROW, _HELD, _WAITING = 11e6, 3e6, 100.0, 4.9, 6.8
+# The same where the gradient is exact: its way back has code and narrow matrices of its own.
+_EXACT_CODE, _EXACT_NARROW, _EXACT_HELD = 6e6, 215.0, 6.7
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
@@ -165,6 +167,7 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     a, layers = m.architecture, m.architecture.layers - m.first_layer
     ways = _ways(m)
     resting = ways * (_packed(m, layers) + _factor_bytes(m)) + _NARROW * sum(x.in_features for x in m.adapter.modules)
+    held = _HELD
     if m.max_targets:
         resting += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
@@ -173,13 +176,15 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     if m.gradient == "activations":
         resting += 5.1 * longest * a.heads * (longest // m.rows)
     if m.gradient == "exact":  # keys and values wait for the way back, and so do the narrow matrices behind the cores
-        resting += 8.0 * layers * longest * a.kv_heads * a.head + _NARROW * sum(
-            x.out_features for x in m.adapter.modules
+        narrow = sum(
+            _EXACT_NARROW * (x.in_features + x.out_features) - _NARROW * x.in_features for x in m.adapter.modules
         )
+        resting += 8.0 * layers * longest * a.kv_heads * a.head + narrow + _EXACT_CODE
+        held = _EXACT_HELD
     if m.gradient == "full":  # most of what the layers computed waits for the way back
         resting += _WAITING * layers * longest * a.layer_outputs
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
-    return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens)) + 7.5 * copies
+    return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens), held) + 7.5 * copies
 
 
 def _packed(m: Manifest, layers: int) -> float:
@@ -188,13 +193,13 @@ def _packed(m: Manifest, layers: int) -> float:
     return layers * (a.layer_weights * (each + (2 / group if group else 0)) + 2 * _NARROW * a.hidden)
 
 
-def _peak(m: Manifest, layers: int, resting: float, at_once: int) -> float:
+def _peak(m: Manifest, layers: int, resting: float, at_once: int, held: float = _HELD) -> float:
     """The peak of a part that holds ``resting`` bytes, with so many layers and so many positions in an execution.
 
     It is the greater of that at load, when the last delegate packs its weights, and that of an execution.
     """
-    held = _KERNELS + _HELD * m.architecture.layer_outputs * at_once
-    return _CODE + resting + max(_packed(m, layers) / DELEGATES, held)
+    running = _KERNELS + held * m.architecture.layer_outputs * at_once
+    return _CODE + resting + max(_packed(m, layers) / DELEGATES, running)
 
 
 def largest_batch(m: Manifest, tokens: int, budget: float) -> int:

@@ -83,7 +83,10 @@ def export(
     ] = (),
     layers: Annotated[
         slice | None,
-        Option("Layers to adapt: '20:', ':4', '-10:', ':' for all; default: the upper half.", parse=parse_slice),
+        Option(
+            "Layers to adapt: '20:', ':4', '-10:', ':' for all; default: all, or of an estimate the upper half.",
+            parse=parse_slice,
+        ),
     ] = None,
     rank: Annotated[
         int | None, Option("LoRA's rank; default: 32, or 8 where the gradient is an estimate.", least=1)
@@ -157,7 +160,7 @@ def export(
         rank=rank,
         alpha=rank if alpha is None else alpha,
         modules=module or None,
-        layers=layers,
+        layers=layers or usually.layers,
         subspace=None if subspace == "none" else subspace or ("fisher" if examples else "svd"),
         directions=directions or usually.directions,
     )
