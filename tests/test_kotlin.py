@@ -166,13 +166,15 @@ def test_a_killed_run_loses_nothing(
     host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     """-9 at random moments, also while it begins; what goes on makes the same bits."""
-    data = ("--data", str(packed), "--steps", "400", "--eval-every", "50", "--lr", "0.01")
+    data = ("--data", str(packed), "--steps", "1000", "--eval-every", "100", "--lr", "0.01")
     began = time.monotonic()
     assert kotlin(program_folder, *data, "--output", tmp_path / "whole")[0] == 0
     # Not an assertion about time: kills fall anywhere within as long as a whole run took.
-    whole, chance, killed, run = time.monotonic() - began, random.Random(5), 0, tmp_path / "run"
+    whole, chance, run = time.monotonic() - began, random.Random(5), tmp_path / "run"
+    killed = resumed = 0
     while killed < KILLS:
         begun = (run / "config.json").exists()
+        resumed += begun
         words = ["resume", str(run)] if begun else ["train", str(program_folder), *data, "--output", str(run)]
         process = subprocess.Popen([*host, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -183,6 +185,7 @@ def test_a_killed_run_loses_nothing(
         if process.wait() == 0:
             same_run(run, tmp_path / "whole")
             shutil.rmtree(run)
+    assert resumed
     if (run / "config.json").exists():
         assert kotlin("--resume", run)[0] == 0
         same_run(run, tmp_path / "whole")
