@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -17,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import resealed
+from edits import json_edits, resealed
+from forked import Forks
+from hypothesis import given
+from test_hostile import forks as forks
+from test_hostile import mutated as share_of
 from test_native import HARMS as HARMS
 from test_native import LIES as LIES
 from test_native import THOROUGH, Prge, Run, contents, lying, mutated, packed_for, said, same_run
@@ -28,6 +33,7 @@ from test_native import runner as runner
 
 from prge.commands.build_runner import _package, find_cmake
 from prge.errors import UserError
+from prge.files.seal import SIZE, seal
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.data.packed import pack, unpack
@@ -40,8 +46,9 @@ ANDROID = Path(__file__).parent.parent / "android_demo"
 MUTATIONS = 500 if THOROUGH else 12
 KILLS = 100 if THOROUGH else 10
 
-MISSING = [tool for tool in ("java", "mvn", os.environ.get("CXX", "c++")) if not shutil.which(tool)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver needs {', '.join(MISSING)}")
+TOOLS = {"javac": "a JDK 17", "mvn": "Maven", os.environ.get("CXX", "c++"): "a C++ compiler"}
+MISSING = [name for tool, name in TOOLS.items() if not shutil.which(tool)] + ["Linux"] * (sys.platform != "linux")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver's tests need {', '.join(MISSING)}")
 
 
 @pytest.fixture(scope="session")
@@ -395,6 +402,29 @@ def test_damaged_programs_are_refused(kotlin: Run, program_folder: Path, packed:
         assert same or (code == 1 and result["error"].startswith(f"{file} ") and not run.exists())
         shutil.rmtree(run, ignore_errors=True)
         file.write_bytes(content)
+
+
+@share_of(0.2)
+@given(edit=json_edits())
+def test_a_program_that_lies_crashes_no_jvm_that_python_outlives(
+    kotlin: Run, forks: Forks, program_folder: Path, packed: Path, tmp_path_factory: pytest.TempPathFactory, edit: Any
+) -> None:
+    """With a seal over it: whoever makes a program can seal it."""
+    folder = tmp_path_factory.mktemp("lies")
+    program = folder / "program"
+    shutil.copytree(program_folder, program)
+    old = (program / "program.pte").read_bytes()[:-SIZE]
+    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 3}', start) + len(b'"version": 3}')]
+    new = json.dumps(edit(json.loads(text) | {"model": "m"})).encode()  # which leaves room
+    if len(new) <= len(text):
+        (program / "program.pte").write_bytes(old.replace(text, new.ljust(len(text))))
+        seal(program / "program.pte")
+        words = ("--data", packed, "--steps", 1, "--lr", 0.01, "--output")
+        try:
+            kotlin(program, *words, folder / "kotlin")
+        except AssertionError as e:
+            assert forks("train", program, *words, folder / "python", cwd=folder).code not in (0, 1), e
+    shutil.rmtree(folder)
 
 
 def test_damaged_packed_files_are_refused_as_by_python(
