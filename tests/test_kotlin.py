@@ -68,7 +68,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             scratch = tmp_path_factory.mktemp("bridge") / "out"
             source, wheel = ANDROID / "host" / "src" / "main" / "cpp", _package("executorch") / "share" / "cmake"
             for command in (
-                ("mvn", "-q", "-B", "package"),
+                ("mvn", "-q", "-B", "package", "--projects", "host", "--also-make"),
                 (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
                 (cmake, "--build", scratch),
             ):
