@@ -154,10 +154,8 @@ internal class Run private constructor(
                 return run
             } catch (e: Throwable) {
                 journal.close()
-                if (!File(folder, CONFIG).exists()) {
-                    File(folder, HIDDEN).delete()
-                    if (folder.list().contentEquals(arrayOf(LOG))) folder.deleteRecursively()
-                }
+                File(folder, HIDDEN).delete()
+                if (folder.list().contentEquals(arrayOf(LOG))) folder.deleteRecursively()
                 throw e
             }
         }
