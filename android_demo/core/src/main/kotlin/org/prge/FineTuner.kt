@@ -23,7 +23,8 @@ import org.prge.run.sourcesOf
  * @property seed of the batches and the directions, from 0 to 2^31 - 1.
  * @property evalEvery steps between evaluations on the dev examples; 0 for one at the end alone.
  * @property from a run's folder or a state's file to begin with, instead of the program's own state.
- * @property cache where hidden states are kept: "off", a size as "2GB", or a folder that runs share; "" for at most 4 GB.
+ * @property cache where hidden states are kept: "off", a size as "2GB", or a folder that runs share; "" for 4 GB at
+ *     most.
  */
 data class Settings(
     val steps: Int = 300,
@@ -51,7 +52,7 @@ interface Progress {
     /** Asked before every execution. When it is false, the run stops; all whole steps are on disk. */
     fun goesOn(): Boolean = true
 
-    /** While the frozen layers read all texts once, before the first step: how many tokens are done, and of how many. */
+    /** While the frozen layers read all texts, once before the first step: how many tokens are done, of how many. */
     fun reading(done: Long, all: Long) {}
 
     /** While the dev examples are evaluated: how many rows are done, and of how many. */
@@ -124,7 +125,7 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     /**
      * Evaluates a state on examples with labels.
      *
-     * @param state a run's folder, whose best state is taken, or a state's file; null for the state that runs begin with.
+     * @param state a run's folder, whose best state is taken, or a state's file; null for the one that runs begin with.
      */
     fun evaluate(state: File?, examples: List<Example>): Evaluation = enough {
         if (examples.isEmpty()) throw UserError("there are no examples to evaluate on")
@@ -181,7 +182,7 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     }
 }
 
-/** Runs [block]. Where it needs more memory than there is, that is a sentence too: files from anywhere may claim any size. */
+/** Runs [block]. That it needs more memory than there is, is a sentence too: files from anywhere may claim any size. */
 private inline fun <T> enough(block: () -> T): T = try {
     block()
 } catch (e: OutOfMemoryError) {

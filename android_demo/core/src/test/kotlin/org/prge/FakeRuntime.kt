@@ -37,7 +37,8 @@ class FakeRuntime : Runtime {
         override fun close() = Unit
     }
 
-    private fun hidden(tokens: Input.Longs) = FloatArray(tokens.numbers.size * WIDTH) { tokens.numbers[it / WIDTH].toFloat() }
+    private fun hidden(tokens: Input.Longs) =
+        FloatArray(tokens.numbers.size * WIDTH) { tokens.numbers[it / WIDTH].toFloat() }
 
     private fun step(inputs: List<Input>): List<FloatArray> {
         val state = (inputs[0] as Input.Floats).numbers

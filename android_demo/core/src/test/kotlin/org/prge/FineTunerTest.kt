@@ -85,7 +85,8 @@ class FineTunerTest {
                 assertTrue(outcome.completed)
                 assertEquals(whole.best, outcome.best)
                 assertArrayEquals(whole.state!!.readBytes(), outcome.state!!.readBytes())
-                assertEquals(whole.records.map { it.loss to it.examples }, outcome.records.map { it.loss to it.examples })
+                for ((one, other) in whole.records.zip(outcome.records))
+                    assertEquals(one.loss to one.examples, other.loss to other.examples)
             }
         }
     }
@@ -117,9 +118,10 @@ class FineTunerTest {
         open().use { tuner ->
             val data = tuner.pack(File(filesDir, "data.prge"), train)
             for (odd in listOf(
-                settings.copy(steps = 0), settings.copy(lr = Double.NaN), settings.copy(lr = -1.0), settings.copy(eps = 0.0),
-                settings.copy(seed = -1), settings.copy(seed = 1L shl 31), settings.copy(evalEvery = -1),
-                settings.copy(from = File("a\u0000b")), settings.copy(cache = "a\u0000b"), settings.copy(cache = "1.2.3GB"),
+                settings.copy(steps = 0), settings.copy(lr = Double.NaN), settings.copy(lr = -1.0),
+                settings.copy(eps = 0.0), settings.copy(seed = -1), settings.copy(seed = 1L shl 31),
+                settings.copy(evalEvery = -1), settings.copy(from = File("a\u0000b")),
+                settings.copy(cache = "a\u0000b"), settings.copy(cache = "1.2.3GB"),
             )) assertThrows(UserError::class.java) { tuner.train(File(filesDir, "run"), data, odd) }
             assertFalse(File(filesDir, "run").exists())
             assertThrows(UserError::class.java) { tuner.train(File("/proc/none/run"), data, settings) }
@@ -127,7 +129,8 @@ class FineTunerTest {
             assertThrows(UserError::class.java) { tuner.resume(File(filesDir, "none")) }
             assertThrows(UserError::class.java) { tuner.pack(File(filesDir, "empty.prge"), emptyList()) }
             assertThrows(UserError::class.java) { tuner.evaluate(null, emptyList()) }
-            assertThrows(UserError::class.java) { tuner.pack(File(filesDir, "odd.prge"), listOf(Example(intArrayOf(9999), 0))) }
+            val odd = listOf(Example(intArrayOf(9999), 0))
+            assertThrows(UserError::class.java) { tuner.pack(File(filesDir, "odd.prge"), odd) }
         }
     }
 
