@@ -506,7 +506,7 @@ def test_damaged_runs_are_refused_or_go_on_as_by_python(
             changed = text[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(text)
         elif i % 2:
             changed = resealed(changed)
-        results = []
+        results: list[tuple[int, Path]] = []
         for driver in (kotlin, lambda *words: prge("train", *words)):
             run = tmp_path / f"run-{i}-{len(results)}"
             shutil.copytree(whole, run)
