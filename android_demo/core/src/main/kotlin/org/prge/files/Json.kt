@@ -20,7 +20,7 @@ private val NUMBER = Regex("-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?")
  * @throws Odd it is none, or it is nested deeper than any file of ours, which would overflow the stack.
  */
 internal fun parseJson(text: String): JsonElement {
-    checkDepth(text)
+    checkText(text)
     val parsed = try {
         Json.parseToJsonElement(text)
     } catch (e: SerializationException) {
@@ -29,11 +29,13 @@ internal fun parseJson(text: String): JsonElement {
     return parsed.also(::checkWords)
 }
 
-private fun checkDepth(text: String) {
+/** The library takes text of any depth, and control characters in quotes. */
+private fun checkText(text: String) {
     var depth = 0
     var at = 0
     var quoted = false
     while (at < text.length) {
+        expect(!quoted || text[at] >= ' ')
         when (text[at]) {
             '\\' -> if (quoted) at++
             '"' -> quoted = !quoted
@@ -44,16 +46,26 @@ private fun checkDepth(text: String) {
     }
 }
 
-/** The library takes any word without quotes, as `tru`. */
+/** The library takes any word without quotes, as `tru`, and half a surrogate pair, which is no text. */
 private fun checkWords(json: JsonElement) {
     when (json) {
-        is JsonObject -> json.values.forEach(::checkWords)
+        is JsonObject -> json.forEach { (name, value) ->
+            expect(isText(name))
+            checkWords(value)
+        }
         is JsonArray -> json.forEach(::checkWords)
         is JsonNull -> Unit
-        is JsonPrimitive ->
-            if (!json.isString && json.content != "true" && json.content != "false" && !NUMBER.matches(json.content))
-                throw Odd("it is not JSON")
+        is JsonPrimitive -> expect(
+            if (json.isString) isText(json.content)
+            else json.content == "true" || json.content == "false" || NUMBER.matches(json.content),
+        )
     }
+}
+
+private fun isText(text: String) = Charsets.UTF_8.newEncoder().canEncode(text)
+
+private fun expect(fits: Boolean) {
+    if (!fits) throw Odd("it is not JSON")
 }
 
 /** Spells JSON as the other drivers do: without spaces, and in ASCII. */
