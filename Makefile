@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 OUT := demo-out
 
-.PHONY: help demo test check clean
+.PHONY: help demo test test-android check clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/.export  ## teach SmolLM2-135M which messages need a reply today
 	$(VENV)/bin/prge demo --output $(OUT)
 
 test: check  ## check style and types, then run all tests
 	$(VENV)/bin/python -m pytest
+
+test-android: $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
+	cd android_demo && mvn -q -B package
+	$(VENV)/bin/python -m pytest tests/test_kotlin.py
 
 check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff check .
@@ -28,4 +32,5 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 
 clean:  ## remove what the others made
 	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf android_demo/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
