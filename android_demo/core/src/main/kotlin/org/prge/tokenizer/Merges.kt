@@ -8,8 +8,9 @@ internal class Merges(private val vocabulary: Vocabulary) {
     private var count = 0
 
     /** Adds the pair of the next rank. */
-    fun add(left: String, right: String) {
-        val key = key(token(left), token(right))
+    fun add(pair: List<String?>) {
+        val (left, right) = pair.takeIf { it.size == 2 && null !in it } ?: throw Odd("its model.merges hold $pair, which is no pair")
+        val key = key(token(left!!), token(right!!))
         if (count == made.size) {
             made = made.copyOf(2 * count)
             grow()
