@@ -4,6 +4,7 @@ import java.math.BigDecimal
 import java.math.BigInteger
 import java.math.MathContext
 import java.math.RoundingMode
+import kotlin.math.abs
 import kotlinx.serialization.SerializationException
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonArray
@@ -83,5 +84,5 @@ private fun spelled(number: Double): String {
     val digits = short.unscaledValue().abs().toString()
     val sign = if (number < 0) "-" else ""
     val fraction = if (digits.length > 1) "." + digits.drop(1) else ""
-    return "$sign${digits[0]}${fraction}e${if (exponent < 0) "-" else "+"}%02d".format(Math.abs(exponent))
+    return "$sign${digits[0]}${fraction}e${if (exponent < 0) "-" else "+"}${"${abs(exponent)}".padStart(2, '0')}"
 }

@@ -86,7 +86,7 @@ internal class Reading private constructor() {
 
         override fun deserialize(decoder: Decoder) = decoder.structure(descriptor) { input, i ->
             when (val merge = input.decodeSerializableElement(descriptor, i, ANYTHING)) {
-                is JsonArray -> merges.add(merge.map { (it as? JsonPrimitive)?.takeIf(JsonPrimitive::isString)?.content })
+                is JsonArray -> merges.add(merge.map { (it as? JsonPrimitive)?.textOrNull() })
                 // Older files have "left right", and a first line that is none.
                 is JsonPrimitive -> if (!merge.content.startsWith("#version")) merges.add(merge.content.split(" "))
                 is JsonObject -> merges.add(emptyList())
@@ -102,6 +102,8 @@ internal class Reading private constructor() {
         private fun unknownModel(type: String): Nothing = unknown("model of the type \"$type\"")
     }
 }
+
+private fun JsonPrimitive.textOrNull() = if (isString) content else null
 
 private val ANYTHING = JsonElement.serializer()
 
