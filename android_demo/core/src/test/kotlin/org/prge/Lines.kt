@@ -23,7 +23,7 @@ fun main() {
     fun tokenizer(path: String) =
         held?.takeIf { it.first == path }?.second ?: Tokenizer.read(File(path)).also { held = path to it }
 
-    for (line in generateSequence(::readLine)) {
+    for (line in System.`in`.bufferedReader().lineSequence()) {
         val asked = Json.parseToJsonElement(line) as JsonObject
         fun text(name: String) = asked.getValue(name).jsonPrimitive.content
         fun flag(name: String) = asked[name]?.jsonPrimitive?.boolean ?: true
