@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import unicodedata
@@ -29,7 +28,6 @@ from prge.examples.chat import Chat
 from prge.examples.chat_pieces import write_pieces
 from prge.examples.tasks import TASKS
 from prge.manifest import Label, Manifest
-from prge.models.checkpoints import cache_folder
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.source import Source
 
@@ -220,6 +218,8 @@ def test_the_golden_tokenizers_do_too(kotlin: Kotlin, name: str, demo_data: Path
 
 
 def test_a_real_one_does_too(kotlin: Kotlin, demo_data: Path, tmp_path: Path) -> None:
+    from prge.models.checkpoints import cache_folder
+
     kept = next(cache_folder().glob("SmolLM2-135M-Instruct*/tokenizer.json"), None)
     if not kept:
         pytest.skip("SmolLM2's tokenizer is not at hand; `prge export smollm2-135m` fetches it")
@@ -262,34 +262,128 @@ def test_what_is_not_known_is_refused_by_name(
 
 
 HARMED = settings(
-    max_examples=300, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
+    max_examples=150, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-numbers = count()
+numbers = count()  # the other side keeps a tokenizer by its path
 
 
-@given(st.sampled_from(sorted(TOKENIZERS)), st.one_of(byte_edits(), json_edits()), st.booleans())
+def sound(kotlin: Kotlin, content: bytes, folder: Path) -> None:
+    """A tokenizer's file ends in a sentence, or gives what the library makes of it."""
+    path, texts = folder / f"{next(numbers)}.json", ["the film <end> [MASK] 😀", "x" * 3000]
+    path.write_bytes(content)
+    found = kotlin.ask(encode=texts, tokenizer=str(path))
+    if isinstance(found, str):
+        assert found.startswith(f"{path} cannot be read: ")
+        return
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # the library raises bare Exception; it refuses some fields that no text needs
+        return
+    assert found == [e.ids for e in tokenizer.encode_batch(texts)]
+
+
+@given(st.sampled_from(sorted(TOKENIZERS)), byte_edits())
 @HARMED
 def test_damaged_tokenizers_end_in_a_sentence(
-    kotlin: Kotlin, tmp_path: Path, name: str, edit: Callable[[Any], Any], inside: bool
+    kotlin: Kotlin, tmp_path: Path, name: str, edit: Callable[[bytes], bytes]
 ) -> None:
-    """Or they give what the library makes of them."""
-    content, path = TOKENIZERS[name], tmp_path / f"{next(numbers)}.json"
-    try:
-        content = edit(content)
-    except (TypeError, AttributeError):
-        document = json.loads(content)
-        part = document["model"] if inside else document
-        part.update(edit({key: value for key, value in part.items() if key not in ("vocab", "merges", "model")}) or {})
-        content = json.dumps(document).encode()
-    path.write_bytes(content)
-    texts = ["the film <end> [MASK] 😀", "x" * 3000]
-    found = kotlin.ask(encode=texts, tokenizer=str(path))
-    if not isinstance(found, str):
+    sound(kotlin, edit(TOKENIZERS[name]), tmp_path)
+
+
+@given(st.sampled_from(sorted(TOKENIZERS)), json_edits())
+@HARMED
+def test_odd_values_in_a_tokenizer_do_too(
+    kotlin: Kotlin, tmp_path: Path, name: str, edit: Callable[[Any], Any]
+) -> None:
+    """In all but the vocabulary and the merges, where chance would mostly lead."""
+    document = json.loads(TOKENIZERS[name])
+    held = {part: document["model"].pop(part) for part in ("vocab", "merges") if part in document["model"]}
+    edited = edit(document)
+    if isinstance(edited, dict) and isinstance(edited.get("model"), dict):
+        edited["model"] |= held
+    sound(kotlin, json.dumps(edited).encode(), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a driver needs of a program's folder: the tokenizer, and the chat template's pieces."""
+    made = tmp_path_factory.mktemp("program")
+    (made / "tokenizer.json").write_bytes(TOKENIZERS["bpe"])
+    chat = MANIFESTS["chat"]
+    write_pieces(made, Chat(chat.chat_template, chat.special_tokens))
+    return made
+
+
+def of_task(name: str) -> Manifest:
+    task = TASKS[name]
+    labels = tuple(Label(label, word, 5 + i) for i, (label, word) in enumerate(task.labels))
+    return replace(MANIFESTS["classification"], task=name, template=task.template, labels=labels, max_tokens=200)
+
+
+NEWS = tuple(Label(name, name, 5 + i) for i, name in enumerate(("World", "Sports", "Business", "Sci/Tech")))
+FILES = {f"{name}/dev.tsv": of_task(name) for name in ("sst2", "rte", "mrpc", "qnli", "wnli")}
+FILES |= {f"{name}/dev.jsonl": of_task(name) for name in ("boolq", "wic", "cb")}
+FILES["ag_news/dev.csv"] = replace(
+    MANIFESTS["classification"], template="{title}: {description}", label_column="class", labels=NEWS
+)
+FILES["self-instruct-chat/dev.jsonl"] = replace(MANIFESTS["chat"], max_tokens=200)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_real_files_become_the_same_examples(kotlin: Kotlin, folder: Path, name: str) -> None:
+    """Divided as `prge train` divides them, or refused with the same words."""
+    if not (DATA / name).exists():
+        pytest.skip(f"{name} is not at hand")
+    for truncate in (True, False):
+        asked = {"manifest": FILES[name].to_json(), "folder": str(folder), "truncate": truncate}
+        encoder = Encoder(FILES[name], folder / "tokenizer.json", truncate=truncate)
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception:  # the library raises bare Exception, for fields that the reader has no use for
-            return
-        assert found == [e.ids for e in tokenizer.encode_batch(texts)]
-    else:
-        assert str(path) in found
+            train, dev, dropped = Source(str(DATA / name), seed=7).read(encoder)
+            expected: Any = [[*map(described, train)], [*map(described, dev)], dropped]
+        except UserError as e:
+            expected = str(e)
+        assert kotlin.ask(divided=str(DATA / name), seed=7, **asked) == expected
+
+
+ROWS = {
+    "a.jsonl": ("classification", b'{"text": "one, \\"1\\" \\u00e9", "label": 0}\n\n{"text": 1.50, "label": true}\n'),
+    "a.csv": ("classification", 'text,label\n"one, ""1""\nmore",0\r\ntwo\u2028é,1\n'.encode()),
+    "a.tsv": ("classification", 'text\tlabel\none, "1"\t0\r\ntwo\u00a0\t1\n'.encode()),
+    "a.txt": ("plain text", "The film was\nnot good.\n\n\x0c Second\u2028third\n \nfourth\n".encode()),
+    "b.jsonl": ("choices", b'{"premise": "It", "choices": ["he", "she was"], "label": 1}\n'),
+    "c.jsonl": ("chat", json.dumps({"messages": MESSAGES}).encode()),
+}
+
+
+@given(st.sampled_from(sorted(ROWS)), byte_edits())
+@HARMED
+def test_damaged_data_become_the_same_examples_or_a_sentence(
+    kotlin: Kotlin, folder: Path, tmp_path: Path, name: str, edit: Callable[[bytes], bytes]
+) -> None:
+    """Both sides may refuse what the other takes: roles that a device does not know, or JSON that only a library reads."""
+    manifest = MANIFESTS[ROWS[name][0]]
+    path = tmp_path / name
+    path.write_bytes(edit(ROWS[name][1]))
+    found = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
+    try:
+        examples = Encoder(manifest, folder / "tokenizer.json", truncate=True).examples(path)
+    except UserError:
+        return
+    assert found == [*map(described, examples)] or (isinstance(found, str) and str(path) in found)
+
+
+@pytest.mark.parametrize("template", [PLAIN, CHAT])
+def test_conversations_are_written_as_the_template_writes_them(
+    kotlin: Kotlin, template: str, folder: Path, tmp_path: Path
+) -> None:
+    chat = Chat(template, {"bos_token": "<begin>"})
+    manifest = replace(MANIFESTS["chat"], chat_template=template)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    asked = {"manifest": manifest.to_json(), "folder": str(tmp_path)}
+    turns = [[message["role"], message["content"]] for message in MESSAGES]
+    assert "not beside it in pieces" in kotlin.ask(chat=turns, reply=False, **asked)
+    write_pieces(tmp_path, chat)
+    for size, reply in ((2, True), (3, False), (4, True), (5, False)):
+        assert kotlin.ask(chat=turns[:size], reply=reply, **asked) == [chat.render(MESSAGES[:size], reply=reply)]
+    assert "must speak in turn" in kotlin.ask(chat=[turns[1], turns[1]], reply=True, **asked)
