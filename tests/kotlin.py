@@ -26,7 +26,12 @@ class Kotlin:
         target = core / "target"
         jars = (target / "classpath").read_text().strip()
         command = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-Dstdout.encoding=UTF-8"]
-        command += ["-Dfile.encoding=UTF-8", "-cp", f"{target}/classes:{target}/test-classes:{jars}", "org.prge.LinesKt"]
+        command += [
+            "-Dfile.encoding=UTF-8",
+            "-cp",
+            f"{target}/classes:{target}/test-classes:{jars}",
+            "org.prge.LinesKt",
+        ]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, **question: Any) -> Any:

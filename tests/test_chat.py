@@ -92,8 +92,8 @@ ODD = {
     "a default system": "{% if messages[0].role != 'system' %}[be kind]{% endif %}" + PLAIN,
     "a system in the user's turn": (
         "{% for m in messages %}{% if m.role == 'system' %}<u>{{ m.content }}\n\n{% elif m.role == 'user' %}"
-        "{% if loop.first %}<u>{% endif %}{{ m.content | trim }}</u>{% else %}<a>{{ m.content }}</a>{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<a>{% endif %}"
+        "{% if loop.first %}<u>{% endif %}{{ m.content | trim }}</u>{% else %}<a>{{ m.content }}</a>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
     ),
     "thoughts before the last reply": (
         "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
@@ -111,7 +111,7 @@ def test_a_template_s_pieces_write_what_it_writes(name: str) -> None:
         for size in range(2, len(messages) + 1):
             said, reply = messages[:size], messages[size - 1]["role"] == "user"
             assert render(found, said, reply) == chat.render(said, reply=reply)
-    assert found["reserved"] == (["</think>"] if "think" in name else [])
+    assert found["reserved"] == (["</think>"] if "thoughts" in name else [])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from kotlin import Kotlin, build
 from test_chat import MESSAGES, PLAIN
 from tokenizers import (
-    AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers,
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
 )  # fmt: skip
 from tokenizers.decoders import DecodeStream
 
@@ -44,9 +52,10 @@ CASED = (
     r"|[!-/:-@\[-`{-~]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|[\s\S]"
 )
 ODD = (
-    "Привет, мир! ", "你好世界。漢字かなカタカナ", "مرحبا بالعالم ١٢٣", "שלום עולם", "नमस्ते दुनिया", "สวัสดี", "한국어 각각",
-    "😀👩‍👩‍👧🏳️‍🌈👍🏽", "naïve café Ångström ÇA İstanbul ẞ ſ", "e\u0301a\u0308o\u0302\u0323", "\u200b\u200d\ufeff\u00ad\u202e\ufffd",
-    "\t\n\r\x0b\x0c\x00\x1f\x7f\x85\u2028", "½²Ⅷ๓①", "it's I'LL we'VE 'S 'ſ don't", "ﬁﬂ ﷺ", "<0x41><0xE2> ▁▁ Ġ", "00012345 3.14",
+    "Привет, мир! ", "你好世界。漢字かなカタカナ", "مرحبا بالعالم ١٢٣", "שלום עולם", "नमस्ते दुनिया",
+    "สวัสดี", "한국어 각각", "😀👩‍👩‍👧🏳️‍🌈👍🏽", "naïve café Ångström ÇA İstanbul ẞ \u017f", "e\u0301a\u0308o\u0302\u0323",
+    "\u200b\u200d\ufeff\u00ad\u202e\ufffd", "\t\n\r\x0b\x0c\x00\x1f\x7f\x85\u2028", "½²Ⅷ๓①",
+    "it's I'LL we'VE 'S '\u017f don't", "ﬁﬂ ﷺ", "<0x41><0xE2> ▁▁ Ġ", "00012345 3.14",
 )  # fmt: skip
 # Characters that are as old as Unicode 3.2: all versions of Unicode class these alike, but for three.
 OLD = [chr(c) for c in range(0x30000) if unicodedata.ucd_3_2_0.category(chr(c)) not in ("Cn", "Cs", "Co")]
@@ -120,7 +129,8 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     ),
     "unknown": lambda: bpe(
         normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]), METASPACE(),
-        decoders.Metaspace(), None, [AddedToken("word", single_word=True), AddedToken("strip", lstrip=True, rstrip=True)],
+        decoders.Metaspace(), None,
+        [AddedToken("word", single_word=True), AddedToken("strip", lstrip=True, rstrip=True)],
         unk_token="<unk>",
     ),
 }  # fmt: skip
@@ -172,7 +182,7 @@ def strings(real: list[str], special: list[str]) -> list[str]:
         if kind == 2:
             return chance.choice(special)
         if kind == 3:
-            return chance.choice([" ", "\n", "\t", "\r\n", " \n ", "\u00a0", "\u3000"]) * chance.choice([1, 2, 3, 17, 300])
+            return chance.choice([" ", "\n", "\t", "\r\n", " \n ", "\u00a0", "\u3000"]) * chance.choice([1, 2, 17, 300])
         if kind == 4:
             return "".join(chance.choices("abcdefghij ABC012.,!?'\"-_()[]{}", k=chance.randrange(1, 30)))
         if kind == 5:
@@ -361,7 +371,7 @@ ROWS = {
 def test_damaged_data_become_the_same_examples_or_a_sentence(
     kotlin: Kotlin, folder: Path, tmp_path: Path, name: str, edit: Callable[[bytes], bytes]
 ) -> None:
-    """Both sides may refuse what the other takes: roles that a device does not know, or JSON that only a library reads."""
+    """Either side may refuse what the other takes: a device knows fewer roles, and Python is stricter about JSON."""
     manifest = MANIFESTS[ROWS[name][0]]
     path = tmp_path / name
     path.write_bytes(edit(ROWS[name][1]))
