@@ -66,7 +66,9 @@ class TokenizerTest {
     @Test
     fun `what it does not know is refused by its name`() {
         val error = assertThrows(UserError::class.java) {
-            tokenizer("\"normalizer\": {\"type\": \"Nmt\"}, \"model\": {\"type\": \"BPE\", \"vocab\": {}, \"merges\": []}")
+            tokenizer("""
+                "normalizer": {"type": "Nmt"}, "model": {"type": "BPE", "vocab": {}, "merges": []}
+            """)
         }
         assertEquals(
             "tokenizer.json cannot be read: its normalizer of the type \"Nmt\" is unknown to this reader; " +
