@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
+from prge.examples.chat_pieces import pieces, render
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.program.step import StepProgram
 
@@ -84,6 +85,49 @@ def test_odd_conversations_name_the_place(template: str, messages: Any, message:
     with pytest.raises(UserError, match=message) as error:
         Chat(template).records({"messages": messages}, "a.jsonl, line 7")
     assert str(error.value).startswith("a.jsonl, line 7")
+
+
+# Templates that are more than a piece before and behind each message, and whether they have pieces.
+ODD = {
+    "a default system": "{% if messages[0].role != 'system' %}[be kind]{% endif %}" + PLAIN,
+    "a system in the user's turn": (
+        "{% for m in messages %}{% if m.role == 'system' %}<u>{{ m.content }}\n\n{% elif m.role == 'user' %}"
+        "{% if loop.first %}<u>{% endif %}{{ m.content | trim }}</u>{% else %}<a>{{ m.content }}</a>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    ),
+    "thoughts before the last reply": (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+        "{{ m.content.split('</think>')[-1] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_template_s_pieces_write_what_it_writes(name: str) -> None:
+    chat = Chat(ODD[name])
+    found = pieces(chat)
+    assert found
+    for messages in (MESSAGES, MESSAGES[1:]):
+        for size in range(2, len(messages) + 1):
+            said, reply = messages[:size], messages[size - 1]["role"] == "user"
+            assert render(found, said, reply) == chat.render(said, reply=reply)
+    assert found["reserved"] == (["</think>"] if "thoughts" in name else [])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+        "{% for m in messages %}{% if m.content | length > 99 %}long {% endif %}{{ m.content }}{% endfor %}",
+        "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% for m in messages | reverse %}{{ m.content }}{% endfor %}",
+        "{{ raise_exception('no') }}",
+        "{% for",
+    ],
+)
+def test_a_template_that_does_more_has_no_pieces(template: str) -> None:
+    assert pieces(Chat(template)) is None
 
 
 @pytest.fixture(scope="module")
