@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 OUT := demo-out
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check apk clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -19,6 +19,9 @@ check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+apk: | $(VENV)/bin/python  ## build the Android app: android_demo/apk/target/prge.apk
+	$(VENV)/bin/python android_demo/apk/build.py apk
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -27,5 +30,5 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:  ## remove what the others made
-	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist src/*.egg-info android_demo/*/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
