@@ -1,0 +1,87 @@
+package org.prge.loop
+
+import kotlin.math.abs
+import kotlin.math.pow
+import kotlin.math.sqrt
+import org.prge.UserError
+import org.prge.data.Batches
+import org.prge.data.Example
+import org.prge.program.StepProgram
+import org.prge.program.finite
+
+// Seeds of the search: the last there are, so that no run shares them. Half of its batches give the direction.
+private const val SEED = 0x7FFFFFFFL
+private const val DIRECTIONS = (SEED shl 32) + (1L shl 31)
+private const val HALF = 4
+
+// Share of the way to the least loss that the first step goes; calibrate.py says why.
+private const val ESTIMATE = 0.5
+private const val CLASSES = 1.0
+private const val TEXT = 0.125
+
+/** A loss measured in int8 may rise by so much from rounding alone. */
+private const val ROUNDING = 1e-2
+
+/**
+ * Measures a learning rate for the first step: a share of the way to the least loss along the optimizer's first
+ * direction.
+ *
+ * @param start f32[state_size], where the run begins.
+ * @param eps the run's.
+ * @throws UserError an estimate is not finite.
+ */
+internal fun proposeLr(program: StepProgram, examples: List<Example>, start: FloatArray, eps: Double): Double {
+    val m = program.manifest
+    val size = m.parameters
+    val state = start.copyOf(size).copyOf(start.size)
+    val batches = Batches(examples, m.batch, SEED)
+    fun batch(i: Int) = batches.at(i.toLong()).map { examples[it] }
+    val direction = DoubleArray(size)
+    val square = DoubleArray(size)
+    for (i in 0 until HALF) {
+        val stepped = program.step(batch(i), state, DIRECTIONS + i.toLong() * m.queries, 1.0, eps).state
+        if (!finite(stepped)) throw UserError("the estimate is not finite at eps $eps")
+        for (k in 0 until size) {
+            // Momentum and Adam keep (1 - beta) times the gradient. A step of SGD with lr 1 is the gradient.
+            val gradient = if (m.optimizer == "sgd") state[k] - stepped[k] else stepped[size + k] / (1 - m.betaMean).toFloat()
+            val g = gradient.toDouble()
+            direction[k] += g / HALF
+            square[k] += g * g / HALF
+        }
+    }
+    if (m.optimizer == "adam") for (k in 0 until size) direction[k] /= sqrt(square[k]) + 1e-12
+    val held = (HALF until 2 * HALF).flatMap { batch(it) }
+    val way = searchLr(evaluate(program, state, held).loss, m.lr / 4) { way ->
+        val moved = state.copyOf()
+        for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
+        evaluate(program, moved, held).loss
+    }
+    return way * if (m.estimates) ESTIMATE else if (m.labelWords) CLASSES else TEXT
+}
+
+/**
+ * The way to the least loss along a direction, from the loss at its start and those at ways that double.
+ *
+ * @param first the first way.
+ */
+internal fun searchLr(before: Double, first: Double, lossAt: (Double) -> Double): Double {
+    var least = before
+    var way = first
+    val along = ArrayList<Pair<Double, Double>>()
+    for (tries in 0 until 16) {
+        val loss = lossAt(way)
+        along += way to loss
+        if (loss < least) least = loss
+        if (loss.isNaN() || loss > least + 0.1 * abs(before - least) + ROUNDING) break
+        way *= 2
+    }
+    var best = 0
+    for (i in along.indices) if (along[i].second < along[best].second) best = i
+    if (best == 0 || best == along.size - 1) return along[best].first
+    // The bottom of a parabola through the least loss and its neighbours, in octaves from the least.
+    val left = along[best - 1].second
+    val right = along[best + 1].second
+    val bend = left - 2 * along[best].second + right
+    val octaves = if (bend.isFinite() && bend > 0) 0.5 * (left - right) / bend else 0.0
+    return along[best].first * 2.0.pow(octaves)
+}

@@ -1,0 +1,134 @@
+package org.prge.program
+
+import kotlinx.serialization.json.JsonNull
+import kotlinx.serialization.json.JsonObject
+import org.prge.UserError
+import org.prge.files.Odd
+import org.prge.files.at
+import org.prge.files.flag
+import org.prge.files.items
+import org.prge.files.parseJson
+import org.prge.files.real
+import org.prge.files.short
+import org.prge.files.text
+import org.prge.files.whole
+
+private const val VERSION = 3
+private const val SIZE = 1L shl 20
+
+/**
+ * A class that a program tells apart.
+ *
+ * @property name as the data has it.
+ * @property word the label word that stands for it.
+ */
+data class Label(val name: String, val word: String)
+
+/**
+ * What a program says about itself. prge's manifest.py explains every field.
+ *
+ * @property json the whole manifest, also the fields that only other readers need.
+ * @property hidden H, the width of the hidden states.
+ * @property parameters how many numbers of the state train; they are the first.
+ * @property maskToken -1 where there is none.
+ */
+class Manifest private constructor(val json: JsonObject, kind: String) {
+    val model = json.at("model").text()
+    val modelSha256 = json.at("model_sha256").text()
+    val adapterSha256 = json.at("adapter").at("sha256").text()
+    val frozenSha256 = json.at("frozen_sha256").text()
+    val tokenizerSha256 = json.at("tokenizer_sha256").text()
+    val gradient = oneOf("gradient", "full", "exact", "activations", "weights")
+    val optimizer = oneOf("optimizer", "sgd", "momentum", "adam")
+    val objective = oneOf("objective", "label-words", "language-modelling")
+    val answerAt = oneOf("answer_at", "last", "mask", "first")
+    val template = json.at("template").text()
+    val target = json.at("target").text()
+    val chatTemplate = json.at("chat_template").text()
+    val labelColumn = json.at("label_column").text()
+    val choicesColumn = json.at("choices").text()
+    val labels = json.at("labels").items().map { Label(it.at("name").text(), it.at("word").text()) }
+    val subspace = json.at("adapter").at("subspace").let { if (it is JsonNull) null else it.text() }
+    val queries = size("queries")
+    val batch = size("batch")
+    val frozenRows = size("frozen_rows")
+    val minTokens = size("min_tokens")
+    val maxTokens = size("max_tokens")
+    val maxTargets = json.at("max_targets").whole(SIZE).toInt()
+    val stateSize = json.at("state_size").whole().toInt()
+    val padToken = json.at("pad_token").whole().toInt()
+    val maskToken = json.at("mask_token").let { if (it is JsonNull) -1 else it.whole().toInt() }
+    val vocabulary = json.at("architecture").at("vocabulary").whole().toInt()
+    val hidden = json.at("architecture").at("hidden").whole(SIZE).toInt()
+    val parameters: Int
+    val betaMean = json.at("betas").items()[0].real()
+    val betaSquare = json.at("betas").items()[1].real()
+    val eps = json.at("eps").real()
+    val lr = json.at("lr").real()
+    val outer = json.at("outer").flag()
+    val inner = json.at("inner").flag()
+
+    init {
+        val cores = json.at("adapter").at("modules").items().map { it.at("core").items() }
+        val found = cores.sumOf { it[0].whole(SIZE) * it[1].whole(SIZE) }
+        val slots = stateSize.toLong() in listOf(found, 2 * found, 3 * found)
+        val answers = if (labelWords) labels.size > 1 else labels.isEmpty() && maxTargets > 0 && maxTokens > 1
+        if (found == 0L || !slots || !answers || minTokens > maxTokens || hidden < 1) throw Odd("its sizes make no step")
+        if (answerAt == "mask" && maskToken < 0) throw Odd("it has no mask_token")
+        if (eps <= 0 || lr <= 0 || betaMean !in 0.0..<1.0 || betaSquare !in 0.0..<1.0) throw Odd("its settings make no step")
+        if (json.at("kind").text() != kind)
+            throw Odd(if (kind == "step") "it does not train: take the program.pte beside it" else "it is no $kind part")
+        parameters = found.toInt()
+    }
+
+    /** Whether the answer is a class; else it is text. */
+    val labelWords: Boolean get() = objective == "label-words"
+
+    /** Whether an example of text comes with candidates to choose from. */
+    val choices: Boolean get() = choicesColumn != ""
+
+    /** Whether the gradient is an estimate, from perturbed copies. */
+    val estimates: Boolean get() = gradient == "activations" || gradient == "weights"
+
+    /** Copies of every example in one execution. */
+    val copies: Int get() = if (gradient != "weights") 1 else (if (outer) queries else 1) * (if (inner) 2 else 1)
+
+    /** R, the rows of one execution. */
+    val rows: Int get() = copies * batch
+
+    /** What a run's files say of the program that they belong to. */
+    internal val identity: Map<String, String>
+        get() = mapOf("base" to model, "base_sha256" to modelSha256, "adapter_sha256" to adapterSha256)
+
+    private fun size(name: String) = json.at(name).whole(SIZE).toInt().also { if (it < 1) throw Odd("$name is 0") }
+
+    private fun oneOf(name: String, vararg known: String) =
+        json.at(name).text().also { if (it !in known) throw Odd("$name is ${json.at(name).short()}") }
+
+    companion object {
+        /**
+         * Reads a manifest, and checks it.
+         *
+         * @param where names the file in messages.
+         * @param kind "step", or "frozen" for the part that nothing trains.
+         * @throws UserError it is none of prge's, of another version or kind, or contradicts itself.
+         */
+        fun read(text: String, where: String, kind: String = "step"): Manifest = try {
+            val json = parseJson(text)
+            if (json.at("format").text() != "prge") throw Odd("another format")
+            val version = json.at("version").real()
+            if (version != VERSION.toDouble()) {
+                val upgrade = if (version > VERSION) "upgrade prge, or " else ""
+                throw UserError(
+                    "$where has manifest version ${json.at("version").short()}; this prge reads $VERSION: " +
+                        "${upgrade}export the program again",
+                )
+            }
+            Manifest(json as JsonObject, kind)
+        } catch (e: Odd) {
+            throw UserError("$where is not a program made by prge, or by another version of it (${e.message})")
+        } catch (e: IndexOutOfBoundsException) {
+            throw UserError("$where is not a program made by prge, or by another version of it (a list is too short)")
+        }
+    }
+}

@@ -1,0 +1,2 @@
+package org.prge.host
+fun main() {}
