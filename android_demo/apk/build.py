@@ -28,7 +28,8 @@ WHEEL_SHA256 = "74329efc7eee885ca6b9448726ca448c6f5c7ca80ec3dc9a98ee11fb7cd7c0d4
 TOOLS = "mobsf/StaticAnalyzer/tools/"
 BUNDLETOOL = "bundletool-all-1.17.2.jar"
 
-MIN_SDK, TARGET_SDK = 23, 35
+# 26: the driver uses java.nio.file.
+MIN_SDK, TARGET_SDK = 26, 35
 VERSION = ("1", "0.1.0")
 ABIS = ("arm64-v8a", "x86_64")
 # Phones with memory pages of 16 KB map only libraries that begin on one.

@@ -5,6 +5,8 @@ import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
+import org.prge.data.Example
+import org.prge.program.Manifest
 
 /**
  * Times of a program's step on this phone, as a report that `prge bench compare` reads.
@@ -42,16 +44,20 @@ class Benchmark(val program: String, val tokens: Int, val seconds: List<Double>)
     companion object {
         const val ROUNDS = 7
 
-        /** Times [step]; a first one, which packs weights and makes buffers, is not counted. */
-        fun time(program: String, tokens: Int, hear: (Int) -> Unit, step: () -> Unit): Benchmark {
-            step()
-            val seconds = List(ROUNDS) { round ->
-                val began = System.nanoTime()
-                step()
-                hear(round + 1)
-                (System.nanoTime() - began) / 1e9
+        /** As many examples as two steps take. What they say does not matter to the time. */
+        fun examples(m: Manifest, length: Int): List<Example> {
+            val tokens = IntArray(length) { 1 + (it * 7) % (m.vocabulary - 1) }
+            // A row says where its answer is by one mask.
+            for (i in tokens.indices) if (tokens[i] == m.maskToken || tokens[i] == m.padToken) tokens[i] = 0
+            if (m.answerAt == "mask") tokens[length - 1] = m.maskToken
+            return List(2 * m.batch) {
+                val row = Example(tokens, -1, if (m.labelWords) 0 else 1)
+                when {
+                    m.labelWords -> row.copy(label = it % m.labels.size)
+                    m.choicesColumn.isNotEmpty() -> row.copy(label = 0, candidates = listOf(row, row))
+                    else -> row
+                }
             }
-            return Benchmark(program, tokens, seconds)
         }
     }
 }

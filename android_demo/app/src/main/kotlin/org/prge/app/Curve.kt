@@ -19,8 +19,8 @@ class Curve(val points: List<Pair<Double, Double>>) {
             return Curve(points)
         }
 
-        fun ofAccuracies(progress: Progress) = Curve(
-            progress.checks.mapNotNull { (step, found) -> found.accuracy?.let { step.toDouble() to it } },
+        fun ofAccuracies(course: Course) = Curve(
+            course.checks.mapNotNull { (step, found) -> found.accuracy?.let { step.toDouble() to it } },
         )
     }
 }

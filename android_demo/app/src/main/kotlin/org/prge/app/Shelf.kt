@@ -13,7 +13,7 @@ import org.prge.UserError
  * | `runs/NAME/` | a [Kept] run |
  */
 class Shelf(private val root: File) {
-    val programs: List<File> get() = inside("programs").filter { File(it, "program.pte").isFile }
+    val programs: List<File> get() = inside("programs").filter { File(it, MANIFEST).isFile }
     val data: List<File> get() = inside("data").filter { it.isFile && !it.name.endsWith(PARTIAL) }
     val runs: List<Kept> get() = inside("runs").filter { it.isDirectory }.map(::Kept)
 
@@ -43,6 +43,9 @@ class Shelf(private val root: File) {
     companion object {
         const val PARTIAL = ".partial"
 
+        /** What a program says about itself. It is written beside the program once that was opened without complaint. */
+        const val MANIFEST = "manifest.json"
+
         /** A file's name without all that could lead elsewhere, or is odd on a disk. */
         fun plain(name: String): String =
             name.substringAfterLast('/').replace(Regex("[^\\p{L}\\p{N}._ -]"), "").trim('.', ' ').take(60).ifEmpty { "file" }
@@ -58,5 +61,6 @@ class Kept(val folder: File) {
 
     /** As docs/run-folder.md describes it. */
     val run = File(folder, "run")
+    val asked: Boolean get() = File(folder, "asked.json").isFile
     val begun: Boolean get() = File(run, "config.json").isFile
 }

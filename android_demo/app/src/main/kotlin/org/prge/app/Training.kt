@@ -1,6 +1,7 @@
 package org.prge.app
 
 import org.prge.Outcome
+import org.prge.Progress
 import org.prge.UserError
 import org.prge.loop.StepRecord
 
@@ -34,23 +35,11 @@ sealed class Phase {
 }
 
 /** What a screen shows: one value, so that it fits together. [run] is null before anything was trained. */
-data class Now(val run: Kept?, val phase: Phase, val progress: Progress?)
+data class Now(val run: Kept?, val phase: Phase, val course: Course?)
 
 /** Makes a run's steps as long as it is asked whether to go on, and says so. Every step is on disk when it is heard. */
-interface Teaching {
-    fun teach(run: Kept, hear: Hear): Outcome
-}
-
-/** What [Teaching] tells. */
-interface Hear {
-    fun goesOn(): Boolean
-
-    fun reading(share: Double)
-
-    /** All steps that were made before, and how many there are to be. */
-    fun begins(steps: Int, records: List<StepRecord>)
-
-    fun stepped(record: StepRecord)
+fun interface Teaching {
+    fun teach(run: Kept, progress: Progress): Outcome
 }
 
 /**
@@ -76,7 +65,7 @@ class Training(
         if (now.phase.active) return
         paused = false
         stopped = false
-        now = Now(run, Phase.Loading, null)
+        now = Now(run, Phase.Loading, Course.read(run.run))
         thread = Thread({ work(run) }, "training").apply { start() }
     }
 
@@ -127,7 +116,7 @@ class Training(
     }
 
     /** Asks the rules before every execution, but the phone at most once a second: asking it costs more than a look. */
-    private inner class Ears(private val began: Long, private val before: Double) : Hear {
+    private inner class Ears(private val began: Long, private val before: Double) : Progress {
         private var asked = began
         private var allowed = true
 
@@ -140,21 +129,14 @@ class Training(
             return allowed && !paused && !stopped
         }
 
-        override fun reading(share: Double) = show(Phase.Reading(share))
+        override fun reading(done: Long, all: Long) = show(Phase.Reading(done.toDouble() / all))
 
-        override fun begins(steps: Int, records: List<StepRecord>) {
-            now = now.copy(phase = Phase.Steps, progress = Progress.of(steps, records))
-        }
-
-        override fun stepped(record: StepRecord) {
-            val so = checkNotNull(now.progress)
-            val more = Progress.of(so.steps, listOf(record))
-            now = now.copy(
-                phase = Phase.Steps,
-                progress = Progress(
-                    so.steps, so.losses + more.losses, so.checks + more.checks, so.seconds + more.seconds,
-                ),
-            )
+        /** The first step of a run that goes on follows those in its journal. */
+        override fun stepped(record: StepRecord, steps: Int) {
+            val so = now.course?.takeIf { it.done == record.step }
+            val r = record
+            val course = so?.and(r.step, r.loss, r.seconds, r.before, r.dev) ?: Course.read(checkNotNull(now.run).run)
+            now = now.copy(phase = Phase.Steps, course = course)
         }
     }
 
