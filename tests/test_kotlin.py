@@ -1,0 +1,489 @@
+"""The Kotlin driver on a desktop's JVM: the same runs as the other drivers', bit for bit, and the same refusals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edits import resealed
+from test_native import HARMS as HARMS
+from test_native import LIES as LIES
+from test_native import THOROUGH, Prge, Run, contents, lying, mutated, packed_for, said, same_run
+from test_native import built as built
+from test_native import packed as packed
+from test_native import programs as programs
+from test_native import runner as runner
+
+from prge.commands.build_runner import _package, find_cmake
+from prge.errors import UserError
+from prge.models.step import StepConfig
+from prge.runtime_driver.data.hidden import HIDDEN_FILE
+from prge.runtime_driver.data.packed import pack, unpack
+from prge.runtime_driver.loop.evaluate import evaluate
+from prge.runtime_driver.program.state import load_state
+from prge.runtime_driver.program.step import StepProgram
+from prge.runtime_driver.run.journal import read_journal
+
+ANDROID = Path(__file__).parent.parent / "android_demo"
+MUTATIONS = 500 if THOROUGH else 12
+KILLS = 100 if THOROUGH else 10
+
+MISSING = [tool for tool in ("java", "mvn", os.environ.get("CXX", "c++")) if not shutil.which(tool)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver needs {', '.join(MISSING)}")
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the driver. The first worker that asks builds all with Maven, and runs its tests."""
+    try:
+        cmake = find_cmake()
+    except UserError as e:
+        pytest.skip(str(e))
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    bridge, target = shared / "bridge", ANDROID / "host" / "target"
+    with (shared / "bridge.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bridge.exists():
+            scratch = tmp_path_factory.mktemp("bridge") / "out"
+            source, wheel = ANDROID / "host" / "src" / "main" / "cpp", _package("executorch") / "share" / "cmake"
+            for command in (
+                ("mvn", "-q", "-B", "package"),
+                (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
+                (cmake, "--build", scratch),
+            ):
+                done = subprocess.run([str(word) for word in command], cwd=ANDROID, capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
+            scratch.rename(bridge)
+    jars = f"{target / 'classes'}:{target / 'libraries'}/*"
+    return ["java", "-XX:+UseSerialGC", f"-Djava.library.path={bridge}", "-cp", jars, "org.prge.host.MainKt"]
+
+
+@pytest.fixture(scope="session")
+def kotlin(host: list[str]) -> Run:
+    """Run it as prge-run is run: (exit code, what it printed)."""
+
+    def run(*arguments: object) -> tuple[int, Any]:
+        words = list(map(str, arguments))
+        words = ["resume", *words[1:]] if words[0] == "--resume" else words
+        if words[0] not in ("resume", "evaluate", "predict"):
+            words.insert(0, "train")
+        done = subprocess.run([*host, *words], capture_output=True, text=True, timeout=300)
+        assert done.returncode in (0, 1) and "Exception" not in done.stderr, done
+        return done.returncode, json.loads(done.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "an exact gradient", "a full gradient of text", "activations and adam", "loops on the host", "candidates",
+        "an encoder's mask", "perturbed weights and momentum",
+    ],
+)  # fmt: skip
+def test_all_drivers_make_the_same_run(
+    kotlin: Run, runner: Run, prge: Prge, programs: Callable[[str], Path], export: Callable[..., Path],
+    demo_data: Path, tmp_path: Path, name: str,
+) -> None:  # fmt: skip
+    """With a measured lr, evaluations, kept hidden states, and a guard that has remembered states."""
+    momentum = name == "perturbed weights and momentum"
+    folder = export(step=StepConfig(2, 2, "weights", "momentum")) if momentum else programs(name)
+    data = packed_for(folder, demo_data, tmp_path / "data.prge")
+    common = (folder, "--data", data, "--steps", 50, "--eval-every", 20, "--seed", 3)
+    code, ours = kotlin(*common, "--output", tmp_path / "kotlin")
+    assert code == 0
+    for driver, other in ((runner, "native"), (lambda *words: prge("train", *words), "python")):
+        code, theirs = driver(*common, "--output", tmp_path / other)
+        assert code == 0
+        same_run(tmp_path / "kotlin", tmp_path / other)
+        for field in ("completed", "steps", "lr", "before", "after"):
+            assert ours[field] == theirs[field]
+        described = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("kotlin", other)]
+        for one in described:
+            del one["data"]["dev_fraction"]  # of what was split before it was packed
+        assert described[0] == described[1]
+
+
+def test_evaluations_and_predictions_are_python_s(
+    kotlin: Run, programs: Callable[[str], Path], demo_data: Path, tmp_path: Path
+) -> None:
+    for name in ("activations and adam", "candidates", "an encoder's mask"):
+        folder, run = programs(name), tmp_path / name
+        data = packed_for(folder, demo_data, tmp_path / "data.prge")
+        settings = ("--data", data, "--steps", 20, "--eval-every", 10, "--lr", 0.01, "--output", run)
+        assert kotlin(folder, *settings)[0] == 0
+        program = StepProgram(folder)
+        dev = unpack(data, program.manifest)[1]
+        for state in ([], ["--from", run], ["--from", run / "state.safetensors"]):
+            file = run / "best.safetensors" if state == ["--from", run] else run / "state.safetensors"
+            numbers = load_state(file, program.manifest) if state else program.initial_state()
+            theirs = evaluate(program, numbers, dev)
+            code, ours = kotlin("evaluate", folder, "--data", data, *state)
+            assert code == 0 and ours == {"loss": theirs.loss, "accuracy": theirs.accuracy}
+            code, ours = kotlin("predict", folder, "--data", data, *state)
+            right = sum(answer == e.label for answer, e in zip(ours["answers"], dev, strict=True))
+            assert code == 0 and right / len(dev) == theirs.accuracy
+            if theirs.scores is not None:
+                assert ours["answers"] == theirs.scores.argmax(1).tolist()
+
+
+def test_the_drivers_take_turns(
+    kotlin: Run, runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Step by step in one folder, whoever began it."""
+    data = ("--data", packed, "--steps", 9, "--eval-every", 3, "--lr", 0.01)
+    assert runner(program_folder, *data, "--output", tmp_path / "whole")[0] == 0
+    drivers: list[Run] = [kotlin, runner, lambda *words: prge("train", *words)]
+    for first in range(3):
+        run = tmp_path / f"turns-{first}"
+        assert drivers[first](program_folder, *data, "--output", run, "--max-minutes", 0)[0] == 0
+        kept = (run / HIDDEN_FILE).read_bytes()
+        for turn in range(1, 8):
+            if turn > 4:  # each makes what another made, and goes on with it
+                (run / HIDDEN_FILE).unlink()
+            code, result = drivers[(first + turn) % 3]("--resume", run, "--max-minutes", 0)
+            assert code == 0 and result["steps"] == turn + 1 and (run / HIDDEN_FILE).read_bytes() == kept
+        code, result = kotlin("--resume", run)
+        assert code == 0 and result["completed"]
+        same_run(run, tmp_path / "whole")
+
+
+def test_a_killed_run_loses_nothing(
+    host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """-9 at random moments, also while it begins; what goes on makes the same bits."""
+    data = ("--data", str(packed), "--steps", "400", "--eval-every", "50", "--lr", "0.01")
+    began = time.monotonic()
+    assert kotlin(program_folder, *data, "--output", tmp_path / "whole")[0] == 0
+    # Not an assertion about time: kills fall anywhere within as long as a whole run took.
+    whole, chance, killed, run = time.monotonic() - began, random.Random(5), 0, tmp_path / "run"
+    while killed < KILLS:
+        begun = (run / "config.json").exists()
+        words = ["resume", str(run)] if begun else ["train", str(program_folder), *data, "--output", str(run)]
+        process = subprocess.Popen([*host, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(chance.uniform(0.0, whole))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        if process.wait() == 0:
+            same_run(run, tmp_path / "whole")
+            shutil.rmtree(run)
+    if (run / "config.json").exists():
+        assert kotlin("--resume", run)[0] == 0
+        same_run(run, tmp_path / "whole")
+
+
+def test_a_run_is_one_process_s(
+    host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ("train", program_folder, "--data", packed, "--output", run, "--steps", 1000000, "--lr", 1e-3)
+    process = subprocess.Popen([*host, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
+                break
+            time.sleep(0.05)
+        code, refused = kotlin("--resume", run)
+        assert code == 1 and "another process trains there" in refused["error"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("cache", ["off", "0.01 MB"])
+def test_without_room_for_hidden_states_they_are_computed_at_every_step(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path, cache: str
+) -> None:
+    common = (program_folder, "--data", packed, "--steps", 12, "--eval-every", 5, "--cache", cache)
+    assert kotlin(*common, "--output", tmp_path / "kotlin")[0] == 0
+    assert runner(*common, "--output", tmp_path / "native")[0] == 0
+    same_run(tmp_path / "kotlin", tmp_path / "native")
+    assert not (tmp_path / "kotlin" / HIDDEN_FILE).exists()
+    assert kotlin("--resume", tmp_path / "kotlin")[0] == 0
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_resume_makes_hidden_states_again(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path, harm: str
+) -> None:
+    run = tmp_path / "run"
+    common = (program_folder, "--data", packed, "--lr", 0.01, "--steps", 3, "--max-minutes", 0, "--output", run)
+    assert kotlin(*common)[0] == 0
+    whole = (run / HIDDEN_FILE).read_bytes()
+    harmed = HARMS[harm](whole)
+    (run / HIDDEN_FILE).unlink() if harmed is None else (run / HIDDEN_FILE).write_bytes(harmed)
+    assert kotlin("--resume", run)[0] == 0 and (run / HIDDEN_FILE).read_bytes() == whole
+
+
+def test_runs_share_a_folder_of_hidden_states(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared" / "states"
+    common = (program_folder, "--data", packed, "--lr", 0.01, "--steps", 4, "--cache", shared)
+    assert runner(*common, "--output", tmp_path / "native")[0] == 0
+    (file,) = shared.iterdir()
+    made, content = file.stat().st_mtime_ns, file.read_bytes()
+    assert kotlin(*common, "--output", tmp_path / "kotlin")[0] == 0
+    assert list(shared.iterdir()) == [file] and file.stat().st_mtime_ns == made
+    same_run(tmp_path / "kotlin", tmp_path / "native")
+    assert json.loads((tmp_path / "kotlin" / "config.json").read_text())["data"]["cache"] == str(file)
+    file.unlink()
+    assert kotlin("--resume", tmp_path / "native")[0] == 0 and file.read_bytes() == content
+    code, result = kotlin(*common[:-1], file, "--output", tmp_path / "blocked")
+    assert code == 1 and said(result["error"]) == f"{file} cannot be written" and not (tmp_path / "blocked").exists()
+
+
+def test_a_diverging_run_backs_off_alike(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """To the best state of ten steps; and at the first step, until both give up with the same files."""
+    for name, settings in (
+        ("later", ("--steps", 150, "--lr", 4.0, "--eps", 0.1)),
+        ("at once", ("--steps", 20, "--lr", 1e300)),
+        ("no number", ("--steps", 20, "--lr", 1e38)),
+    ):
+        common = (program_folder, "--data", packed, "--eval-every", 0, *settings)
+        code, ours = kotlin(*common, "--output", tmp_path / name / "kotlin")
+        other, theirs = runner(*common, "--output", tmp_path / name / "native")
+        assert code == other and ours.get("error") == theirs.get("error")
+        same_run(tmp_path / name / "kotlin", tmp_path / name / "native")
+        assert any(row["backed_off"] for row in read_journal(tmp_path / name / "kotlin" / "log.jsonl")[0])
+
+
+def test_a_run_goes_on_from_another_s_state(
+    kotlin: Run, runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    first = ("--steps", 4, "--lr", 0.01, "--output", tmp_path / "first")
+    assert runner(program_folder, "--data", packed, *first)[0] == 0
+    second = (program_folder, "--data", packed, "--from", tmp_path / "first", "--steps", 12)
+    assert kotlin(*second, "--output", tmp_path / "kotlin")[0] == 0
+    assert runner(*second, "--output", tmp_path / "native")[0] == 0
+    same_run(tmp_path / "kotlin", tmp_path / "native")
+    for file in ("start.safetensors", "config.json"):
+        kept = [(tmp_path / run / file).read_bytes() for run in ("kotlin", "native")]
+        assert kept[0] == kept[1] if file != "config.json" else json.loads(kept[0]) == json.loads(kept[1])
+    code, replayed = prge("replay", tmp_path / "kotlin", "--output", tmp_path / "replayed")
+    assert code == 0, replayed
+
+
+def test_what_does_not_fit_is_refused_in_the_same_words(
+    kotlin: Run, runner: Run, program_folder: Path, programs: Callable[[str], Path], packed: Path, tmp_path: Path
+) -> None:
+    text, newer, new = tmp_path / "data.tsv", tmp_path / "newer.prge", ("--output", tmp_path / "run")
+    text.write_text("text\tlabel\n")
+    newer.write_bytes(resealed(packed.read_bytes().replace(b'"packed":"1"', b'"packed":"2"')))
+    other = tmp_path / "other"
+    shutil.copytree(program_folder, other)
+    shutil.copy(programs("loops on the host") / "frozen.pte", other / "frozen.pte")
+    alone = tmp_path / "alone"
+    shutil.copytree(program_folder, alone)
+    (alone / "frozen.pte").unlink()
+    for arguments in (
+        (program_folder, "--data", text, *new),
+        (program_folder, "--data", newer, *new),
+        (program_folder, "--data", tmp_path / "none", *new),
+        (programs("candidates"), "--data", packed, *new),
+        (text, "--data", packed, *new),
+        (tmp_path / "none", "--data", packed, *new),
+        (program_folder / "frozen.pte", "--data", packed, *new),
+        (other, "--data", packed, "--lr", 0.01, *new),
+        (alone, "--data", packed, "--lr", 0.01, *new),
+        (program_folder, "--data", packed, *new, "--steps", "many"),
+        (program_folder, "--data", packed, *new, "--lr", "0x"),
+        (program_folder, "--data", packed, *new, "--cache", "1.MB"),
+        (program_folder, "--data", packed, "--output", packed.parent),
+        (programs("an exact gradient"), "--data", packed, "--eps", 0.1, *new),
+        ("--resume", tmp_path),
+        (program_folder, "--data", packed, *new, "--from", tmp_path),
+        (program_folder, "--data", packed, *new, "--from", packed),
+    ):
+        (code, ours), (other_code, theirs) = kotlin(*arguments), runner(*arguments)
+        assert code == other_code == 1 and ours["error"].partition(" (")[0] == theirs["error"].partition(" (")[0]
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("version", [None, 1, 4, 6, "5"])
+def test_a_run_of_another_version_is_refused(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path, version: Any
+) -> None:
+    run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
+    assert kotlin(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
+    config = json.loads((run / "config.json").read_text())
+    assert next(iter(config)) == "version" and config.pop("version") == 5
+    changed = config if version is None else {"version": version, **config}
+    (run / "config.json").write_text(json.dumps(changed))
+    before = contents(run)
+    assert kotlin("--resume", run) == runner("--resume", run) and contents(run) == before
+
+
+@pytest.mark.parametrize("cache", ["other.safetensors", "../hidden.safetensors", "/etc/passwd", 7])
+def test_a_run_names_no_other_file_as_its_cache(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path, cache: object
+) -> None:
+    run = tmp_path / "run"
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 2, "--output", run, "--max-minutes", 0)
+    assert kotlin(program_folder, *settings)[0] == 0
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["cache"] = cache
+    (run / "config.json").write_text(json.dumps(config))
+    before = contents(run)
+    code, result = kotlin("--resume", run)
+    assert code == 1 and f"{run / 'config.json'} is not the description of a run: " in result["error"]
+    assert contents(run) == before
+
+
+def test_a_run_cut_off_as_it_began_leaves_no_start(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    data, run = ("--data", packed, "--lr", 0.01, "--steps", 2), tmp_path / "run"
+    assert kotlin(program_folder, *data, "--output", tmp_path / "first")[0] == 0
+    assert kotlin(program_folder, *data, "--from", tmp_path / "first", "--output", run)[0] == 0
+    for file in run.iterdir():
+        if file.name not in ("log.jsonl", "start.safetensors", "state.safetensors"):
+            file.unlink()
+    (run / "log.jsonl").write_bytes(b"")
+    assert kotlin(program_folder, *data, "--output", run)[0] == 0
+    assert not (run / "start.safetensors").exists()
+
+
+def test_a_full_disk_leaves_no_hidden_states(
+    host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for the disk."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 2, "--max-minutes", 0, "--output")
+    assert kotlin(program_folder, *settings, whole)[0] == 0
+    (whole / HIDDEN_FILE).unlink()
+    before = contents(whole)
+    for words in (("train", program_folder, *settings, run), ("resume", whole)):
+        # The JVM maps a file of its own for jstat, which would be too large.
+        limited = ["bash", "-c", "trap '' XFSZ; ulimit -f 20; exec \"$@\"", "bash", host[0], "-XX:-UsePerfData"]
+        done = subprocess.run([*limited, *host[1:], *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == 1 and f"{HIDDEN_FILE} cannot be written: " in json.loads(done.stdout)["error"]
+        assert not run.exists() and contents(whole) == before
+
+
+def test_damaged_programs_are_refused(kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    """Either part, before the runtime sees it, and nothing stays."""
+    program, chance, run = tmp_path / "program", random.Random(6), tmp_path / "run"
+    shutil.copytree(program_folder, program)
+    for i in range(MUTATIONS):
+        file = program / ("program.pte", "frozen.pte")[i % 2]
+        content = file.read_bytes()
+        file.write_bytes(mutated(content, chance))
+        same = file.read_bytes() == content
+        code, result = kotlin(program, "--data", packed, "--steps", 1, "--lr", 0.01, "--output", run)
+        assert same or (code == 1 and result["error"].startswith(f"{file} ") and not run.exists())
+        shutil.rmtree(run, ignore_errors=True)
+        file.write_bytes(content)
+
+
+def test_damaged_packed_files_are_refused_as_by_python(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Also such whose checksum somebody made anew; one that still makes sense is the same to both."""
+    manifest, chance, content = StepProgram(program_folder).manifest, random.Random(1), packed.read_bytes()
+    path, refused = tmp_path / "data.prge", 0
+    for i in range(MUTATIONS):
+        changed = mutated(content, chance)
+        path.write_bytes(resealed(changed) if i % 2 else changed)
+        code, result = kotlin("evaluate", program_folder, "--data", path)
+        try:
+            _, dev, _ = unpack(path, manifest)
+        except UserError as e:
+            refused += 1
+            assert code == 1 and said(result["error"]) == said(str(e))
+        else:
+            assert code == 0 if dev else code == 1
+    assert refused > MUTATIONS / 2
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies_about_its_vector_is_refused(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path, lie: str
+) -> None:
+    data, run = tmp_path / "data.prge", tmp_path / "run"
+    data.write_bytes(lying(packed.read_bytes(), LIES[lie]))
+    code, result = kotlin("evaluate", program_folder, "--data", data)
+    assert code == 1 and said(result["error"]) == f"{data} is not a file of `prge pack`"
+    settings = (program_folder, "--data", packed, "--steps", 2, "--lr", 0.01, "--output", run)
+    assert kotlin(*settings, "--max-minutes", 0)[0] == 0
+    state = run / "state.safetensors"
+    state.write_bytes(lying(state.read_bytes(), LIES[lie]))
+    (run / "earlier.safetensors").unlink()  # from which it would go on
+    code, result = kotlin("--resume", run)
+    assert code == 1 and f"{run} cannot be resumed: {state} is not a snapshot of a run: " in result["error"]
+    code, result = kotlin(*settings[:-1], tmp_path / "new", "--from", state)
+    assert code == 1 and result["error"].startswith(f"{state} ") and not (tmp_path / "new").exists()
+
+
+def test_damaged_states_begin_a_run_with_both_or_with_none(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Also such whose checksum somebody made anew, or that have none."""
+    settings, chance = (program_folder, "--data", packed, "--steps", 1, "--lr", 0.01), random.Random(3)
+    assert kotlin(*settings, "--output", tmp_path / "whole")[0] == 0
+    content, path = (tmp_path / "whole" / "state.safetensors").read_bytes(), tmp_path / "state.safetensors"
+    for i in range(MUTATIONS):
+        changed = mutated(content, chance)
+        path.write_bytes((changed, resealed(changed), changed.replace(b'"crc"', b'"cra"', 1))[i % 3])
+        runs = tmp_path / f"kotlin-{i}", tmp_path / f"native-{i}"
+        (code, ours), (other, theirs) = (
+            driver(*settings, "--from", path, "--output", run)
+            for driver, run in zip((kotlin, runner), runs, strict=True)
+        )
+        assert code == other
+        if code:
+            assert re.split("[:;(]", ours["error"])[0] == re.split("[:;(]", theirs["error"])[0]
+        else:
+            same_run(*runs)
+
+
+def test_damaged_runs_are_refused_or_go_on_with_the_same_bits(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    chance, whole, run = random.Random(2), tmp_path / "whole", tmp_path / "run"
+    settings = ("--steps", 14, "--eval-every", 0, "--lr", 0.01, "--output", whole)
+    assert runner(program_folder, "--data", packed, *settings)[0] == 0
+    state = (whole / "state.safetensors").read_bytes()
+    for i in range(MUTATIONS):
+        shutil.copytree(whole, run)
+        name = ("log.jsonl", "state.safetensors", "config.json")[i % 3]
+        changed = mutated((whole / name).read_bytes(), chance)
+        (run / name).write_bytes(resealed(changed) if i % 2 else changed)
+        code, result = kotlin("--resume", run, "--data", packed, program_folder)
+        if code == 0 and name != "config.json":
+            assert result["steps"] == 14 and (run / "state.safetensors").read_bytes() == state
+        if code == 1 and name != "config.json":
+            assert runner("--resume", run)[0] == 1
+        shutil.rmtree(run)
+
+
+def test_an_example_set_of_other_words_is_refused(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    run, fewer = tmp_path / "run", tmp_path / "fewer.prge"
+    settings = ("--data", packed, "--lr", 0.01, "--steps", 2, "--output", run, "--max-minutes", 0)
+    assert kotlin(program_folder, *settings)[0] == 0
+    manifest = StepProgram(program_folder).manifest
+    train, dev, _ = unpack(packed, manifest)
+    pack(fewer, manifest, train[:20], dev, 0)
+    before = contents(run)
+    code, result = kotlin("--resume", run, "--data", fewer)
+    assert code == 1 and f"these are not the examples that {run} was begun with" in result["error"]
+    assert contents(run) == before
