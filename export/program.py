@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from prge.errors import UserError
+from prge.examples.chat import Chat
+from prge.examples.chat_pieces import write_pieces
 from prge.examples.read import Record
 from prge.export.config import ExportConfig, check_config
 from prge.export.describe import describe, label_tokens, refuse_unusable
@@ -134,6 +136,8 @@ def export_program(
             phases.enter("generate")
             generator = write_generator(out, checkpoint, built, manifest, frozen, context, config.backend)
         phases.enter("done")
+        if checkpoint.chat_template and (config.chat_template or context):
+            write_pieces(out, Chat(checkpoint.chat_template, checkpoint.special_tokens))
         report = ExportReport(
             **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator
         )

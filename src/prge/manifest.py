@@ -27,6 +27,7 @@ PROGRAM_FILE = "program.pte"
 FROZEN_FILE = "frozen.pte"
 GENERATE_FILE = "generate.pte"
 TOKENIZER_FILE = "tokenizer.json"
+CHAT_FILE = "chat.json"
 INITIAL_FILE = "initial.safetensors"
 
 # Sizes and tokens are below this bound, as those of the runtime are.

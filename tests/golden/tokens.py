@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prge.examples.chat import Chat
+from prge.examples.chat_pieces import pieces
 from prge.examples.rows import Example
 from prge.manifest import AdaptedModule, Adapter, Architecture, Label, Manifest
 from prge.runtime_driver.data.batches import collate
@@ -230,4 +232,6 @@ def files() -> Files:
         + b",\n".join(compact(name).rstrip() + b":" + compact(asdict(m)).rstrip() for name, m in MANIFESTS.items())
         + b"}\n"
     )
+    chat = MANIFESTS["chat"]
+    found["chat.json"] = compact(pieces(Chat(chat.chat_template, chat.special_tokens)))
     return found | {"rows.json": lines(about, [row_case(*case) for case in ROWS])}

@@ -144,14 +144,31 @@ def _bounded() -> Iterator[None]:
 
 @cache
 def _compiled(template: str) -> jinja2.Template:
-    """The template in a sandbox, with the settings and helpers that transformers gives chat templates."""
+    return _environment().from_string(template)
+
+
+def parsed(template: str) -> nodes.Template:
+    """A template's syntax tree.
+
+    Raises:
+        UserError: it is no template.
+    """
+    try:
+        with _bounded():
+            return _environment().parse(template)
+    except (jinja2.TemplateError, ValueError, MemoryError, RecursionError, TimeoutError) as e:
+        raise UserError(f"the chat template cannot be read: {e}") from e
+
+
+def _environment() -> jinja2.Environment:
+    """A sandbox with the settings and helpers that transformers gives chat templates."""
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(template)
+    return environment
 
 
 def _refuse(message: str) -> None:

@@ -8,7 +8,13 @@ import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.boolean
 import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonArray
+import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
+import org.prge.data.Example
+import org.prge.examples.Chat
+import org.prge.examples.Encoder
+import org.prge.examples.Message
+import org.prge.examples.Source
 import org.prge.tokenizer.TextStream
 import org.prge.tokenizer.Tokenizer
 import java.io.File
@@ -22,17 +28,28 @@ fun main() {
     for (line in generateSequence(::readLine)) {
         val asked = Json.parseToJsonElement(line) as JsonObject
         fun text(name: String) = asked.getValue(name).jsonPrimitive.content
-        val special = asked["special"]?.jsonPrimitive?.boolean ?: true
+        fun flag(name: String) = asked[name]?.jsonPrimitive?.boolean ?: true
         val answer = try {
             val (name, ask) = asked.entries.first()
-            val known = tokenizer(text("tokenizer"))
             when (name) {
-                "encode" -> ask.jsonArray.map { numbers(known.encode(it.jsonPrimitive.content, special)) }
-                "decode" -> ask.jsonArray.map { JsonPrimitive(known.decode(numbers(it), special)) }
+                "encode" -> tokenizer(text("tokenizer")).let { known ->
+                    ask.jsonArray.map { numbers(known.encode(it.jsonPrimitive.content, flag("special"))) }
+                }
+                "decode" -> tokenizer(text("tokenizer")).let { known ->
+                    ask.jsonArray.map { JsonPrimitive(known.decode(numbers(it), flag("special"))) }
+                }
                 "stream" -> ask.jsonArray.map { ids ->
-                    val stream = TextStream(known)
+                    val stream = TextStream(tokenizer(text("tokenizer")))
                     JsonArray(numbers(ids).map { JsonPrimitive(stream.next(it)) })
                 }
+                "examples" -> Encoder.of(text("manifest"), File(text("folder")), flag("truncate"))
+                    .examples(File(ask.jsonPrimitive.content)).map(::described)
+                "divided" -> Source(File(ask.jsonPrimitive.content), seed = asked.getValue("seed").jsonPrimitive.int)
+                    .read(Encoder.of(text("manifest"), File(text("folder")), flag("truncate")))
+                    .run { listOf(train, dev).map { JsonArray(it.map(::described)) } + JsonPrimitive(dropped) }
+                "chat" -> listOf(ask.jsonArray.map { it.jsonObject }.map { fields ->
+                    Message(fields.getValue("role").jsonPrimitive.content, fields.getValue("content").jsonPrimitive.content)
+                }.let { JsonPrimitive(Chat.read(File(text("pieces")), text("manifest"))!!.render(it, flag("reply"))) })
                 else -> error(name)
             }.let { JsonObject(mapOf("answer" to JsonArray(it))) }
         } catch (e: UserError) {
@@ -43,6 +60,11 @@ fun main() {
         println(answer)
     }
 }
+
+internal fun described(e: Example): JsonElement = JsonObject(
+    mapOf("label" to JsonPrimitive(e.label), "targets" to JsonPrimitive(e.targets), "tokens" to numbers(e.tokens)) +
+        if (e.candidates.isEmpty()) emptyMap() else mapOf("candidates" to JsonArray(e.candidates.map(::described))),
+)
 
 private fun numbers(ids: IntArray): JsonElement = JsonArray(ids.map(::JsonPrimitive))
 

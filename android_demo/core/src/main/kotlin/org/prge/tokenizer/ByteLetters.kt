@@ -31,3 +31,42 @@ internal fun toBytes(token: String): ByteArray {
     }
     return bytes
 }
+
+/**
+ * Bytes as text. Each run of bytes that begins a character and breaks off becomes one U+FFFD, and so does any other byte
+ * that fits nowhere. Java's own decoder counts such runs differently.
+ */
+internal fun toText(bytes: ByteArray): String {
+    val text = StringBuilder(bytes.size)
+    var at = 0
+    while (at < bytes.size) {
+        val first = bytes[at].toInt() and 0xFF
+        val more = when (first) { // bytes of the character
+            in 0..0x7F -> 0
+            in 0xC2..0xDF -> 1
+            in 0xE0..0xEF -> 2
+            in 0xF0..0xF4 -> 3
+            else -> -1
+        }
+        var character = if (more > 0) first and (0x3F shr more) else first
+        var taken = 1
+        while (taken <= more && at + taken < bytes.size) {
+            val next = bytes[at + taken].toInt() and 0xFF
+            if (next !in (if (taken == 1) second(first) else 0x80..0xBF)) break
+            character = character shl 6 or (next and 0x3F)
+            taken++
+        }
+        text.appendCodePoint(if (taken == more + 1) character else 0xFFFD)
+        at += taken
+    }
+    return text.toString()
+}
+
+/** What may follow a character's first byte: nothing that is too long for its value, no surrogate, none too large. */
+private fun second(first: Int): IntRange = when (first) {
+    0xE0 -> 0xA0..0xBF
+    0xED -> 0x80..0x9F
+    0xF0 -> 0x90..0xBF
+    0xF4 -> 0x80..0x8F
+    else -> 0x80..0xBF
+}

@@ -15,7 +15,7 @@ internal fun decoder(part: Part): Decoder = when (part.type) {
         Decoder { steps.fold(it) { tokens, step -> step.decode(tokens) } }
     }
     "ByteLevel" -> part.only("type", "add_prefix_space", "trim_offsets", "use_regex").let {
-        Decoder { tokens -> listOf(String(joined(tokens.map(::toBytes)))) }
+        Decoder { tokens -> listOf(toText(joined(tokens.map(::toBytes)))) }
     }
     "ByteFallback" -> part.only("type").let { Decoder(::withoutByteTokens) }
     "Fuse" -> part.only("type").let { Decoder { tokens -> listOf(tokens.joinToString("")) } }

@@ -1,0 +1,139 @@
+package org.prge.examples
+
+import java.io.File
+import java.io.IOException
+import org.prge.UserError
+
+/** A message of a conversation; the role is "system", "user" or "assistant". */
+class Message(val role: String, val content: String)
+
+/**
+ * How a model takes a conversation, by the pieces of its chat template.
+ *
+ * Chat templates are programs in Jinja, which a device does not have. So `prge export` writes what the template puts
+ * between the messages, as `chat.json`, and checks that the template writes nothing else. A conversation is then written
+ * as gaps and contents in turn. It may begin with the system's message; behind it the user and the assistant speak in
+ * turn.
+ */
+class Chat private constructor(json: Map<*, *>) {
+    private val template = json["template"]
+    private val specialTokens = json["special_tokens"]
+    private val gaps = json["gaps"] as Map<*, *>
+    private val edges = json["edges"] as Map<*, *>
+    private val reserved = (json["reserved"] as List<*>).map { it as String }
+
+    /**
+     * The conversation as text.
+     *
+     * @param reply whether the text ends where the assistant begins to speak.
+     * @throws UserError the pieces cannot write this conversation.
+     */
+    fun render(messages: List<Message>, reply: Boolean = false): String {
+        val text = StringBuilder()
+        var before = ""
+        for ((i, message) in messages.withIndex()) {
+            val last = if (i == messages.size - 1) ", the last" else ""
+            text.append(gap("$before, ${message.role}$last")).append(content(message))
+            before = message.role
+        }
+        return text.append(gap(if (reply) "$before, reply" else "$before, end")).toString()
+    }
+
+    private fun gap(name: String): String = gaps[name] as? String ?: throw UserError(
+        "the chat template cannot write this conversation here: after a system message, if any, the user and the " +
+            "assistant must speak in turn; or pack it with `prge pack`"
+    )
+
+    private fun content(message: Message): String {
+        val stripped = stripped(message.content)
+        val way = edges[message.role]
+        if (way == "refused" && (stripped == "" || stripped != message.content)) {
+            throw UserError(
+                "the chat template cannot write this conversation here: a message is empty, or begins or ends with " +
+                    "white space; take that away, or pack it with `prge pack`"
+            )
+        }
+        reserved.find { it in message.content }?.let {
+            throw UserError(
+                "the chat template cannot write this conversation here: a message holds \"$it\", which means something " +
+                    "to it; pack it with `prge pack`"
+            )
+        }
+        return if (way == "stripped") stripped else message.content
+    }
+
+    /**
+     * A record for every turn of the assistant. Its `prompt` is the conversation before the turn. Its `answer` is the
+     * turn with its end-of-turn token.
+     *
+     * @throws UserError the row has no `messages` of text, or none of them is the assistant's.
+     */
+    fun records(row: Record, where: String): List<Record> {
+        val messages = (row["messages"] as? List<*>)?.map { message(it) }
+        if (messages == null || null in messages) {
+            throw UserError(
+                "$where: \"messages\" must be a list of {\"role\": ..., \"content\": ...}, both text, as " +
+                    "[{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Hello!\"}]"
+            )
+        }
+        val turns = messages.filterNotNull()
+        val records = turns.indices.filter { turns[it].role == "assistant" }.map { i ->
+            val (prompt, whole) = try {
+                render(turns.take(i), reply = true) to render(turns.take(i + 1))
+            } catch (e: UserError) {
+                throw UserError("$where: ${e.message}")
+            }
+            if (!whole.startsWith(prompt)) {
+                throw UserError("$where: the chat template does not begin a turn as it asks for one")
+            }
+            // White space behind the end-of-turn token is the template's; the assistant does not write it.
+            mapOf("prompt" to prompt, "answer" to strippedRight(whole.substring(prompt.length)))
+        }
+        return records.ifEmpty {
+            throw UserError("$where: no message of the role assistant, so there is nothing to learn")
+        }
+    }
+
+    private fun message(held: Any?): Message? {
+        val fields = held as? Map<*, *> ?: return null
+        return Message(fields["role"] as? String ?: return null, fields["content"] as? String ?: return null)
+    }
+
+    companion object {
+        const val FILE = "chat.json"
+
+        /**
+         * The pieces of a program's chat template.
+         *
+         * @param manifest the program's, or that of `generate.pte` beside it.
+         * @return null if the program takes no conversations, or the file is missing because the template has no pieces.
+         * @throws UserError the file cannot be read, or is another program's.
+         */
+        fun read(file: File, manifest: String): Chat? {
+            if (!file.isFile) return null
+            val (pieces, program) = try {
+                parseJson(file.readText()) as Map<*, *> to parseJson(manifest) as Map<*, *>
+            } catch (e: IOException) {
+                throw UserError("$file cannot be read: ${e.message}")
+            } catch (e: NotJson) {
+                throw UserError("$file cannot be read: ${e.message}")
+            } catch (e: ClassCastException) {
+                throw UserError("$file cannot be read: it is no JSON object")
+            }
+            if (program["chat_template"] == "") return null
+            val chat = try {
+                Chat(pieces)
+            } catch (e: RuntimeException) { // a field is missing, or of another type
+                throw UserError("$file is damaged; export the program again")
+            }
+            if (chat.template != program["chat_template"] || chat.specialTokens != program["special_tokens"]) {
+                throw UserError("$file is another program's; use the $FILE that was written beside the program")
+            }
+            return chat
+        }
+    }
+}
+
+/** What a program says whose chat template has no pieces. */
+internal const val NO_PIECES = "the program's chat template is not beside it in pieces (${Chat.FILE}), and a device cannot " +
+    "run it: pack the conversations with `prge pack`, or export the program again"

@@ -1,0 +1,101 @@
+package org.prge.examples
+
+import java.io.File
+import kotlinx.serialization.json.JsonNull
+import kotlinx.serialization.json.JsonPrimitive
+import org.prge.UserError
+
+/**
+ * What an example is, by a program's manifest. prge's manifest.py explains the fields.
+ *
+ * @param manifest the manifest, as the program's method `manifest` returns it.
+ * @param chat how the program's model takes a conversation; null where it takes none, or its pieces are not at hand.
+ * @throws UserError the manifest cannot be read.
+ */
+class Form(manifest: String, private val chat: Chat? = null) {
+    private val json = try {
+        parseJson(manifest) as? Map<*, *> ?: throw NotJson("it is no object")
+    } catch (e: NotJson) {
+        throw UserError("the program's manifest cannot be read: ${e.message}")
+    }
+    internal val template = Template(text("template"))
+    internal val target = Template(text("target"))
+    internal val labels = (json["labels"] as? List<*> ?: odd("labels")).map {
+        (it as? Map<*, *>)?.get("name") as? String ?: odd("labels")
+    }
+    internal val labelColumn = text("label_column")
+    internal val choices = text("choices")
+    internal val answerAt = text("answer_at")
+    internal val maskToken = if (json["mask_token"] is JsonNull) null else whole("mask_token")
+    internal val maxTokens = whole("max_tokens")
+    internal val maxTargets = whole("max_targets")
+    internal val tokenizerSha256 = text("tokenizer_sha256")
+    internal val chatTemplate = text("chat_template")
+    private val taskName = text("task")
+
+    init {
+        val bounds = if (labels.isEmpty()) maxTokens > 1 && maxTargets > 0 else maxTokens > 0
+        if (!bounds) odd("max_tokens")
+    }
+
+    /** The columns of the data that an example is made of. */
+    val columns: List<String>
+        get() = template.columns + target.columns + listOf(labelColumn).filter { labels.isNotEmpty() || choices != "" }
+
+    /**
+     * The records of a file. A row may hold several, as the turns of a conversation. They share its number.
+     *
+     * @throws UserError the file cannot be read, or a row is not of the form's kind.
+     */
+    fun records(file: File): List<Numbered> {
+        val task = if (taskName == "") null else task(taskName)
+        val rows = readRecords(file, task?.columns ?: columns, task?.renamed?.keys.orEmpty())
+        val records = rows.flatMap { row ->
+            unfold(row.record, task, place(file, row.number)).map { Numbered(row.number, it) }
+        }
+        if (file.extension != "json") return records
+        return records.mapIndexed { i, it -> Numbered(i + 1, it.record) } // one document may hold them all
+    }
+
+    private fun unfold(row: Record, task: Task?, where: String): List<Record> = when {
+        task != null -> listOf(task.record(row, labels, where))
+        chatTemplate != "" -> (chat ?: throw UserError(NO_PIECES)).records(row, where)
+        choices != "" -> listOf(chosen(row, where))
+        else -> listOf(row)
+    }
+
+    /**
+     * A row with its right choice as the column `choice`, and that choice's index, from 0, as its label.
+     *
+     * The row's own label is the choice itself, its letter, or its index. A row without a label stays without both.
+     */
+    private fun chosen(row: Record, where: String): Record {
+        if (CHOICE == choices || CHOICE == labelColumn) {
+            throw UserError("$where: the column '$CHOICE' is prge's own; give yours another name")
+        }
+        val held = (row[choices] as? List<*>)?.filterIsInstance<String>()
+        if (held == null || held.size < 2 || held.size != (row[choices] as List<*>).size) {
+            throw UserError("$where: column '$choices' must be a list of at least two texts")
+        }
+        val label = row[labelColumn] ?: return row - CHOICE
+        val named = held.lastIndexOf(label as? String)
+        val right = when {
+            named >= 0 -> named
+            label is String && label in held.indices.map(Int::toString) -> label.toInt()
+            else -> held.indices.firstOrNull { label == ('A' + it).toString() }
+                ?: throw UserError("$where: $labelColumn '$label' is none of the choices, nor a letter or index of one")
+        }
+        return row + mapOf(labelColumn to "$right", CHOICE to held[right])
+    }
+
+    /** Prompt and target in one text, which tells a record from others; the label is no part of it. */
+    internal fun text(record: Record): String =
+        template.fill(mapOf(MASK to "") + record, "the data") + target.fill(record, "the data")
+
+    private fun text(name: String): String = json[name] as? String ?: odd(name)
+
+    private fun whole(name: String): Int =
+        (json[name] as? JsonPrimitive)?.content?.toIntOrNull()?.takeIf { it >= 0 } ?: odd(name)
+
+    private fun odd(name: String): Nothing = throw UserError("the program's manifest cannot be read: $name is missing or odd")
+}
