@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 APP = HERE.parent / "app"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prge-android"
 
@@ -81,14 +81,16 @@ def tools() -> Path:
 
 
 def resources(platform: Path, output: Path) -> None:
-    """Writes ``resources.ap_`` and ``java/org/prge/app/R.java`` into the folder ``output``."""
-    aapt2 = tools() / "aapt2"
-    output.mkdir(parents=True, exist_ok=True)
+    """Writes ``resources.ap_``, with the demo's data in it, and ``java/org/prge/app/R.java`` into the folder ``output``."""
+    aapt2, assets = tools() / "aapt2", output / "assets"
+    (assets / "demo").mkdir(parents=True, exist_ok=True)
+    for name in ("train.tsv", "test.tsv"):
+        shutil.copy(HERE.parents[1] / "src/prge/demo" / name, assets / "demo")
     run(aapt2, "compile", "--dir", APP / "src/main/res", "-o", output / "compiled.zip")
     run(
         aapt2, "link", "-I", platform, "--manifest", APP / "src/main/AndroidManifest.xml",
         "--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK),
-        "--version-code", VERSION[0], "--version-name", VERSION[1],
+        "--version-code", VERSION[0], "--version-name", VERSION[1], "-A", assets,
         "--java", output / "java", "-o", output / "resources.ap_", output / "compiled.zip",
     )  # fmt: skip
 
@@ -169,8 +171,6 @@ def apk(output: Path, program: Path | None, given: Path | None) -> None:
             archive.add(code.name, code)
         for place, library in sorted(libraries.items()):
             archive.add(place, library, stored=True)
-        for file in sorted((HERE.parents[1] / "src/prge/demo").glob("*.tsv")):
-            archive.add(f"assets/demo/{file.name}", file)
         if program:
             for file in sorted(path for path in program.iterdir() if path.is_file()):
                 archive.add(f"assets/program/{file.name}", file, stored=file.suffix == ".pte")

@@ -5,6 +5,7 @@ import android.content.Context
 import android.os.Handler
 import android.os.Looper
 import java.io.File
+import java.io.IOException
 import java.util.concurrent.Executors
 import org.prge.UserError
 import org.prge.program.ExecuTorch
@@ -18,7 +19,7 @@ open class App : Application() {
     val training by lazy { Training(teacher, ::rules, { phoneOf(this) }) }
 
     /** What the other thread is doing, as a string's number; 0 for nothing. Screens show it, also after a rotation. */
-    @Volatile var busyWith = 0
+    var busyWith = 0
         private set
     private val thread = Executors.newSingleThreadExecutor()
     private val main = Handler(Looper.getMainLooper())
@@ -38,19 +39,22 @@ open class App : Application() {
         }
 
     /** Does [work] on the other thread, then tells the main one what came of it, or the sentence of what went wrong. */
-    fun <T> later(what: Int, work: () -> T, failed: (String) -> Unit, then: (T) -> Unit) = thread.execute {
+    fun <T> later(what: Int, work: () -> T, failed: (String) -> Unit, then: (T) -> Unit) {
         busyWith = what
-        try {
-            val result = work()
-            main.post { then(result) }
-        } catch (e: UserError) {
-            main.post { failed(e.message!!) }
-        } catch (e: java.io.IOException) {
-            main.post { failed(getString(R.string.cannot_read, e.message)) }
-        } catch (e: OutOfMemoryError) {
-            main.post { failed(getString(R.string.no_memory)) }
-        } finally {
-            busyWith = 0
+        thread.execute {
+            val tell: () -> Unit = try {
+                work().let { { then(it) } }
+            } catch (e: UserError) {
+                { failed(e.message!!) }
+            } catch (e: IOException) {
+                { failed(getString(R.string.cannot_read, e.message)) }
+            } catch (e: OutOfMemoryError) {
+                { failed(getString(R.string.no_memory)) }
+            }
+            main.post {
+                busyWith = 0
+                tell()
+            }
         }
     }
 
@@ -66,6 +70,6 @@ val Context.app: App get() = applicationContext as App
 
 fun cpuinfo(): String = try {
     File("/proc/cpuinfo").readText()
-} catch (e: java.io.IOException) {
+} catch (e: IOException) {
     ""
 }

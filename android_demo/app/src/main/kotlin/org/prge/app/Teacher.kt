@@ -41,7 +41,7 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
         return open(program).use { tuner ->
             val labels = tuner.manifest.labels.map { it.name }
             if (labels.isEmpty()) throw UserError("this program writes text; here only those that choose a label answer")
-            val examples = encoder(tuner, program).encode(mapOf("text" to text), "your message")
+            val examples = encoder(tuner, program).run { encode(mapOf("text" to text), "your message", labelled = false).map(::fit) }
             val (before, after) = listOf(null, run.run).map { tuner.predict(it, examples).first().scores }
             Answers(labels, shares(before), shares(after))
         }
