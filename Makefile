@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 OUT := demo-out
 
-.PHONY: help demo test check apk clean
+.PHONY: help demo test test-android check apk clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/.export  ## teach SmolLM2-135M which messages need a reply today
 	$(VENV)/bin/prge demo --output $(OUT)
 
 test: check  ## check style and types, then run all tests
 	$(VENV)/bin/python -m pytest
+
+test-android: $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
+	cd android_demo && mvn -q -B package -Dpython=$(CURDIR)/$(VENV)/bin/python
+	$(VENV)/bin/python -m pytest tests/test_kotlin.py tests/test_apk.py
 
 check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff check .
@@ -30,5 +34,6 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:  ## remove what the others made
-	rm -rf $(VENV) $(OUT) build dist src/*.egg-info android_demo/*/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf android_demo/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

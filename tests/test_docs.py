@@ -22,7 +22,7 @@ from prge.runtime_driver.loop import train
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
 INDEX = "docs/README.md"
-FOLDERS = (".", "docs", "android_demo", "tests/golden")
+FOLDERS = (".", "docs", *(f"android_demo{part}" for part in ("", "/core", "/executorch", "/host")), "tests/golden")
 ALL = sorted(str(page.relative_to(ROOT)) for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
 
@@ -202,6 +202,6 @@ def test_the_front_page_is_short() -> None:
 
 @pytest.mark.parametrize("page", [*ALL, ".github/workflows/ci.yml"])
 def test_make_s_targets_exist(page: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = re.findall(r"(?:^|`|run: )make ([a-z]+)(?=`| *#|$)", (ROOT / page).read_text(), re.MULTILINE)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`|run: )make ([a-z-]+)(?=`| *#|$)", (ROOT / page).read_text(), re.MULTILINE)
     assert set(named) <= targets

@@ -10,13 +10,19 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import resealed
+from edits import json_edits, resealed
+from forked import Forks
+from hypothesis import given
+from test_hostile import forks as forks
+from test_hostile import mutated as share_of
 from test_native import HARMS as HARMS
 from test_native import LIES as LIES
 from test_native import THOROUGH, Prge, Run, contents, lying, mutated, packed_for, said, same_run
@@ -27,6 +33,7 @@ from test_native import runner as runner
 
 from prge.commands.build_runner import _package, find_cmake
 from prge.errors import UserError
+from prge.files.seal import SIZE, seal
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.data.packed import pack, unpack
@@ -39,8 +46,9 @@ ANDROID = Path(__file__).parent.parent / "android_demo"
 MUTATIONS = 500 if THOROUGH else 12
 KILLS = 100 if THOROUGH else 10
 
-MISSING = [tool for tool in ("java", "mvn", os.environ.get("CXX", "c++")) if not shutil.which(tool)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver needs {', '.join(MISSING)}")
+TOOLS = {"javac": "a JDK 17", "mvn": "Maven", os.environ.get("CXX", "c++"): "a C++ compiler"}
+MISSING = [name for tool, name in TOOLS.items() if not shutil.which(tool)] + ["Linux"] * (sys.platform != "linux")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver's tests need {', '.join(MISSING)}")
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             scratch = tmp_path_factory.mktemp("bridge") / "out"
             source, wheel = ANDROID / "host" / "src" / "main" / "cpp", _package("executorch") / "share" / "cmake"
             for command in (
-                ("mvn", "-q", "-B", "package"),
+                ("mvn", "-q", "-B", "package", "--projects", "host", "--also-make"),
                 (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
                 (cmake, "--build", scratch),
             ):
@@ -165,13 +173,15 @@ def test_a_killed_run_loses_nothing(
     host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     """-9 at random moments, also while it begins; what goes on makes the same bits."""
-    data = ("--data", str(packed), "--steps", "400", "--eval-every", "50", "--lr", "0.01")
+    data = ("--data", str(packed), "--steps", "1000", "--eval-every", "100", "--lr", "0.01")
     began = time.monotonic()
     assert kotlin(program_folder, *data, "--output", tmp_path / "whole")[0] == 0
     # Not an assertion about time: kills fall anywhere within as long as a whole run took.
-    whole, chance, killed, run = time.monotonic() - began, random.Random(5), 0, tmp_path / "run"
+    whole, chance, run = time.monotonic() - began, random.Random(5), tmp_path / "run"
+    killed = resumed = 0
     while killed < KILLS:
         begun = (run / "config.json").exists()
+        resumed += begun
         words = ["resume", str(run)] if begun else ["train", str(program_folder), *data, "--output", str(run)]
         process = subprocess.Popen([*host, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -182,6 +192,7 @@ def test_a_killed_run_loses_nothing(
         if process.wait() == 0:
             same_run(run, tmp_path / "whole")
             shutil.rmtree(run)
+    assert resumed
     if (run / "config.json").exists():
         assert kotlin("--resume", run)[0] == 0
         same_run(run, tmp_path / "whole")
@@ -393,6 +404,29 @@ def test_damaged_programs_are_refused(kotlin: Run, program_folder: Path, packed:
         file.write_bytes(content)
 
 
+@share_of(0.2)
+@given(edit=json_edits())
+def test_a_program_that_lies_crashes_no_jvm_that_python_outlives(
+    kotlin: Run, forks: Forks, program_folder: Path, packed: Path, tmp_path_factory: pytest.TempPathFactory, edit: Any
+) -> None:
+    """With a seal over it: whoever makes a program can seal it."""
+    folder = tmp_path_factory.mktemp("lies")
+    program = folder / "program"
+    shutil.copytree(program_folder, program)
+    old = (program / "program.pte").read_bytes()[:-SIZE]
+    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 3}', start) + len(b'"version": 3}')]
+    new = json.dumps(edit(json.loads(text) | {"model": "m"})).encode()  # which leaves room
+    if len(new) <= len(text):
+        (program / "program.pte").write_bytes(old.replace(text, new.ljust(len(text))))
+        seal(program / "program.pte")
+        words = ("--data", packed, "--steps", 1, "--lr", 0.01, "--output")
+        try:
+            kotlin(program, *words, folder / "kotlin")
+        except AssertionError as e:
+            assert forks("train", program, *words, folder / "python", cwd=folder).code not in (0, 1), e
+    shutil.rmtree(folder)
+
+
 def test_damaged_packed_files_are_refused_as_by_python(
     kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
@@ -454,24 +488,39 @@ def test_damaged_states_begin_a_run_with_both_or_with_none(
             same_run(*runs)
 
 
-def test_damaged_runs_are_refused_or_go_on_with_the_same_bits(
-    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+def test_damaged_runs_are_refused_or_go_on_as_by_python(
+    kotlin: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
-    chance, whole, run = random.Random(2), tmp_path / "whole", tmp_path / "run"
-    settings = ("--steps", 14, "--eval-every", 0, "--lr", 0.01, "--output", whole)
-    assert runner(program_folder, "--data", packed, *settings)[0] == 0
-    state = (whole / "state.safetensors").read_bytes()
+    """Also such whose checksums somebody made anew."""
+    chance, whole, refused = random.Random(2), tmp_path / "whole", 0
+    settings = ("--steps", 14, "--eval-every", 0, "--lr", 0.01, "--output", whole, "--max-minutes", 0)
+    assert kotlin(program_folder, "--data", packed, *settings)[0] == 0
+    for _ in range(3):
+        assert kotlin("--resume", whole, "--max-minutes", 0)[0] == 0
     for i in range(MUTATIONS):
-        shutil.copytree(whole, run)
         name = ("log.jsonl", "state.safetensors", "config.json")[i % 3]
-        changed = mutated((whole / name).read_bytes(), chance)
-        (run / name).write_bytes(resealed(changed) if i % 2 else changed)
-        code, result = kotlin("--resume", run, "--data", packed, program_folder)
-        if code == 0 and name != "config.json":
-            assert result["steps"] == 14 and (run / "state.safetensors").read_bytes() == state
-        if code == 1 and name != "config.json":
-            assert runner("--resume", run)[0] == 1
-        shutil.rmtree(run)
+        content = (whole / name).read_bytes()
+        changed = mutated(content, chance)
+        if name == "log.jsonl" and i % 2:
+            text = mutated(content.rpartition(b',"crc":"')[0], chance).replace(b"\n", b" ") + b"}"
+            changed = text[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(text)
+        elif i % 2:
+            changed = resealed(changed)
+        results = []
+        for driver in (kotlin, lambda *words: prge("train", *words)):
+            run = tmp_path / f"run-{i}-{len(results)}"
+            shutil.copytree(whole, run)
+            (run / name).write_bytes(changed)
+            results.append((driver("--resume", run, "--data", packed, "--max-minutes", 0)[0], run))
+        (code, ours), (other, theirs) = results
+        refused += code
+        if name != "config.json":
+            assert code == other, (ours, theirs)
+        if code == other == 0:
+            assert (ours / "state.safetensors").read_bytes() == (theirs / "state.safetensors").read_bytes()
+        shutil.rmtree(ours)
+        shutil.rmtree(theirs)
+    assert refused > MUTATIONS / 6
 
 
 def test_an_example_set_of_other_words_is_refused(

@@ -23,7 +23,8 @@ import org.prge.run.sourcesOf
  * @property seed of the batches and the directions, from 0 to 2^31 - 1.
  * @property evalEvery steps between evaluations on the dev examples; 0 for one at the end alone.
  * @property from a run's folder or a state's file to begin with, instead of the program's own state.
- * @property cache where hidden states are kept: "off", a size as "2GB", or a folder that runs share; "" for at most 4 GB.
+ * @property cache where hidden states are kept: "off", a size as "2GB", or a folder that runs share; "" for 4 GB at
+ *     most.
  */
 data class Settings(
     val steps: Int = 300,
@@ -51,7 +52,7 @@ interface Progress {
     /** Asked before every execution. When it is false, the run stops; all whole steps are on disk. */
     fun goesOn(): Boolean = true
 
-    /** While the frozen layers read all texts once, before the first step: how many tokens are done, and of how many. */
+    /** While the frozen layers read all texts, once before the first step: how many tokens are done, of how many. */
     fun reading(done: Long, all: Long) {}
 
     /** While the dev examples are evaluated: how many rows are done, and of how many. */
@@ -102,14 +103,14 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
      * @param dev to evaluate on; may be empty.
      * @param dropped how many training examples were left out because they are in [dev].
      */
-    fun pack(file: File, train: List<Example>, dev: List<Example> = emptyList(), dropped: Int = 0): Examples {
+    fun pack(file: File, train: List<Example>, dev: List<Example> = emptyList(), dropped: Int = 0): Examples = enough {
         if (train.isEmpty()) throw UserError("there are no examples to train on")
         Examples(file, train, dev, dropped).write(manifest)
-        return examples(file)
+        examples(file)
     }
 
     /** Reads a packed file, of this program. */
-    fun examples(file: File): Examples = Examples.read(file, manifest)
+    fun examples(file: File): Examples = enough { Examples.read(file, manifest) }
 
     /** Begins a run in a new or empty folder, and makes its steps until it is done or [Progress.goesOn] says no. */
     fun train(
@@ -124,23 +125,23 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     /**
      * Evaluates a state on examples with labels.
      *
-     * @param state a run's folder, whose best state is taken, or a state's file; null for the state that runs begin with.
+     * @param state a run's folder, whose best state is taken, or a state's file; null for the one that runs begin with.
      */
-    fun evaluate(state: File?, examples: List<Example>): Evaluation {
+    fun evaluate(state: File?, examples: List<Example>): Evaluation = enough {
         if (examples.isEmpty()) throw UserError("there are no examples to evaluate on")
-        return org.prge.loop.evaluate(program, numbers(state), examples)
+        org.prge.loop.evaluate(program, numbers(state), examples)
     }
 
     /** What a state answers to each of some examples, whose labels may be -1. */
     fun predict(state: File?, examples: List<Example>): List<Prediction> =
-        org.prge.loop.predict(program, numbers(state), examples)
+        enough { org.prge.loop.predict(program, numbers(state), examples) }
 
     override fun close() = program.close()
 
     private fun numbers(state: File?): FloatArray =
         if (state == null) program.initialState() else readState(Run.stateIn(state), manifest).numbers
 
-    private fun go(progress: Progress, open: (Hears) -> Run): Outcome {
+    private fun go(progress: Progress, open: (Hears) -> Run): Outcome = enough {
         program.beforeEach = { if (!progress.goesOn()) throw Stopped() }
         var run: Run? = null
         try {
@@ -151,7 +152,7 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
             program.beforeEach = {}
             run?.close()
         }
-        return outcome(run)
+        outcome(run)
     }
 
     private fun outcome(run: Run?): Outcome {
@@ -174,9 +175,16 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
         fun open(folder: File, threads: Int = 0): FineTuner = open(folder, ExecuTorch(threads))
 
         /** As above, on another runtime: tests of an app may bring their own. */
-        fun open(folder: File, runtime: Runtime): FineTuner = FineTuner(StepProgram(folder, runtime))
+        fun open(folder: File, runtime: Runtime): FineTuner = enough { FineTuner(StepProgram(folder, runtime)) }
 
         /** Where the program and the packed examples of a run are, as its folder says. */
         fun sources(run: File): Pair<File, File> = sourcesOf(run)
     }
+}
+
+/** Runs [block]. That it needs more memory than there is, is a sentence too: files from anywhere may claim any size. */
+private inline fun <T> enough(block: () -> T): T = try {
+    block()
+} catch (e: OutOfMemoryError) {
+    throw UserError("this needs more memory than the app may take; take fewer examples or a smaller program")
 }

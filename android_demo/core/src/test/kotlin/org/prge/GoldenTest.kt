@@ -263,8 +263,10 @@ class GoldenTest {
         val manifests = Json.parseToJsonElement(File(GOLDEN, "manifests.json").readText()).jsonObject
 
         fun cases(name: String, test: (JsonObject) -> Unit): List<DynamicTest> {
-            val cases = Json.parseToJsonElement(File(GOLDEN, "$name.json").readText()).jsonObject.getValue("cases").jsonArray
-            return cases.mapIndexed { i, given -> DynamicTest.dynamicTest("$name $i") { test(given.jsonObject) } }
+            val file = Json.parseToJsonElement(File(GOLDEN, "$name.json").readText()).jsonObject
+            return file.getValue("cases").jsonArray.mapIndexed { i, given ->
+                DynamicTest.dynamicTest("$name $i") { test(given.jsonObject) }
+            }
         }
 
         fun manifest(given: JsonObject): Manifest {
@@ -315,7 +317,10 @@ class GoldenTest {
             is JsonObject -> json.flatMap { (key, value) -> flat(value, "$name.$key") }
             is JsonArray -> json.flatMap { flat(it, "$name[]") }
             is JsonNull -> listOf(name to null)
-            is JsonPrimitive -> listOf(name to if (json.isString) json.content else json.content.toDoubleOrNull() ?: json.content)
+            is JsonPrimitive -> {
+                val number = if (json.isString) null else json.content.toDoubleOrNull()
+                listOf(name to (number ?: json.content))
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ class Batches(private val examples: List<Example>, private val size: Int, privat
         return groups[(number % each).toInt()]
     }
 
-    /** Every class is shuffled, then sorted by length within windows of about 8 batches; the classes are spread evenly. */
+    /** Every class is shuffled, then sorted by length within windows of about 8 batches. Classes are spread evenly. */
     private fun shuffled(): List<List<Int>> {
         val windows = maxOf(1, examples.size / (8 * size)).toLong()
         val shares = examples.indices.groupBy { examples[it].label }.values.flatMap { members ->
@@ -34,7 +34,8 @@ class Batches(private val examples: List<Example>, private val size: Int, privat
         }
         val merged = shares.sortedBy { it.first }.map { it.second }.toMutableList()
         while (merged.size % size != 0) merged.add(merged[merged.size % examples.size])
-        return merged.chunked(size).withIndex().sortedBy { scramble(seed, epoch, 1, it.index.toLong()) }.map { it.value }
+        val cut = merged.chunked(size).withIndex()
+        return cut.sortedBy { scramble(seed, epoch, 1, it.index.toLong()) }.map { it.value }
     }
 }
 

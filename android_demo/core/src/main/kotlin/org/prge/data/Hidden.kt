@@ -113,25 +113,35 @@ class Hidden private constructor(
     override fun close() = file.close()
 
     companion object {
-        /** Opens a file; null where it is not whole, or not of these examples and this program. All of it is read once. */
+        /**
+         * Opens a file; null where it is not whole, or not of these examples and this program. All of it is read once.
+         */
         fun open(path: File, m: Manifest, examples: Examples): Hidden? {
             val rows = distinct(examples)
-            val head = header(m, examples, tokensOf(rows))
-            val place = placeIn(head)
-            try {
-                val file = open(path, READ)
-                val there = ByteBuffer.allocate(head.size)
-                if (file.size() == bytesOfHidden(examples, m) + head.size) {
-                    file.readAt(0, there)
-                    val digits = String(there.array(), place, 8, Charsets.ISO_8859_1)
-                    head.copyInto(there.array(), place, place, place + 8)
-                    if (there.array().contentEquals(head) && checksum(file, head) == digits)
-                        return Hidden(path, file, head.size, m, rows)
-                }
-                file.close()
-            } catch (e: IOException) { // as good as missing
+            val tokens = tokensOf(rows)
+            val head = header(m, examples, tokens)
+            val file = try {
+                open(path, READ)
+            } catch (e: IOException) {
+                return null
             }
+            val whole = try {
+                file.size() == head.size + 4 * tokens * m.hidden && isWhole(file, head)
+            } catch (e: IOException) {
+                false
+            }
+            if (whole) return Hidden(path, file, head.size, m, rows)
+            file.close()
             return null
+        }
+
+        /** Whether a file begins with [head], but for the checksum, and has the checksum of its content there. */
+        private fun isWhole(file: FileChannel, head: ByteArray): Boolean {
+            val place = placeIn(head)
+            val there = ByteArray(head.size).also { file.readAt(0, ByteBuffer.wrap(it)) }
+            val digits = String(there, place, 8, Charsets.ISO_8859_1)
+            head.copyInto(there, place, place, place + 8)
+            return there.contentEquals(head) && checksum(file, head) == digits
         }
 
         /**

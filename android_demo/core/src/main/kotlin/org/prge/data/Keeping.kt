@@ -36,7 +36,7 @@ internal fun hiddenFile(folder: File, cache: String, m: Manifest, examples: Exam
     val budget = budgetOf(cache)
     if (budget == 0.0) return null
     val shared = cache != "" && budget == null
-    val place = if (shared) File(cache).canonicalFile else folder
+    val place = if (shared) writing(File(cache)) { File(cache).canonicalFile } else folder
     writing(place) { Files.createDirectories(place.toPath()) }
     val name = if (shared) "hidden-${m.frozenSha256.take(8)}-${examples.crc}.safetensors" else HIDDEN
     val there = File(place, name).isFile // its space is not counted twice

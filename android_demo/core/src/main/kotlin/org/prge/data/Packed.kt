@@ -64,7 +64,8 @@ class Examples internal constructor(
                         "pack the data again",
                 )
             try {
-                val (train, dev, dropped) = listOf("train", "dev", "dropped").map { parseJson(held.text(it)).whole().toInt() }
+                val counts = listOf("train", "dev", "dropped").map { parseJson(held.text(it)).whole().toInt() }
+                val (train, dev, dropped) = counts
                 val reader = Reader(words, manifest)
                 val found = Examples(file, reader.examples(train), reader.examples(dev), dropped)
                 if (reader.at != words.size || found.train.isEmpty()) throw Odd("")
@@ -76,7 +77,7 @@ class Examples internal constructor(
     }
 }
 
-/** The words of each example: label, targets, number of tokens and of candidates, tokens; then its candidates likewise. */
+/** The words of each example: label, targets, number of tokens and of candidates, tokens; its candidates likewise. */
 private fun wordsOf(examples: List<Example>): IntArray {
     fun size(e: Example): Int = 4 + e.tokens.size + e.candidates.sumOf(::size)
     val words = IntArray(examples.sumOf(::size))

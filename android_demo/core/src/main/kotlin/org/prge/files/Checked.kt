@@ -32,9 +32,11 @@ internal fun bytesOf(numbers: IntArray): ByteArray =
 
 /** A vector of a safetensors file: the name of its dtype, and its bytes. */
 internal class Vector(val type: String, val bytes: ByteArray) {
-    fun floats() = FloatArray(bytes.size / 4).also { ByteBuffer.wrap(bytes).order(LITTLE_ENDIAN).asFloatBuffer().get(it) }
+    fun floats() = FloatArray(bytes.size / 4).also { buffer().asFloatBuffer().get(it) }
 
-    fun ints() = IntArray(bytes.size / 4).also { ByteBuffer.wrap(bytes).order(LITTLE_ENDIAN).asIntBuffer().get(it) }
+    fun ints() = IntArray(bytes.size / 4).also { buffer().asIntBuffer().get(it) }
+
+    private fun buffer() = ByteBuffer.wrap(bytes).order(LITTLE_ENDIAN)
 }
 
 internal fun vector(numbers: FloatArray) = Vector("F32", bytesOf(numbers))

@@ -63,8 +63,12 @@ internal fun readBounded(file: File, most: Long): ByteArray = reading(file) {
     val path = file.toPath()
     val size = Files.size(path)
     if (!Files.isRegularFile(path)) throw UserError("$file is not a regular file")
-    if (size > most) throw UserError("$file holds $size bytes; prge reads at most $most of such a file")
+    checkSize(file, size, most)
     Files.readAllBytes(path)
+}
+
+internal fun checkSize(file: File, size: Long, most: Long) {
+    if (size > most) throw UserError("$file holds $size bytes; prge reads at most $most of such a file")
 }
 
 /** UTF-8, and nothing else. */

@@ -1,8 +1,8 @@
 package org.prge.loop
 
 /**
- * Remembers which evaluation of a run was the best: the highest accuracy, and of these the lowest loss; without a choice
- * the lowest loss.
+ * Remembers which evaluation of a run was the best: the highest accuracy, and of these the lowest loss; without a
+ * choice the lowest loss.
  */
 class Best {
     /** Of the run, behind which the best one was made; null before the first evaluation. */

@@ -43,8 +43,8 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
         if (!finite(stepped)) throw UserError("the estimate is not finite at eps $eps")
         for (k in 0 until size) {
             // Momentum and Adam keep (1 - beta) times the gradient. A step of SGD with lr 1 is the gradient.
-            val gradient = if (m.optimizer == "sgd") state[k] - stepped[k] else stepped[size + k] / (1 - m.betaMean).toFloat()
-            val g = gradient.toDouble()
+            val own = (1 - m.betaMean).toFloat()
+            val g = (if (m.optimizer == "sgd") state[k] - stepped[k] else stepped[size + k] / own).toDouble()
             direction[k] += g / HALF
             square[k] += g * g / HALF
         }

@@ -34,11 +34,9 @@ abstract class Base internal constructor(val file: File, kind: String, runtime: 
             throw UserError("$file is damaged, or made for another version of the ExecuTorch runtime")
         }
         try {
-            val text = if ("manifest" in loaded.methods) loaded.text("manifest") else null
-            manifest = Manifest.read(
-                text ?: throw UserError("$file is an ExecuTorch program, but not one made by prge (it has no manifest)"),
-                file.path, kind,
-            )
+            val text = (if ("manifest" in loaded.methods) loaded.text("manifest") else null)
+                ?: throw UserError("$file is an ExecuTorch program, but not one made by prge (it has no manifest)")
+            manifest = Manifest.read(text, file.path, kind)
         } catch (e: Exception) {
             loaded.close()
             throw if (e is UserError) e else failed()

@@ -73,11 +73,13 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
         val found = cores.sumOf { it[0].whole(SIZE) * it[1].whole(SIZE) }
         val slots = stateSize.toLong() in listOf(found, 2 * found, 3 * found)
         val answers = if (labelWords) labels.size > 1 else labels.isEmpty() && maxTargets > 0 && maxTokens > 1
-        if (found == 0L || !slots || !answers || minTokens > maxTokens || hidden < 1) throw Odd("its sizes make no step")
+        val fits = minTokens <= maxTokens && hidden > 0 && 2L * queries * batch <= SIZE
+        if (found == 0L || !slots || !answers || !fits) throw Odd("its sizes make no step")
         if (answerAt == "mask" && maskToken < 0) throw Odd("it has no mask_token")
-        if (eps <= 0 || lr <= 0 || betaMean !in 0.0..<1.0 || betaSquare !in 0.0..<1.0) throw Odd("its settings make no step")
-        if (json.at("kind").text() != kind)
-            throw Odd(if (kind == "step") "it does not train: take the program.pte beside it" else "it is no $kind part")
+        if (eps <= 0 || lr <= 0 || betaMean !in 0.0..<1.0 || betaSquare !in 0.0..<1.0)
+            throw Odd("its settings make no step")
+        val other = if (kind == "step") "it does not train: take the program.pte beside it" else "it is no $kind part"
+        if (json.at("kind").text() != kind) throw Odd(other)
         parameters = found.toInt()
     }
 

@@ -31,9 +31,11 @@ internal fun stateBytes(
  * @throws UserError it is missing, damaged, no state, or of another base or other frozen factors.
  */
 internal fun readState(file: File, m: Manifest): State {
-    if (!file.isFile) throw UserError("$file does not exist; `prge train` and `prge-run` write it into their run folders")
+    if (!file.isFile)
+        throw UserError("$file does not exist; `prge train` and `prge-run` write it into their run folders")
     val held = readChecked(file, "a state of prge", "F32", required = false)
-    val state = held.vectors["state"]?.floats() ?: throw UserError("$file is not a state of prge: it has no vector 'state'")
+    val state = held.vectors["state"]?.floats()
+        ?: throw UserError("$file is not a state of prge: it has no vector 'state'")
     if ("base_sha256" in held.metadata && held.text("base_sha256") != m.modelSha256)
         throw UserError("$file was trained on ${held.text("base")}, and not the base here, ${m.model}")
     val count = state.size

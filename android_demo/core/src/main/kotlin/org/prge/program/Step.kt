@@ -88,8 +88,8 @@ class StepProgram(path: File, private val runtime: Runtime) :
      * One fine-tuning step: as many executions as the program needs for it.
      *
      * @param batch B examples.
-     * @return the new state, and the losses: of each example; or, with perturbed weights, the batch's mean of each copy,
-     *     those at +eps first.
+     * @return the new state, and the losses: of each example; or, with perturbed weights, the batch's mean of each
+     *     copy, those at +eps first.
      */
     fun step(batch: List<Example>, state: FloatArray, seed: Long, lr: Double, eps: Double): Result {
         val copies = manifest.copies
@@ -157,7 +157,7 @@ class StepProgram(path: File, private val runtime: Runtime) :
     }
 }
 
-/** [StepProgram.step] by a function that executes with a seed, lr and eps. Loops that are not in the program run here. */
+/** [StepProgram.step] by a function that executes with a seed, lr and eps. Loops outside the program run here. */
 internal fun stepBy(
     m: Manifest, state: FloatArray, seed: Long, lr: Double, eps: Double, execute: (Long, Double, Double) -> Result,
 ): Result {

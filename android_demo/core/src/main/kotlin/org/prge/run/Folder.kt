@@ -108,7 +108,8 @@ internal fun settingsOf(folder: File, program: StepProgram, examples: Examples):
         )
     val t = json.at("train")
     val cache = json.at("data").at("cache").textOrNull()
-    if (cache != null && cache != HIDDEN && !isShared(cache)) throw Odd("hidden states in ${json.at("data").at("cache").short()}")
+    if (cache != null && cache != HIDDEN && !isShared(cache))
+        throw Odd("hidden states in ${JsonPrimitive(cache).short()}")
     val config = TrainConfig(
         t.at("steps").whole().toInt(), t.at("lr").real(), t.at("eps").real(), t.at("seed").whole(),
         t.at("eval_every").whole().toInt(), t.at("after").whole().toInt(),
@@ -133,8 +134,8 @@ private fun <T> described(folder: File, read: (JsonElement) -> T): T {
         val version = json.fields()["version"] ?: JsonPrimitive(1)
         if (version != JsonPrimitive(VERSION))
             throw UserError(
-                "$folder was begun by another version of prge (run format ${version.short().take(20)}, this one reads " +
-                    "$VERSION); finish it with that version, or begin a new run with --from $folder",
+                "$folder was begun by another version of prge (run format ${version.short().take(20)}, this one " +
+                    "reads $VERSION); finish it with that version, or begin a new run with --from $folder",
             )
         return read(json)
     } catch (e: Odd) {

@@ -19,6 +19,7 @@ import org.prge.UserError
 import org.prge.files.LARGE
 import org.prge.files.Odd
 import org.prge.files.at
+import org.prge.files.checkSize
 import org.prge.files.crc32
 import org.prge.files.dump
 import org.prge.files.fields
@@ -72,7 +73,7 @@ internal class Journal(private val path: File) : AutoCloseable {
      */
     fun read(each: (JsonObject) -> Unit) {
         val data = reading(path) {
-            if (file.size() > LARGE) throw UserError("$path holds ${file.size()} bytes; prge reads at most $LARGE of such a file")
+            checkSize(path, file.size(), LARGE)
             ByteArray(file.size().toInt()).also { file.readAt(0, ByteBuffer.wrap(it)) }
         }
         var at = 0
@@ -83,9 +84,7 @@ internal class Journal(private val path: File) : AutoCloseable {
                 if (row.at("step").whole() != ends.size.toLong()) throw Odd("a step out of order")
                 each(row)
             } catch (e: Odd) {
-                throw UserError(
-                    "$path is damaged at byte $at (record ${ends.size + 1}); what follows is no use",
-                )
+                throw UserError("$path is damaged at byte $at (record ${ends.size + 1}); what follows is no use")
             }
             ends += end + 1L
             at = end + 1

@@ -8,6 +8,7 @@ import org.prge.data.Examples
 import org.prge.data.HIDDEN
 import org.prge.data.hiddenFile
 import org.prge.files.dump
+import org.prge.files.reading
 import org.prge.files.replace
 import org.prge.files.sync
 import org.prge.files.writing
@@ -131,7 +132,7 @@ internal class Run private constructor(
          */
         fun begin(folder: File, program: StepProgram, examples: Examples, s: Settings, hears: Hears): Run {
             s.check(program.manifest)
-            val from = s.from?.canonicalFile
+            val from = s.from?.let { reading(it) { it.canonicalFile } }
             val first = from?.let { readState(stateIn(it), program.manifest) }
             makeFolder(folder)
             val journal = Journal(File(folder, LOG))
@@ -153,10 +154,8 @@ internal class Run private constructor(
                 return run
             } catch (e: Throwable) {
                 journal.close()
-                if (!File(folder, CONFIG).exists()) {
-                    File(folder, HIDDEN).delete()
-                    if (folder.list().contentEquals(arrayOf(LOG))) folder.deleteRecursively()
-                }
+                File(folder, HIDDEN).delete()
+                if (folder.list().contentEquals(arrayOf(LOG))) folder.deleteRecursively()
                 throw e
             }
         }

@@ -3,11 +3,11 @@ package org.prge.host
 import java.io.File
 import java.util.Locale
 import kotlin.system.exitProcess
+import kotlinx.serialization.json.JsonArray
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
-import kotlinx.serialization.json.buildJsonArray
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
 import org.prge.FineTuner
@@ -64,8 +64,9 @@ private class Watch(private val minutes: Double?) : Progress {
 
     override fun stepped(record: StepRecord, steps: Int) {
         over = minutes != null && (System.nanoTime() - began) / 60e9 >= minutes
-        val dev = record.dev?.let { "  dev loss %.3f  accuracy %.3f".format(Locale.ROOT, it.loss, it.accuracy ?: Double.NaN) }
-        if (steps % 10 == 1 || dev != null) System.err.println("step $steps  loss ${"%.3f".format(Locale.ROOT, record.loss)}${dev ?: ""}")
+        if (steps % 10 != 1 && record.dev == null) return
+        val dev = record.dev?.let(::json) ?: ""
+        System.err.println("step %d  loss %.3f  %s".format(Locale.ROOT, steps, record.loss, dev))
     }
 }
 
@@ -106,8 +107,9 @@ private fun run(command: String, a: Arguments): JsonObject {
         when (command) {
             "train" -> json(tuner.train(a.file("--output"), examples, settings(a, from), watch))
             "evaluate" -> json(tuner.evaluate(from, examples.dev))
-            "predict" -> buildJsonObject {
-                put("answers", buildJsonArray { tuner.predict(from, examples.dev).forEach { add(JsonPrimitive(it.answer)) } })
+            "predict" -> {
+                val answers = tuner.predict(from, examples.dev).map { JsonPrimitive(it.answer) }
+                JsonObject(mapOf("answers" to JsonArray(answers)))
             }
             else -> throw UserError("unknown command $command; known are:\n$USAGE")
         }
