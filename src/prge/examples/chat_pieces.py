@@ -8,7 +8,7 @@ message behind it is the last one. `pieces` learns the gaps, and checks them aga
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,15 @@ def pieces(chat: Chat) -> dict[str, Any] | None:
             for name, gap in _learned(chat, roles).items():
                 if gaps.setdefault(name, gap) != gap:
                     return None
-        found = {
-            "template": chat.template, "special_tokens": dict(chat.special_tokens), "gaps": gaps,
-            "edges": dict.fromkeys(sorted({role for roles in conversations for role in roles}), "refused"),
-            "reserved": reserved,
-        }  # fmt: skip
-        if not _fits(chat, conversations, found, ()):
+        edges = dict.fromkeys(sorted({role for roles in conversations for role in roles}), "refused")
+        if not _fits(chat, conversations, gaps, edges):
             return None
-        for role in found["edges"]:
+        for role in edges:
             for way in ("stripped", "kept"):
-                tried = {**found, "edges": {**found["edges"], role: way}}
-                if _fits(chat, conversations, tried, [role for role, way in tried["edges"].items() if way != "refused"]):
-                    found = tried
-        return found
+                if _fits(chat, conversations, gaps, edges | {role: way}):
+                    edges[role] = way
+        found = {"template": chat.template, "special_tokens": dict(chat.special_tokens)}
+        return {**found, "gaps": gaps, "edges": edges, "reserved": reserved}
     except (_NoPieces, UserError):
         return None
 
@@ -88,7 +84,7 @@ def render(pieces: dict[str, Any], messages: Sequence[Message], reply: bool) -> 
 
 
 def _conversations(chat: Chat) -> Iterator[list[str]]:
-    """The roles of conversations, the shortest first. Those with a system are left out where the template refuses it."""
+    """The roles of conversations, the shortest first; without the system where the template refuses it."""
     turns = ["user", "assistant"] * _LONGEST
     try:
         chat.render(_messages(["system", "user"], ["s", "u"]), reply=True)
@@ -122,26 +118,23 @@ def _learned(chat: Chat, roles: Sequence[str]) -> dict[str, str]:
     return gaps | {f"{before}, reply" if _replies(roles) else f"{before}, end": text}
 
 
-def _fits(
-    chat: Chat, conversations: Sequence[Sequence[str]], pieces: dict[str, Any], edged: Container[str]
-) -> bool:
+def _fits(chat: Chat, conversations: Sequence[Sequence[str]], gaps: dict[str, str], edges: dict[str, str]) -> bool:
     """Whether the pieces give what the template writes, whatever the contents are.
 
-    Args:
-        edged: the roles whose contents also are empty, or have white space around them.
+    A role whose edges are refused gets no content that is empty or has white space around it.
     """
     for roles in conversations:
         for shift in range(len(_PLAIN + _EDGES)):
             contents = []
             for i, role in enumerate(roles):
-                choices = _EDGES + _PLAIN if role in edged else _PLAIN
+                choices = _PLAIN if edges[role] == "refused" else _EDGES + _PLAIN
                 contents.append(choices[(i + shift) % len(choices)])
             messages = _messages(roles, contents)
             try:
                 expected = chat.render(messages, reply=_replies(roles))
             except UserError:
                 return False
-            if render(pieces, messages, _replies(roles)) != expected:
+            if render({"gaps": gaps, "edges": edges}, messages, _replies(roles)) != expected:
                 return False
     return True
 

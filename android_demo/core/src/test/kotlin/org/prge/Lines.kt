@@ -8,10 +8,8 @@ import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.boolean
 import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonArray
-import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
 import org.prge.data.Example
-import org.prge.examples.Chat
 import org.prge.examples.Encoder
 import org.prge.examples.Message
 import org.prge.examples.Source
@@ -25,7 +23,7 @@ fun main() {
     fun tokenizer(path: String) =
         held?.takeIf { it.first == path }?.second ?: Tokenizer.read(File(path)).also { held = path to it }
 
-    for (line in generateSequence(::readLine)) {
+    for (line in System.`in`.bufferedReader().lineSequence()) {
         val asked = Json.parseToJsonElement(line) as JsonObject
         fun text(name: String) = asked.getValue(name).jsonPrimitive.content
         fun flag(name: String) = asked[name]?.jsonPrimitive?.boolean ?: true
@@ -47,9 +45,12 @@ fun main() {
                 "divided" -> Source(File(ask.jsonPrimitive.content), seed = asked.getValue("seed").jsonPrimitive.int)
                     .read(Encoder.of(text("manifest"), File(text("folder")), flag("truncate")))
                     .run { listOf(train, dev).map { JsonArray(it.map(::described)) } + JsonPrimitive(dropped) }
-                "chat" -> listOf(ask.jsonArray.map { it.jsonObject }.map { fields ->
-                    Message(fields.getValue("role").jsonPrimitive.content, fields.getValue("content").jsonPrimitive.content)
-                }.let { JsonPrimitive(Chat.read(File(text("pieces")), text("manifest"))!!.render(it, flag("reply"))) })
+                "chat" -> {
+                    val messages = ask.jsonArray.map { turn -> turn.jsonArray.map { it.jsonPrimitive.content } }
+                        .map { (role, content) -> Message(role, content) }
+                    val chat = Encoder.of(text("manifest"), File(text("folder"))).form.chat
+                    listOf(JsonPrimitive(chat.render(messages, flag("reply"))))
+                }
                 else -> error(name)
             }.let { JsonObject(mapOf("answer" to JsonArray(it))) }
         } catch (e: UserError) {

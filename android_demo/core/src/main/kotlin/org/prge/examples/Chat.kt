@@ -10,10 +10,9 @@ class Message(val role: String, val content: String)
 /**
  * How a model takes a conversation, by the pieces of its chat template.
  *
- * Chat templates are programs in Jinja, which a device does not have. So `prge export` writes what the template puts
- * between the messages, as `chat.json`, and checks that the template writes nothing else. A conversation is then written
- * as gaps and contents in turn. It may begin with the system's message; behind it the user and the assistant speak in
- * turn.
+ * Chat templates are programs in Jinja, which a device does not have. So `prge export` writes into `chat.json` what the
+ * template puts between the messages, and checks that it writes nothing else. A conversation is then gaps and contents
+ * in turn. It may begin with the system's message; behind it the user and the assistant speak in turn.
  */
 class Chat private constructor(json: Map<*, *>) {
     private val template = json["template"]
@@ -55,8 +54,8 @@ class Chat private constructor(json: Map<*, *>) {
         }
         reserved.find { it in message.content }?.let {
             throw UserError(
-                "the chat template cannot write this conversation here: a message holds \"$it\", which means something " +
-                    "to it; pack it with `prge pack`"
+                "the chat template cannot write this conversation here: a message holds \"$it\", which the template " +
+                    "looks for; pack it with `prge pack`"
             )
         }
         return if (way == "stripped") stripped else message.content
@@ -106,7 +105,7 @@ class Chat private constructor(json: Map<*, *>) {
          * The pieces of a program's chat template.
          *
          * @param manifest the program's, or that of `generate.pte` beside it.
-         * @return null if the program takes no conversations, or the file is missing because the template has no pieces.
+         * @return null if the program takes no conversations, or there is no such file as the template has no pieces.
          * @throws UserError the file cannot be read, or is another program's.
          */
         fun read(file: File, manifest: String): Chat? {
@@ -133,7 +132,3 @@ class Chat private constructor(json: Map<*, *>) {
         }
     }
 }
-
-/** What a program says whose chat template has no pieces. */
-internal const val NO_PIECES = "the program's chat template is not beside it in pieces (${Chat.FILE}), and a device cannot " +
-    "run it: pack the conversations with `prge pack`, or export the program again"

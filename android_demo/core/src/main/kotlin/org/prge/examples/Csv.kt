@@ -6,7 +6,7 @@ import org.prge.UserError
 /**
  * The rows of a CSV file, each with the number of its last line. Empty lines are none.
  *
- * A cell that begins with a quote ends with one. Inside it, two quotes stand for one, and commas and new lines are text.
+ * A cell that begins with a quote ends with one. Inside, two quotes stand for one, and commas and new lines are text.
  */
 internal fun csv(file: File, text: String): Sequence<Pair<Int, List<String>>> = sequence {
     var line = 1

@@ -9,10 +9,10 @@ import org.prge.UserError
  * What an example is, by a program's manifest. prge's manifest.py explains the fields.
  *
  * @param manifest the manifest, as the program's method `manifest` returns it.
- * @param chat how the program's model takes a conversation; null where it takes none, or its pieces are not at hand.
+ * @param pieces how the program's model takes a conversation; null where it takes none, or that is not known here.
  * @throws UserError the manifest cannot be read.
  */
-class Form(manifest: String, private val chat: Chat? = null) {
+class Form(manifest: String, private val pieces: Chat? = null) {
     private val json = try {
         parseJson(manifest) as? Map<*, *> ?: throw NotJson("it is no object")
     } catch (e: NotJson) {
@@ -31,6 +31,17 @@ class Form(manifest: String, private val chat: Chat? = null) {
     internal val maxTargets = whole("max_targets")
     internal val tokenizerSha256 = text("tokenizer_sha256")
     internal val chatTemplate = text("chat_template")
+    /** How the model takes a conversation; a [UserError] where it takes none, or that is not known here. */
+    val chat: Chat
+        get() = pieces ?: throw UserError(
+            if (chatTemplate == "") {
+                "the model has no chat template; give plain text"
+            } else {
+                "the program's chat template is not beside it in pieces (${Chat.FILE}), and a device cannot run it: " +
+                    "pack the conversations with `prge pack`, or export the program again"
+            }
+        )
+
     private val taskName = text("task")
 
     init {
@@ -59,7 +70,7 @@ class Form(manifest: String, private val chat: Chat? = null) {
 
     private fun unfold(row: Record, task: Task?, where: String): List<Record> = when {
         task != null -> listOf(task.record(row, labels, where))
-        chatTemplate != "" -> (chat ?: throw UserError(NO_PIECES)).records(row, where)
+        chatTemplate != "" -> chat.records(row, where)
         choices != "" -> listOf(chosen(row, where))
         else -> listOf(row)
     }
@@ -97,5 +108,6 @@ class Form(manifest: String, private val chat: Chat? = null) {
     private fun whole(name: String): Int =
         (json[name] as? JsonPrimitive)?.content?.toIntOrNull()?.takeIf { it >= 0 } ?: odd(name)
 
-    private fun odd(name: String): Nothing = throw UserError("the program's manifest cannot be read: $name is missing or odd")
+    private fun odd(name: String): Nothing =
+        throw UserError("the program's manifest cannot be read: $name is missing or odd")
 }

@@ -17,7 +17,8 @@ private val LINE_END = Regex("[\n\u000B\u000C\u001C-\u001E\u0085\u2028\u2029]")
 private val KINDS = listOf(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 
 /** A row's place, for messages: its file and line. */
-internal fun place(file: File, number: Int): String = "$file, ${if (file.extension == "json") "record" else "line"} $number"
+internal fun place(file: File, number: Int): String =
+    "$file, ${if (file.extension == "json") "record" else "line"} $number"
 
 /**
  * The rows of a file, each with its number.
@@ -48,7 +49,7 @@ internal fun readRecords(file: File, columns: List<String>, aliases: Collection<
 private fun readText(file: File): String {
     val bytes = try {
         if (file.length() > DATA) {
-            throw UserError("$file holds ${file.length()} bytes; a device reads at most $DATA: pack it with `prge pack`")
+            throw UserError("$file holds ${file.length()} bytes; a device reads up to $DATA: pack it with `prge pack`")
         }
         file.readBytes()
     } catch (e: IOException) {
@@ -106,7 +107,7 @@ private fun paragraphs(text: String): List<Numbered> {
     return records
 }
 
-/** Rows of cells as records. `header` takes the first row and gives the names that it holds; null if it is no header. */
+/** Rows of cells as records. `header` takes the first row and gives the names in it; null if it is no header. */
 private fun table(
     file: File, rows: Sequence<Pair<Int, List<String>>>, columns: List<String>, header: (List<String>) -> List<String>?,
 ): List<Numbered> {
@@ -130,4 +131,5 @@ private fun table(
 
 /** In a TSV only tabs separate: quotes are part of the text. */
 private fun tsv(text: String): Sequence<Pair<Int, List<String>>> =
-    text.splitToSequence('\n').mapIndexed { i, line -> i + 1 to line.split('\t') }.filter { (_, row) -> row != listOf("") }
+    text.splitToSequence('\n').mapIndexed { i, line -> i + 1 to line.split('\t') }
+        .filter { (_, row) -> row != listOf("") }

@@ -38,8 +38,8 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
             val found = windows(record + (CHOICE to (choice ?: "")), where)
             if (found.size > 1) {
                 throw UserError(
-                    "$where: the choice '$choice' has more target tokens than the ${form.maxTargets} that the program " +
-                        "takes: shorten it, or export with a larger --max-targets"
+                    "$where: the choice '$choice' has more target tokens than the ${form.maxTargets} that the " +
+                        "program takes: shorten it, or export with a larger --max-targets"
                 )
             }
             found.firstOrNull()
@@ -105,8 +105,8 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
         val masks = tokens.count { it == form.maskToken }
         if (form.answerAt == "mask" && masks != 1) {
             throw UserError(
-                "$where: the row holds the mask token $masks times, not once; the text holds one itself, or it is too " +
-                    "long and its mask was cut off"
+                "$where: the row holds the mask token $masks times, not once; the text holds one itself, or it is " +
+                    "too long and its mask was cut off"
             )
         }
     }

@@ -43,6 +43,6 @@ internal fun Task.record(row: Record, names: List<String>, where: String): Recor
     }
     if (label !is String || !label.matches(Regex("[0-9]+"))) return record
     val name = names.getOrNull(label.toIntOrNull() ?: -1)
-        ?: throw UserError("$where: no example of this task: its label is $label; the classes are ${names.joinToString()}")
+        ?: throw UserError("$where: not an example of this task: label $label; its classes are ${names.joinToString()}")
     return record + ("label" to name)
 }

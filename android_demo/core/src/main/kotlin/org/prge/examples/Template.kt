@@ -8,7 +8,7 @@ internal const val CHOICE = "choice"
 /** Stands for the mask token. */
 internal const val MASK = "mask"
 
-// Bytes. The Bible has under 5 MB.
+// Letters. The Bible has under 5 million.
 private const val TEXT = 32 shl 20
 
 /**
@@ -65,10 +65,10 @@ internal class Template(private val text: String) {
                 throw UserError("$where: column '$name' holds a $kind; a template takes text")
             }
         }
-        val filled = parts.withIndex().joinToString("") { (i, part) -> if (i % 2 == 1) record[part] as String else part }
+        val filled = parts.mapIndexed { i, part -> if (i % 2 == 1) record[part] else part }.joinToString("")
         if (!isText(filled)) throw UserError("$where is not text: it holds half a surrogate pair")
         if (filled.length > TEXT) {
-            throw UserError("$where: a text of ${filled.length} characters; prge takes up to $TEXT: split it into several")
+            throw UserError("$where: a text of ${filled.length} letters; prge takes up to $TEXT: split it into several")
         }
         return filled
     }

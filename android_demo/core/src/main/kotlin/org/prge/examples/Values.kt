@@ -3,6 +3,8 @@ package org.prge.examples
 import java.math.BigDecimal
 import java.math.BigInteger
 import java.math.MathContext
+import java.math.RoundingMode
+import kotlin.math.abs
 import kotlinx.serialization.SerializationException
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonArray
@@ -68,16 +70,19 @@ private fun spelled(value: JsonPrimitive): String = when {
     else -> spelled(value.content.toDouble())
 }
 
+private val WAYS = listOf(RoundingMode.HALF_EVEN, RoundingMode.UP, RoundingMode.DOWN)
+
 private fun spelled(number: Double): String {
     if (number.isInfinite()) return if (number > 0) "Infinity" else "-Infinity"
     if (number == 0.0) return if (1 / number < 0) "-0.0" else "0.0"
-    // The fewest digits that come back to the same number. Java's own spelling has more of them at times.
+    // The fewest digits that come back to the same number, and of those the nearest. Java's spelling has more at times.
     val exact = BigDecimal(number)
-    val short = (1..17).map { exact.round(MathContext(it)) }.first { it.toDouble() == number }.stripTrailingZeros()
+    val short = (1..17).asSequence().flatMap { digits -> WAYS.map { exact.round(MathContext(digits, it)) } }
+        .first { it.toDouble() == number }.stripTrailingZeros()
     val exponent = short.precision() - short.scale() - 1
     if (exponent in -4..15) return short.toPlainString().let { if ('.' in it) it else "$it.0" }
     val digits = short.unscaledValue().abs().toString()
     val sign = if (number < 0) "-" else ""
     val fraction = if (digits.length > 1) "." + digits.drop(1) else ""
-    return "$sign${digits[0]}${fraction}e${if (exponent < 0) "-" else "+"}%02d".format(Math.abs(exponent))
+    return "$sign${digits[0]}${fraction}e${if (exponent < 0) "-" else "+"}${"${abs(exponent)}".padStart(2, '0')}"
 }

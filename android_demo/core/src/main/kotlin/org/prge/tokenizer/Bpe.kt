@@ -19,8 +19,7 @@ internal class Bpe(
     byteFallback: Boolean,
     private val ignoreMerges: Boolean,
 ) : Model {
-    private val bytes =
-        if (byteFallback) IntArray(256) { vocabulary.number("<0x%02X>".format(it)) } else IntArray(256) { Vocabulary.NONE }
+    private val bytes = IntArray(256) { if (byteFallback) vocabulary.number("<0x%02X>".format(it)) else Vocabulary.NONE }
     private val known = ConcurrentHashMap<String, IntArray>()
 
     override fun tokenize(word: String, into: Numbers) {

@@ -33,8 +33,8 @@ internal fun toBytes(token: String): ByteArray {
 }
 
 /**
- * Bytes as text. Each run of bytes that begins a character and breaks off becomes one U+FFFD, and so does any other byte
- * that fits nowhere. Java's own decoder counts such runs differently.
+ * Bytes as text. Each run of bytes that begins a character and breaks off becomes one U+FFFD, and so does every other
+ * byte that fits nowhere. Java's own decoder counts such runs differently.
  */
 internal fun toText(bytes: ByteArray): String {
     val text = StringBuilder(bytes.size)

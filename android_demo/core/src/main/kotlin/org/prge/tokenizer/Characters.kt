@@ -6,8 +6,9 @@ package org.prge.tokenizer
 /** Unicode's White_Space, as the inside of a character class. */
 internal const val SPACES = "\\t-\\r \\u0085\\u00A0\\u1680\\u2000-\\u200A\\u2028\\u2029\\u202F\\u205F\\u3000"
 
-/** What `\w` holds, as the inside of a character class. */
-internal const val WORDS = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\u24B6-\\u24E9\\u200C\\u200D"
+/** What Oniguruma's `\w` holds, as the inside of a character class: among others Latin-1's small numbers. */
+internal const val WORDS = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\u00B2\\u00B3\\u00B9\\u00BC-\\u00BE\\u24B6-\\u24E9" +
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
 
 internal fun isSpace(character: Int): Boolean = when (character) {
     in 0x09..0x0D, 0x20, 0x85, 0xA0, 0x1680, in 0x2000..0x200A, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000 -> true

@@ -46,4 +46,5 @@ private fun template(part: Part): Frame {
 private fun named(part: Part, name: String): Int = whole(part.list(name).getOrNull(1))
 
 private fun whole(number: JsonElement?): Int =
-    (number as? JsonPrimitive)?.takeIf { !it.isString }?.intOrNull?.takeIf { it >= 0 } ?: throw Odd("its post_processor names a token by $number, which is no number")
+    (number as? JsonPrimitive)?.takeIf { !it.isString }?.intOrNull?.takeIf { it >= 0 }
+        ?: throw Odd("its post_processor gives a token the number $number")

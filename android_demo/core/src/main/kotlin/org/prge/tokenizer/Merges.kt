@@ -8,7 +8,9 @@ internal class Merges(private val vocabulary: Vocabulary) {
     private var count = 0
 
     /** Adds the pair of the next rank. */
-    fun add(left: String, right: String) {
+    fun add(pair: List<String?>) {
+        val (left, right) = pair.filterNotNull().takeIf { it.size == 2 && pair.size == 2 }
+            ?: throw Odd("its model.merges hold $pair, which is no pair")
         val key = key(token(left), token(right))
         if (count == made.size) {
             made = made.copyOf(2 * count)
@@ -31,7 +33,7 @@ internal class Merges(private val vocabulary: Vocabulary) {
 
     private fun token(text: String): Int {
         val number = vocabulary.number(text)
-        if (number == Vocabulary.NONE) throw Odd("a merge names the token \"$text\", which the vocabulary does not hold")
+        if (number == Vocabulary.NONE) throw Odd("its model.merges name \"$text\", which the vocabulary does not hold")
         return number
     }
 

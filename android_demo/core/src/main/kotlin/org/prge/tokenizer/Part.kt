@@ -11,16 +11,16 @@ import kotlinx.serialization.json.intOrNull
 /**
  * An object of tokenizer.json. Whatever is not as expected throws [Odd], with the object's place.
  *
- * @property place where it stands, as `normalizer.normalizers`.
+ * @property place where it stands, as `normalizer.normalizers`; empty for the whole file.
  */
 internal class Part(val place: String, element: JsonElement) {
-    private val held = element as? JsonObject ?: throw Odd("its $place is no JSON object")
+    private val held = element as? JsonObject ?: throw Odd("its ${place.ifEmpty { "content" }} is no JSON object")
 
     val type: String get() = text("type")
 
     /** Refuses fields of other names: they might ask for something that this reader would not do. */
     fun only(vararg names: String): Part {
-        for (name in held.keys - names.toSet()) if (held[name] != JsonNull) unknown("$place.$name")
+        for (name in held.keys - names.toSet()) if (held[name] != JsonNull) unknown(path(name))
         return this
     }
 
@@ -42,18 +42,21 @@ internal class Part(val place: String, element: JsonElement) {
         text(name).also { if (it.codePointCount(0, it.length) != 1) odd(name, "one character") }
 
     inline fun <reified T : Enum<T>> choice(name: String): T =
-        enumValues<T>().find { it.name == text(name) } ?: unknown("$place.$name \"${text(name)}\"")
+        enumValues<T>().find { it.name == text(name) } ?: unknown("${path(name)} \"${text(name)}\"")
 
     fun list(name: String): List<JsonElement> = held[name] as? JsonArray ?: odd(name, "a list")
 
-    fun parts(name: String): List<Part> = list(name).map { Part("$place.$name", it) }
+    fun parts(name: String): List<Part> = list(name).map { Part(path(name), it) }
 
-    fun part(name: String): Part = Part("$place.$name", given(name) ?: odd(name, "an object"))
+    fun part(name: String): Part = Part(path(name), given(name) ?: odd(name, "an object"))
 
     fun given(name: String): JsonElement? = held[name]?.takeIf { it != JsonNull }
 
-    private fun odd(name: String, kind: String): Nothing = throw Odd("its $place.$name is not $kind")
+    fun path(name: String) = if (place.isEmpty()) name else "$place.$name"
+
+    private fun odd(name: String, kind: String): Nothing = throw Odd("its ${path(name)} is not $kind")
 }
 
 /** Refuses something that a tokenizer.json asks for. */
-internal fun unknown(what: String): Nothing = throw Odd("its $what is unknown to this reader")
+internal fun unknown(what: String): Nothing =
+    throw Odd("its $what is unknown to this reader; `prge pack` encodes examples with any tokenizer")

@@ -27,7 +27,7 @@ internal class Reading private constructor() {
     private val merges = Merges(vocabulary)
 
     /** The file, but for its model. */
-    val file: Part get() = Part("tokenizer.json", JsonObject(fields))
+    val file: Part get() = Part("", JsonObject(fields))
 
     /** The model that the file describes. */
     fun model(): Model {
@@ -85,13 +85,12 @@ internal class Reading private constructor() {
         override val descriptor = ListSerializer(ANYTHING).descriptor
 
         override fun deserialize(decoder: Decoder) = decoder.structure(descriptor) { input, i ->
-            val pair = when (val merge = input.decodeSerializableElement(descriptor, i, ANYTHING)) {
-                is JsonArray -> merge.map { (it as? JsonPrimitive)?.takeIf(JsonPrimitive::isString)?.content }
-                is JsonPrimitive -> merge.content.takeIf { !it.startsWith("#version") }?.split(" ") ?: return@structure
-                is JsonObject -> emptyList()
+            when (val merge = input.decodeSerializableElement(descriptor, i, ANYTHING)) {
+                is JsonArray -> merges.add(merge.map { (it as? JsonPrimitive)?.textOrNull() })
+                // Older files have "left right", and a first line that is none.
+                is JsonPrimitive -> if (!merge.content.startsWith("#version")) merges.add(merge.content.split(" "))
+                is JsonObject -> merges.add(emptyList())
             }
-            val (left, right) = pair.takeIf { it.size == 2 } ?: throw Odd("its model.merges hold $pair, which is no pair")
-            merges.add(left ?: throw Odd("its model.merges hold a pair without texts"), right ?: throw Odd("its model.merges hold a pair without texts"))
         }
     }
 
@@ -103,6 +102,8 @@ internal class Reading private constructor() {
         private fun unknownModel(type: String): Nothing = unknown("model of the type \"$type\"")
     }
 }
+
+private fun JsonPrimitive.textOrNull() = if (isString) content else null
 
 private val ANYTHING = JsonElement.serializer()
 

@@ -53,9 +53,9 @@ private class Translation(private val expression: String) {
             when (val c = expression.getOrNull(at) ?: refuse(expression.substring(start))) {
                 ']' -> if (at > first) return keep("]", 1) else refuse("[]")
                 '\\' -> escape(inside = true, negated)
-                '[', '&' -> refuse("$c inside [...]") // sets within sets
                 '-' -> keep("-", 1)
-                else -> literal()
+                '[' -> refuse("[ inside [...]") // sets within sets
+                else -> if (expression.startsWith("&&", at)) refuse("&&") else literal()
             }
         }
     }

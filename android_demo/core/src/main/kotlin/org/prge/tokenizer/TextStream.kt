@@ -3,7 +3,7 @@ package org.prge.tokenizer
 /**
  * The text of tokens that come one by one.
  *
- * A character of several tokens comes with its last one. So does what a tokenizer writes only between tokens, as spaces.
+ * A character of several tokens comes with its last one.
  */
 class TextStream(private val tokenizer: Tokenizer, prompt: IntArray = IntArray(0)) {
     private var tokens = prompt // those whose text may still matter to the next one's

@@ -9,8 +9,12 @@ import java.io.InputStream
 /**
  * Text to tokens and back, as a Hugging Face `tokenizer.json` describes it.
  *
- * It knows byte-level BPE, BPE with byte tokens, and WordPiece, and what their tokenizers use beside them. A file that
- * asks for anything else is refused. Several threads may use one tokenizer.
+ * It knows byte-level BPE, BPE with byte tokens, and WordPiece, and what such tokenizers use beside them. A file that asks
+ * for anything else is refused. Several threads may use one tokenizer.
+ *
+ * Which characters are letters, marks or punctuation is up to the platform's version of Unicode. So rare characters that
+ * are newer than that may be split otherwise than where the program was exported. With WordPiece, so may marks and
+ * punctuation that Unicode got after 2015.
  */
 class Tokenizer private constructor(private val name: String, reading: Reading) {
     private val model: Model
@@ -40,9 +44,8 @@ class Tokenizer private constructor(private val name: String, reading: Reading) 
         frame = optional("post_processor", ::frame) ?: Frame()
         decoder = optional("decoder", ::decoder)
         var next = model.vocabulary.size
-        if (file.given("added_tokens") != null) {
-            for (token in file.parts("added_tokens").map(::AddedToken)) if (token.text.isNotEmpty()) next = add(token, next)
-        }
+        val tokens = if (file.given("added_tokens") == null) emptyList() else file.parts("added_tokens").map(::AddedToken)
+        for (token in tokens) if (token.text.isNotEmpty()) next = add(token, next)
     }
 
     /** Adds a token under its own number, or else under the next one; returns the next one from then on. */

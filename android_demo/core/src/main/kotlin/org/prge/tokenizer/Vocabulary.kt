@@ -18,7 +18,7 @@ internal class Vocabulary {
 
     /** Adds a token. If the text is known, it gets the new number. */
     fun add(token: String, number: Int) {
-        if (number !in 0 until MOST) throw Odd("the token \"$token\" has the number $number; 0 to ${MOST - 1} are possible")
+        if (number !in 0 until MOST) throw Odd("the token \"$token\" has the number $number, not one below $MOST")
         var slot = slot(token, 0, token.length)
         if (slots[slot] == NONE) {
             if (2 * (size + 1) > slots.size) {

@@ -1,0 +1,62 @@
+"""The Kotlin driver's tokenizers and examples behind a pipe, so that tests can compare them with Python's."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ANDROID = Path(__file__).parent.parent / "android_demo"
+_BUILD = (
+    *("mvn", "-q", "-B", "-pl", "core", "-am", "test-compile"),
+    *("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath", "-Dmdep.outputFile=target/classpath"),
+)
+
+
+class Kotlin:
+    """A JVM with the test's own main class, `Lines.kt`."""
+
+    def __init__(self, core: Path):
+        target = core / "target"
+        jars = (target / "classpath").read_text().strip()
+        command = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-Dstdout.encoding=UTF-8"]
+        command += ["-Dfile.encoding=UTF-8", "-cp", f"{target}/classes:{target}/test-classes:{jars}", "org.prge.LinesKt"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, **question: Any) -> Any:
+        """The answer to a question; a text is a sentence for the user. Anything else that is thrown fails the test."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(question).encode() + b"\n")
+        self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline())
+        assert "crash" not in found, found["crash"]
+        return found.get("answer", found.get("error"))
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `core`, compiled by the first worker that asks, for all."""
+    for tool, what in (("java", "a JDK"), ("mvn", "Maven")):
+        if not shutil.which(tool):
+            pytest.skip(f"the Kotlin driver's tests need {what}")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "kotlin"
+    with (shared / "kotlin.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            scratch = tmp_path_factory.mktemp("kotlin") / "android_demo"
+            shutil.copytree(ANDROID, scratch, ignore=shutil.ignore_patterns("target"))
+            done = subprocess.run(_BUILD, cwd=scratch, capture_output=True, text=True, timeout=500)
+            assert done.returncode == 0, done.stdout + done.stderr
+            scratch.rename(folder)
+    return folder / "core"
