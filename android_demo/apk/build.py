@@ -193,7 +193,9 @@ def main() -> None:
     made = commands.add_parser("apk", help="build and sign the APK")
     made.add_argument("-o", "--output", type=Path, default=HERE / "target/prge.apk")
     made.add_argument("--program", type=Path, help="folder of a program to put inside, for the first screen")
-    made.add_argument("--runtime", type=Path, help="folder with the AARs and jars of apk/pom.xml, if Maven has them not")
+    made.add_argument(
+        "--runtime", type=Path, help="folder with the AARs and jars of apk/pom.xml, if Maven has them not"
+    )
     given = parser.parse_args()
     try:
         if given.command == "resources":
