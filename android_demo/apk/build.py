@@ -81,7 +81,7 @@ def tools() -> Path:
 
 
 def resources(platform: Path, output: Path) -> None:
-    """Writes ``resources.ap_``, with the demo's data in it, and ``java/org/prge/app/R.java`` into the folder ``output``."""
+    """Writes ``resources.ap_``, with the demo's data in it, and ``java/org/prge/app/R.java`` into a folder."""
     aapt2, assets = tools() / "aapt2", output / "assets"
     (assets / "demo").mkdir(parents=True, exist_ok=True)
     for name in ("train.tsv", "test.tsv"):
@@ -152,7 +152,7 @@ class Archive:
 
 
 def apk(output: Path, program: Path | None, given: Path | None) -> None:
-    """Writes the signed APK. ``program`` goes into it for the demo; ``given`` is a folder in place of Maven's runtime."""
+    """Writes the signed APK. ``program`` goes into it for the demo; ``given`` replaces Maven's runtime."""
     maven("-f", HERE.parent / "pom.xml", "package", "-DskipTests", f"-Dpython={sys.executable}")
     classes = [Path(entry) for entry in (APP / "target/classpath.txt").read_text().strip().split(os.pathsep)]
     (platform,) = (jar for jar in classes if jar.name.startswith("android-all-"))
