@@ -68,6 +68,7 @@ fun ViewGroup.row(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(co
     val large = resources.configuration.fontScale > 1.4f
     orientation = if (large) LinearLayout.VERTICAL else LinearLayout.HORIZONTAL
     gravity = Gravity.CENTER_VERTICAL
+    isBaselineAligned = false
     fill()
     for (i in 0 until childCount) {
         val one = getChildAt(i).layoutParams as LinearLayout.LayoutParams
