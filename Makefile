@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 OUT := demo-out
 
-.PHONY: help demo test test-android check clean
+.PHONY: help demo test test-android check apk clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -15,13 +15,16 @@ test: check  ## check style and types, then run all tests
 	$(VENV)/bin/python -m pytest
 
 test-android: $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
-	cd android_demo && mvn -q -B package
-	$(VENV)/bin/python -m pytest tests/test_kotlin.py
+	cd android_demo && mvn -q -B package -Dpython=$(CURDIR)/$(VENV)/bin/python
+	$(VENV)/bin/python -m pytest tests/test_kotlin.py tests/test_apk.py
 
 check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+apk: | $(VENV)/bin/python  ## build the Android app: android_demo/apk/target/prge.apk
+	$(VENV)/bin/python android_demo/apk/build.py apk
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

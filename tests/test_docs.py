@@ -161,7 +161,7 @@ def test_commands_for_other_machines_have_the_options_that_there_are(page: str) 
         command.make_context(command.name, words).close()
 
 
-@pytest.mark.parametrize("page", [*ALL, *(f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "measurement"))])
+@pytest.mark.parametrize("page", [*ALL, *(f".github/ISSUE_TEMPLATE/{n}.yml" for n in ("bug", "measurement", "phone"))])
 def test_commands_in_the_text_exist(page: str) -> None:
     """Of `prge train PROGRAM --from RUN` the command and its options, whatever the words between them stand for."""
     for text in re.findall(r"`prge (\w[^`]*)`", (ROOT / page).read_text()):

@@ -1,0 +1,83 @@
+package org.prge.app
+
+import android.app.Activity
+import android.os.Bundle
+import android.text.InputType
+import android.view.Gravity
+import android.view.View
+import android.view.ViewGroup
+import android.widget.EditText
+import android.widget.LinearLayout
+import android.widget.ProgressBar
+import android.widget.Spinner
+
+/** Type a message: what the model answered before the run, and what it answers now. */
+class TryActivity : Activity() {
+    private lateinit var run: Spinner
+    private lateinit var message: EditText
+    private lateinit var answers: LinearLayout
+    private var runs: List<Kept> = emptyList()
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        runs = app.shelf.runs.filter { it.begun }.sortedByDescending { it.folder.lastModified() }
+        screen {
+            heading(getString(R.string.try_it), 26f)
+            if (runs.isEmpty()) {
+                text(getString(R.string.no_run_yet))
+                return@screen
+            }
+            text(getString(R.string.try_hint))
+            card {
+                faint(getString(R.string.run))
+                run = choice(R.string.run, runs.map { it.name })
+                message = EditText(context).apply {
+                    id = R.id.message
+                    hint = getString(R.string.message)
+                    minLines = 2
+                    gravity = Gravity.TOP or Gravity.START
+                    inputType = InputType.TYPE_CLASS_TEXT or InputType.TYPE_TEXT_FLAG_MULTI_LINE or
+                        InputType.TYPE_TEXT_FLAG_CAP_SENTENCES
+                    backgroundTintList = context.getColorStateList(R.color.accent)
+                }
+                addView(message, context.below(4))
+                button(R.string.ask, main = true, ::ask)
+            }
+            answers = card {}.apply { visibility = View.GONE }
+        }
+    }
+
+    /** Two programs at work would need the memory twice, so training comes first. */
+    private fun ask() {
+        val text = message.text.toString()
+        val chosen = runs[run.selectedItemPosition]
+        if (text.isBlank()) return say(getString(R.string.write_first))
+        if (app.training.now.phase.active && app.training.now.phase != Phase.Paused) return say(getString(R.string.pause_first))
+        answers.removeAllViews()
+        answers.faint(getString(R.string.thinking))
+        answers.visibility = View.VISIBLE
+        later(R.string.thinking, { app.teacher.ask(chosen, text) }, ::show)
+    }
+
+    fun show(found: Teacher.Answers) {
+        answers.removeAllViews()
+        for ((title, shares) in listOf(R.string.before to found.before, R.string.after to found.after)) {
+            answers.heading(getString(title), 18f)
+            for ((label, share) in found.labels.zip(shares.toList()).sortedByDescending { it.second }) answers.bar(label, share)
+            answers.gap(10)
+        }
+    }
+
+    private fun ViewGroup.bar(label: String, share: Float) {
+        val said = getString(R.string.label_share, label, percent(share.toDouble()))
+        text(said)
+        val bar = ProgressBar(context, null, android.R.attr.progressBarStyleHorizontal).apply {
+            max = 1000
+            progress = (1000 * share).toInt()
+            progressTintList = context.getColorStateList(R.color.accent)
+            // The line above says it.
+            importantForAccessibility = View.IMPORTANT_FOR_ACCESSIBILITY_NO
+        }
+        addView(bar, context.below(2))
+    }
+}

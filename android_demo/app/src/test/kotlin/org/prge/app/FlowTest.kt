@@ -1,0 +1,237 @@
+package org.prge.app
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.Intent
+import android.net.Uri
+import android.widget.EditText
+import android.widget.ProgressBar
+import java.io.ByteArrayOutputStream
+import java.io.File
+import java.util.zip.ZipInputStream
+import org.junit.After
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import org.junit.runner.RunWith
+import org.robolectric.RobolectricTestRunner
+import org.robolectric.Shadows.shadowOf
+import org.robolectric.annotation.Config
+import org.robolectric.shadows.ShadowAlertDialog
+
+/** Every flow of the app, through its screens, with the real driver on a toy runtime. */
+@RunWith(RobolectricTestRunner::class)
+@Config(application = ToyApp::class)
+class FlowTest {
+    private val training get() = toyApp.training
+
+    @After fun end() = org.prge.app.end()
+
+    /** Teaches the demo until [steps] are made, or all of them. */
+    private fun teachDemo(steps: Int = 300): Kept {
+        withProgram()
+        val start = screenOf(StartActivity::class.java)
+        start.press(R.string.demo_button)
+        until("the demo is asked for") { toyApp.shelf.runs.isNotEmpty() }
+        service()
+        until("$steps steps") { (training.now.course?.done ?: 0) >= steps || !training.now.phase.active }
+        return toyApp.shelf.runs.single()
+    }
+
+    @Test
+    fun `the demo is taught, and better than before`() {
+        val run = teachDemo()
+        until("done") { training.now.phase == Phase.Done }
+        val course = Course.read(run.run)!!
+        assertEquals(300, course.done)
+        assertTrue(course.best!!.accuracy!! > course.before!!.accuracy!! + 0.1)
+        val screen = screenOf(TrainingActivity::class.java)
+        assertTrue(screen.texts().toString(), getsAll(screen, "demo", "Step 300 of 300", screen.getString(R.string.done)))
+    }
+
+    private fun getsAll(screen: Activity, vararg wanted: String) = screen.texts().containsAll(wanted.toList())
+
+    @Test
+    fun `paused, gone on with, stopped, and gone on with by another process, a run is that of one go`() {
+        val run = teachDemo(40)
+        val screen = screenOf(TrainingActivity::class.java)
+        screen.press(R.string.pause)
+        until("pause") { training.now.phase == Phase.Paused }
+        val paused = training.now.course!!.done
+        screen.press(R.string.go_on)
+        until("more steps") { training.now.course!!.done > paused + 20 }
+        screen.press(R.string.stop)
+        until("stop") { training.now.phase is Phase.Stopped }
+        assertTrue(training.now.course!!.done < 300)
+
+        // A new process has the files alone.
+        val fresh = Training(toyApp.teacher, { Rules() }, { Phone(true, 100, 0) })
+        fresh.start(Kept(run.folder))
+        fresh.join()
+        assertEquals(Phase.Done, fresh.now.phase)
+
+        val asked = Asked.read(run)
+        val whole = Kept(toyApp.shelf.free("runs", "whole"))
+        asked.write(whole)
+        Training(toyApp.teacher, { Rules() }, { Phone(true, 100, 0) }).apply { start(whole); join() }
+        for (file in listOf("best.safetensors", "state.safetensors"))
+            assertTrue(file, File(run.run, file).readBytes().contentEquals(File(whole.run, file).readBytes()))
+    }
+
+    @Test
+    fun `after the process ended, the first screen offers to go on`() {
+        val run = teachDemo(20)
+        training.stop()
+        until("stop") { !training.now.phase.active }
+        val start = screenOf(StartActivity::class.java)
+        assertTrue(start.texts().toString(), start.getString(R.string.unfinished, run.name) in start.texts())
+        start.press(R.string.go_on)
+        service()
+        until("more steps") { training.now.phase == Phase.Done }
+        assertFalse(start.getString(R.string.unfinished, run.name) in screenOf(StartActivity::class.java).texts())
+    }
+
+    @Test
+    fun `the notification shows the step and stops the training`() {
+        teachDemo(20)
+        val manager = toyApp.getSystemService(android.app.NotificationManager::class.java)
+        val shown = shadowOf(manager).allNotifications.single()
+        assertEquals(toyApp.getString(R.string.stop), shown.actions.single().title.toString())
+        assertTrue(shown.flags and android.app.Notification.FLAG_ONGOING_EVENT != 0)
+        shown.actions.single().actionIntent.send()
+        service()
+        until("stop") { training.now.phase is Phase.Stopped }
+    }
+
+    @Test
+    fun `a damaged program is refused with a sentence, and nothing of it stays`() {
+        val start = screenOf(StartActivity::class.java)
+        start.press(R.string.import_program)
+        choose(start, "toy.zip", Toy.zip { name, bytes -> if (name == "program.pte") bytes.also { it[5]++ } else bytes })
+        assertTrue(said(), said()!!.contains("is damaged: it is not what it was sealed as"))
+        assertTrue(toyApp.shelf.programs.isEmpty())
+        assertEquals(emptyList<File>(), File(toyApp.filesDir, "programs").listFiles()!!.toList())
+    }
+
+    @Test
+    fun `examples of one's own are taught, and errors in them are told`() {
+        withProgram()
+        for ((name, content) in listOf("good.tsv" to GOOD, "bad.tsv" to "text\tlabel\nhello\tnever\n")) {
+            val start = screenOf(StartActivity::class.java)
+            start.press(R.string.import_data)
+            choose(start, name, content.toByteArray())
+        }
+        val start = screenOf(StartActivity::class.java)
+        assertEquals(listOf("bad.tsv", "good.tsv"), toyApp.shelf.data.map { it.name })
+        start.press(R.string.teach)
+        service()
+        until("the sentence") { training.now.phase is Phase.Failed }
+        assertTrue(words(), words().contains("never"))
+        val screen = screenOf(TrainingActivity::class.java)
+        assertTrue(words() in screen.texts())
+
+        start.root.all().filterIsInstance<android.widget.Spinner>().elementAt(1).setSelection(1)
+        idle()
+        start.press(R.string.teach)
+        service()
+        until("done") { training.now.phase == Phase.Done }
+    }
+
+    private fun words() = toyApp.words(training.now.phase)
+
+    @Test
+    fun `a shared message becomes an example`() {
+        withProgram()
+        val shared = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, "Call me, \"now\"\nplease")
+        val share = screenOf(ShareActivity::class.java, shared)
+        share.press(share.getString(R.string.keep_as, "today"))
+        assertTrue(share.isFinishing)
+        assertEquals("{\"text\":\"Call me, \\\"now\\\"\\nplease\",\"label\":\"today\"}\n", toyApp.messages.file.readText())
+        assertEquals(1, toyApp.messages.count)
+        assertTrue(toyApp.messages.file in toyApp.shelf.data)
+    }
+
+    @Test
+    fun `a message is answered before and after`() {
+        teachDemo()
+        until("done") { training.now.phase == Phase.Done }
+        val screen = screenOf(TryActivity::class.java)
+        screen.press(R.string.ask)
+        assertEquals(screen.getString(R.string.write_first), said())
+        screen.root.all().filterIsInstance<EditText>().single().setText("Your order has shipped")
+        screen.press(R.string.ask)
+        until("the answers") { screen.root.all().filterIsInstance<ProgressBar>().count() == 4 }
+        // Zeros answer by halves.
+        assertEquals(2, screen.texts().count { it.endsWith(", 50 %") })
+        assertFalse(screen.texts().takeLast(2).any { it.endsWith(", 50 %") })
+    }
+
+    @Test
+    fun `runs are compared, exported without hidden states, and removed`() {
+        val run = teachDemo()
+        until("done") { training.now.phase == Phase.Done }
+        val screen = screenOf(RunsActivity::class.java)
+        screen.press(R.string.compare)
+        assertTrue(screen.texts().toString(), screen.texts().any { it.startsWith("demo: ") })
+
+        screen.press(R.string.export)
+        val asked = shadowOf(screen).nextStartedActivityForResult.intent
+        assertEquals(Intent.ACTION_CREATE_DOCUMENT to "demo.zip", asked.action to asked.getStringExtra(Intent.EXTRA_TITLE))
+        val uri = Uri.parse("content://files/demo.zip")
+        val written = ByteArrayOutputStream()
+        shadowOf(screen.contentResolver).registerOutputStream(uri, written)
+        shadowOf(screen).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
+        until("export") { said() == screen.getString(R.string.exported, "demo") }
+        val names = ZipInputStream(written.toByteArray().inputStream()).use { zip ->
+            generateSequence { zip.nextEntry }.map { it.name }.toSet()
+        }
+        val expected = setOf("config.json", "log.jsonl", "state.safetensors", "best.safetensors").map { "run/$it" }
+        assertTrue(names.toString(), names.containsAll(expected + "data.prge"))
+        assertFalse(names.any { "hidden" in it })
+
+        screen.press(R.string.remove)
+        ShadowAlertDialog.getLatestAlertDialog().let { it as AlertDialog }.getButton(AlertDialog.BUTTON_POSITIVE).performClick()
+        until("removal") { toyApp.shelf.runs.isEmpty() }
+        assertFalse(run.folder.exists())
+    }
+
+    @Test
+    fun `the benchmark times a step and leaves nothing but its report`() {
+        withProgram()
+        val screen = screenOf(BenchmarkActivity::class.java)
+        screen.press(R.string.time_it)
+        until("times") { look(); screen.texts().any { it.contains("s a step") } }
+        assertNull(File(toyApp.cacheDir, "benchmark").list())
+        screen.press(R.string.save_report)
+        val asked = shadowOf(screen).nextStartedActivityForResult.intent
+        val uri = Uri.parse("content://files/step.json")
+        val written = ByteArrayOutputStream()
+        shadowOf(screen.contentResolver).registerOutputStream(uri, written)
+        shadowOf(screen).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
+        until("saved") { said() == screen.getString(R.string.report_saved) }
+        assertTrue(written.toString(), "\"contender\":\"toy\"" in written.toString())
+    }
+
+    @Test
+    fun `rules are kept, and hold training back at once`() {
+        teachDemo(10)
+        toyApp.rules = Rules(leastBattery = 80)
+        val screen = screenOf(RulesActivity::class.java)
+        assertTrue("80 %" in screen.texts())
+        toyApp.sendStickyBroadcast(
+            Intent(Intent.ACTION_BATTERY_CHANGED).putExtra(android.os.BatteryManager.EXTRA_PLUGGED, 0)
+                .putExtra(android.os.BatteryManager.EXTRA_LEVEL, 50).putExtra(android.os.BatteryManager.EXTRA_SCALE, 100),
+        )
+        until("waiting") { training.now.phase == Phase.Waiting(Verdict.NEEDS_CHARGER) }
+        toyApp.rules = Rules(onlyCharging = false, leastBattery = 80)
+        until("waiting") { training.now.phase == Phase.Waiting(Verdict.BATTERY_LOW) }
+        toyApp.rules = Rules(onlyCharging = false, leastBattery = 20)
+        until("steps") { training.now.phase == Phase.Done }
+    }
+
+    private companion object {
+        val GOOD = "text\tlabel\n" + (1..40).joinToString("") { "message number $it\t${if (it % 2 == 0) "today" else "later"}\n" }
+    }
+}

@@ -1,0 +1,131 @@
+package org.prge.app
+
+import java.io.ByteArrayOutputStream
+import java.io.File
+import java.security.MessageDigest
+import java.util.zip.ZipEntry
+import java.util.zip.ZipOutputStream
+import kotlin.math.exp
+import kotlin.math.ln
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.JsonPrimitive
+import kotlinx.serialization.json.buildJsonArray
+import kotlinx.serialization.json.buildJsonObject
+import kotlinx.serialization.json.jsonArray
+import kotlinx.serialization.json.jsonObject
+import kotlinx.serialization.json.put
+import org.prge.program.Input
+import org.prge.program.Loaded
+import org.prge.program.Runtime
+
+private val GOLDEN = File("../../tests/golden")
+private const val WEIGHTS = 384
+private const val HIDDEN = 8
+
+/**
+ * A runtime without native code, for tests of all that is around it. Its programs are files that hold their manifest.
+ * Their step is logistic regression on the tokens that a text has; so it learns, and the driver that runs it is the real
+ * one.
+ *
+ * @property pause in milliseconds, before each execution that trains.
+ */
+class Toy(private val pause: Long = 0) : Runtime {
+    override fun load(file: File): Loaded {
+        val text = file.readBytes().decodeToString().substringBefore('\n')
+        val trains = Json.parseToJsonElement(text).jsonObject.getValue("kind") == JsonPrimitive("step")
+        return object : Loaded {
+            override val methods = setOf("forward", "manifest")
+
+            override fun prepare(method: String) = Unit
+
+            override fun text(method: String) = text
+
+            override fun forward(inputs: List<Input>) = if (trains) step(inputs) else frozen(inputs)
+
+            override fun close() = Unit
+        }
+    }
+
+    private fun frozen(inputs: List<Input>): List<FloatArray> =
+        listOf(FloatArray((inputs[0] as Input.Longs).numbers.size * HIDDEN))
+
+    private fun step(inputs: List<Input>): List<FloatArray> {
+        val state = (inputs[0] as Input.Floats).numbers
+        val tokens = inputs[2] as Input.Longs
+        val targets = (inputs[4] as Input.Longs).numbers
+        val lr = (inputs[6] as Input.Floats).numbers[0]
+        if (lr > 0) Thread.sleep(pause)
+        val (rows, length) = tokens.shape.map { it.toInt() }
+        val new = state.copyOf()
+        val losses = FloatArray(rows)
+        val scores = FloatArray(2 * rows)
+        for (row in 0 until rows) {
+            val places = IntArray(length) { (tokens.numbers[row * length + it] * 31 % WEIGHTS).toInt() }
+            var logit = 0.0
+            for (place in places) logit += SCALE * state[place]
+            val right = 1 / (1 + exp(-logit))
+            val target = targets[row].toInt()
+            losses[row] = -ln(if (target == 1) right else 1 - right).coerceAtLeast(1e-9).toFloat()
+            scores[2 * row + 1] = logit.toFloat()
+            for (place in places) new[place] -= (lr * SCALE * (right - target) / rows).toFloat()
+        }
+        return listOf(new, losses, scores)
+    }
+
+    companion object {
+        private const val SCALE = 3.0
+
+        /** A zip of a folder `NAME/` with a program for the demo's labels. */
+        fun zip(name: String = "toy", change: (String, ByteArray) -> ByteArray? = { _, bytes -> bytes }): ByteArray {
+            val bytes = ByteArrayOutputStream()
+            ZipOutputStream(bytes).use { zip ->
+                for ((file, content) in files()) {
+                    zip.putNextEntry(ZipEntry("$name/$file"))
+                    zip.write(change(file, content) ?: continue)
+                }
+            }
+            return bytes.toByteArray()
+        }
+
+        fun files(): Map<String, ByteArray> {
+            val frozen = sealed(manifest("kind" to JsonPrimitive("frozen")))
+            val step = sealed(manifest("frozen_sha256" to JsonPrimitive(sha256(frozen.first))))
+            return mapOf(
+                "program.pte" to step.second, "frozen.pte" to frozen.second,
+                "tokenizer.json" to File(GOLDEN, "tokenizers/bpe.json").readBytes(),
+            )
+        }
+
+        private fun manifest(vararg more: Pair<String, JsonElement>): ByteArray {
+            val golden = Json.parseToJsonElement(File(GOLDEN, "manifests.json").readText()).jsonObject
+                .getValue("classification").jsonObject
+            val labels = buildJsonArray {
+                for ((name, label) in listOf("later", "today").zip(golden.getValue("labels").jsonArray))
+                    add(JsonObject(label.jsonObject + ("name" to JsonPrimitive(name))))
+            }
+            val adapter = golden.getValue("adapter").jsonObject
+            val module = JsonObject(
+                adapter.getValue("modules").jsonArray[0].jsonObject +
+                    ("core" to buildJsonArray { add(JsonPrimitive(16)); add(JsonPrimitive(WEIGHTS / 16)) }),
+            )
+            val sizes = buildJsonObject {
+                put("state_size", 3 * WEIGHTS)
+                put("batch", 8)
+                put("gradient", "exact")
+                put("max_tokens", 200)
+                put("template", "{text} This is")
+                put("adapter", JsonObject(adapter + ("modules" to buildJsonArray { add(module) })))
+                put("labels", labels)
+            }
+            return (JsonObject(golden + sizes + more).toString() + "\n").toByteArray()
+        }
+
+        private fun sealed(content: ByteArray): Pair<ByteArray, ByteArray> =
+            content to content + "prge-seal".toByteArray() + MessageDigest.getInstance("SHA-256").digest(content)
+
+        private fun sha256(content: ByteArray) =
+            MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
+    }
+}
