@@ -66,6 +66,7 @@ interface Progress {
  * What has become of a run.
  *
  * @property completed whether all steps are made; else [FineTuner.resume] goes on.
+ * @property settled whether it stopped because it got no better for so many evaluations.
  * @property steps how many are made.
  * @property lr of the first step, as given or measured; null where the run was stopped before it began.
  * @property records all steps, those before a resume included.
@@ -76,6 +77,7 @@ interface Progress {
  */
 class Outcome(
     val completed: Boolean,
+    val settled: Boolean,
     val steps: Int,
     val lr: Double?,
     val records: List<StepRecord>,
@@ -112,15 +114,21 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     /** Reads a packed file, of this program. */
     fun examples(file: File): Examples = enough { Examples.read(file, manifest) }
 
-    /** Begins a run in a new or empty folder, and makes its steps until it is done or [Progress.goesOn] says no. */
+    /**
+     * Begins a run in a new or empty folder, and makes its steps until it is done or [Progress.goesOn] says no.
+     *
+     * @param patience so many evaluations in a row that are no better than the best one stop the run too; 0 for never.
+     */
     fun train(
         run: File, examples: Examples, settings: Settings = Settings(), progress: Progress = object : Progress {},
-    ): Outcome = go(progress) { Run.begin(run, program, examples, settings, it) }
+        patience: Int = PATIENCE,
+    ): Outcome = go(progress, patience) { Run.begin(run, program, examples, settings, it) }
 
     /** Goes on with a run of this program, whichever driver began it; [examples] are those that it was begun with. */
     fun resume(
         run: File, examples: Examples = examples(sources(run).second), progress: Progress = object : Progress {},
-    ): Outcome = go(progress) { Run.resume(run, program, examples, it) }
+        patience: Int = PATIENCE,
+    ): Outcome = go(progress, patience) { Run.resume(run, program, examples, it) }
 
     /**
      * Evaluates a state on examples with labels.
@@ -141,24 +149,29 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     private fun numbers(state: File?): FloatArray =
         if (state == null) program.initialState() else readState(Run.stateIn(state), manifest).numbers
 
-    private fun go(progress: Progress, open: (Hears) -> Run): Outcome = enough {
+    private fun go(progress: Progress, patience: Int, open: (Hears) -> Run): Outcome = enough {
         program.beforeEach = { if (!progress.goesOn()) throw Stopped() }
         var run: Run? = null
+        var settled = false
         try {
             run = open(Hears(progress::reading, progress::evaluating))
-            while (!run.done && progress.goesOn()) progress.stepped(run.step(), run.records.size)
+            while (!run.done && !settled && progress.goesOn()) {
+                val record = run.step()
+                settled = patience > 0 && record.dev != null && run.best.waited >= patience
+                progress.stepped(record, run.records.size)
+            }
         } catch (e: Stopped) { // between two executions; the step that was begun is made anew by a resume
         } finally {
             program.beforeEach = {}
             run?.close()
         }
-        outcome(run)
+        outcome(run, settled)
     }
 
-    private fun outcome(run: Run?): Outcome {
-        if (run == null) return Outcome(false, 0, null, emptyList(), null, null, null, null)
+    private fun outcome(run: Run?, settled: Boolean): Outcome {
+        if (run == null) return Outcome(false, false, 0, null, emptyList(), null, null, null, null)
         return Outcome(
-            run.done, run.records.size, run.config.lr, run.records, run.records.firstOrNull()?.before,
+            run.done, settled, run.records.size, run.config.lr, run.records, run.records.firstOrNull()?.before,
             run.best.evaluation, run.best.steps, run.stateFile,
         )
     }
@@ -166,6 +179,9 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     private class Stopped : Exception()
 
     companion object {
+        /** Evaluations in a row without a better one that stop a run, unless something else is asked. */
+        const val PATIENCE = 4
+
         /**
          * Opens a program.
          *

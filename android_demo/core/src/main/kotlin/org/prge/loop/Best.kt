@@ -12,6 +12,10 @@ class Best {
     /** The best one. */
     var evaluation: Evaluation? = null
         private set
+
+    /** Evaluations since then. */
+    var waited = 0
+        private set
     private var accuracy = 0.0
     private var loss = Double.POSITIVE_INFINITY
 
@@ -19,8 +23,10 @@ class Best {
     fun note(steps: Int, found: Evaluation): Boolean {
         val right = if (found.loss.isFinite()) found.accuracy ?: 0.0 else 0.0
         val lost = if (found.loss.isFinite()) found.loss else Double.POSITIVE_INFINITY
+        waited++
         if (this.steps != null && (right < accuracy || (right == accuracy && lost >= loss))) return false
         this.steps = steps
+        waited = 0
         evaluation = found
         accuracy = right
         loss = lost

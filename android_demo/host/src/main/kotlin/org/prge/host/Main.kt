@@ -23,7 +23,8 @@ private const val USAGE =
 resume RUN [PROGRAM]
 evaluate PROGRAM --data FILE [--from RUN]   the packed dev examples
 predict PROGRAM --data FILE [--from RUN]
-  --steps N  --lr X  --eps X  --seed N  --eval-every N  --from RUN  --cache X  --threads N  --max-minutes X"""
+  --steps N  --lr X  --eps X  --seed N  --eval-every N  --from RUN  --cache X  --threads N  --max-minutes X
+  --patience N"""
 
 private val OPTIONS = Regex("--[a-z-]+(?= [A-Z])").findAll(USAGE).map { it.value }.toSet()
 
@@ -81,6 +82,7 @@ private fun json(e: Evaluation) = buildJsonObject {
 
 private fun json(o: Outcome): JsonObject = buildJsonObject {
     put("completed", o.completed)
+    put("settled", o.settled)
     put("steps", o.steps)
     o.lr?.let { put("lr", it) }
     o.before?.let { put("before", json(it)) }
@@ -92,12 +94,13 @@ private fun json(o: Outcome): JsonObject = buildJsonObject {
 
 private fun run(command: String, a: Arguments): JsonObject {
     val threads = a.number("--threads") { it.toIntOrNull()?.takeIf { n -> n > 0 } } ?: 0
+    val patience = a.number("--patience") { it.toIntOrNull()?.takeIf { n -> n >= 0 } } ?: FineTuner.PATIENCE
     val watch = Watch(a.number("--max-minutes") { it.toDoubleOrNull()?.takeIf { n -> n >= 0 } })
     if (command == "resume") {
         val run = a.word(0) ?: throw UserError("give a run's folder; usage:\n$USAGE")
         val (program, data) = FineTuner.sources(run)
         return FineTuner.open(a.word(1) ?: program, threads).use {
-            json(it.resume(run, it.examples(a["--data"]?.let(::File) ?: data), watch))
+            json(it.resume(run, it.examples(a["--data"]?.let(::File) ?: data), watch, patience))
         }
     }
     val path = a.word(0) ?: throw UserError("give a program; usage:\n$USAGE")
@@ -105,7 +108,7 @@ private fun run(command: String, a: Arguments): JsonObject {
         val examples = tuner.examples(a.file("--data"))
         val from = a["--from"]?.let(::File)
         when (command) {
-            "train" -> json(tuner.train(a.file("--output"), examples, settings(a, from), watch))
+            "train" -> json(tuner.train(a.file("--output"), examples, settings(a, from), watch, patience))
             "evaluate" -> json(tuner.evaluate(from, examples.dev))
             "predict" -> {
                 val answers = tuner.predict(from, examples.dev).map { JsonPrimitive(it.answer) }
