@@ -168,7 +168,7 @@ def test_the_platform_has_all_that_the_code_names(apk: Path) -> None:
     """The driver is compiled against Java's own classes, some of which Android lacks."""
     demo = apk.parent / "android_demo"
     jars = [Path(entry) for entry in (demo / "app/target/classpath.txt").read_text().strip().split(":")]
-    words = ["--check", "--source", demo / "app/target/prge-app.jar"]
+    words: list[str | Path] = ["--check", "--source", demo / "app/target/prge-app.jar"]
     for jar in [*jars, demo / "executorch/target/prge-executorch-0.1.0.jar"]:
         kind = "lib" if jar.name.startswith("android-all-") else "source" if "core" in jar.parts else "target"
         words += [f"--{kind}", jar]
