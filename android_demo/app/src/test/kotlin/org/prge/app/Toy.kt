@@ -111,9 +111,10 @@ class Toy(private val pause: Long = 0) : Runtime {
                     ("core" to buildJsonArray { add(JsonPrimitive(16)); add(JsonPrimitive(WEIGHTS / 16)) }),
             )
             val sizes = buildJsonObject {
-                put("state_size", 3 * WEIGHTS)
+                put("state_size", WEIGHTS)
                 put("batch", 8)
                 put("gradient", "exact")
+                put("optimizer", "sgd")
                 put("max_tokens", 200)
                 put("template", "{text} This is")
                 put("adapter", JsonObject(adapter + ("modules" to buildJsonArray { add(module) })))
