@@ -67,7 +67,7 @@ class Toy(private val pause: Long = 0) : Runtime {
             for (place in places) logit += SCALE * state[place]
             val right = 1 / (1 + exp(-logit))
             val target = targets[row].toInt()
-            losses[row] = -ln(if (target == 1) right else 1 - right).coerceAtLeast(1e-9).toFloat()
+            losses[row] = -ln((if (target == 1) right else 1 - right).coerceAtLeast(1e-9)).toFloat()
             scores[2 * row + 1] = logit.toFloat()
             for (place in places) new[place] -= (lr * SCALE * (right - target) / rows).toFloat()
         }
