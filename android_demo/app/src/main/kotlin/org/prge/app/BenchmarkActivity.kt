@@ -30,6 +30,7 @@ class BenchmarkActivity : Activity() {
                 faint(getString(R.string.program))
                 program = choice(R.string.program, programs.map { it.name })
                 button(R.string.time_it, main = true) { time(programs[program.selectedItemPosition]) }
+                gap(8)
                 found = text().apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }
                 save = button(R.string.save_report) { startActivityForResult(createDocument("application/json", report.name), 1) }
                 save.visibility = View.GONE

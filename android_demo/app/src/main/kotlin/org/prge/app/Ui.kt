@@ -5,7 +5,6 @@ import android.app.AlertDialog
 import android.content.Context
 import android.graphics.Typeface
 import android.util.TypedValue
-import android.view.Gravity
 import android.view.View
 import android.view.ViewGroup
 import android.view.ViewGroup.LayoutParams.MATCH_PARENT
@@ -67,7 +66,6 @@ fun ViewGroup.card(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(c
 fun ViewGroup.row(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(context).apply {
     val large = resources.configuration.fontScale > 1.4f
     orientation = if (large) LinearLayout.VERTICAL else LinearLayout.HORIZONTAL
-    gravity = Gravity.CENTER_VERTICAL
     isBaselineAligned = false
     fill()
     for (i in 0 until childCount) {
@@ -75,6 +73,7 @@ fun ViewGroup.row(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(co
         if (large) one.width = MATCH_PARENT else {
             one.width = 0
             one.weight = 1f
+            getChildAt(i).run { setPadding(context.dp(6), paddingTop, context.dp(6), paddingBottom) }
             if (i > 0) one.marginStart = context.dp(10)
         }
     }

@@ -67,7 +67,7 @@ class Toy(private val pause: Long = 0) : Runtime {
             for (place in places) logit += SCALE * state[place]
             val right = 1 / (1 + exp(-logit))
             val target = targets[row].toInt()
-            losses[row] = -ln(if (target == 1) right else 1 - right).coerceAtLeast(1e-9).toFloat()
+            losses[row] = -ln((if (target == 1) right else 1 - right).coerceAtLeast(1e-9)).toFloat()
             scores[2 * row + 1] = logit.toFloat()
             for (place in places) new[place] -= (lr * SCALE * (right - target) / rows).toFloat()
         }
@@ -111,9 +111,10 @@ class Toy(private val pause: Long = 0) : Runtime {
                     ("core" to buildJsonArray { add(JsonPrimitive(16)); add(JsonPrimitive(WEIGHTS / 16)) }),
             )
             val sizes = buildJsonObject {
-                put("state_size", 3 * WEIGHTS)
+                put("state_size", WEIGHTS)
                 put("batch", 8)
                 put("gradient", "exact")
+                put("optimizer", "sgd")
                 put("max_tokens", 200)
                 put("template", "{text} This is")
                 put("adapter", JsonObject(adapter + ("modules" to buildJsonArray { add(module) })))
