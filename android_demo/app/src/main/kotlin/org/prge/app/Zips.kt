@@ -12,7 +12,7 @@ import org.prge.UserError
 
 /** The files of a program that may be in its folder. Nothing else is taken out of a zip. */
 private val PROGRAM = setOf(
-    "program.pte", "frozen.pte", "generate.pte", "tokenizer.json", "export.json", "initial.safetensors",
+    "program.pte", "frozen.pte", "generate.pte", "tokenizer.json", "chat.json", "export.json", "initial.safetensors",
 )
 private const val MOST_BYTES = 8L shl 30
 
