@@ -51,7 +51,7 @@ fun look() = shadowOf(Looper.getMainLooper()).idleFor(java.time.Duration.ofMilli
 fun until(what: String, happened: () -> Boolean) {
     val end = System.nanoTime() + 60_000_000_000
     while (!happened()) {
-        check(System.nanoTime() < end) { "it did not happen: $what; said: ${said()}" }
+        check(System.nanoTime() < end) { "it did not happen: $what; said: ${said()}, busy: ${toyApp.busyWith}" }
         Thread.sleep(20)
         idle()
     }
