@@ -164,17 +164,6 @@ def test_native_methods_have_their_code(runtime: tuple[Path, bool], tmp_path: Pa
         pytest.skip(f"Maven has no ExecuTorch for Android: fbjni's {seen} methods were checked, ExecuTorch's were not")
 
 
-def test_the_platform_has_all_that_the_code_names(apk: Path) -> None:
-    """The driver is compiled against Java's own classes, some of which Android lacks."""
-    demo = apk.parent / "android_demo"
-    jars = [Path(entry) for entry in (demo / "app/target/classpath.txt").read_text().strip().split(":")]
-    words: list[str | Path] = ["--check", "--source", demo / "app/target/prge-app.jar"]
-    for jar in [*jars, demo / "executorch/target/prge-executorch-0.1.0.jar"]:
-        kind = "lib" if jar.name.startswith("android-all-") else "source" if "core" in jar.parts else "target"
-        words += [f"--{kind}", jar]
-    called("java", "-cp", tools() / build.BUNDLETOOL, "com.android.tools.r8.tracereferences.TraceReferences", *words)
-
-
 def test_the_same_sources_make_the_same_bytes(apk: Path, runtime: tuple[Path, bool], tmp_path: Path) -> None:
     assert made(tmp_path, runtime[0]).read_bytes() == apk.read_bytes()
 
