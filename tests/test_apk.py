@@ -7,20 +7,20 @@ real one in both cases.
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import struct
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "android_demo"
-sys.path.insert(0, str(DEMO / "apk"))
-
-import build  # noqa: E402
+build = SimpleNamespace(**runpy.run_path(str(DEMO / "apk/build.py")))
 
 PAGE = 16384
 COMPILERS = {"arm64-v8a": "aarch64-linux-gnu-gcc", "x86_64": "gcc"}
