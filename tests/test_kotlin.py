@@ -21,6 +21,7 @@ import pytest
 from edits import json_edits, resealed
 from forked import Forks
 from hypothesis import given
+from kotlin import compiled
 from test_hostile import forks as forks
 from test_hostile import mutated as share_of
 from test_native import HARMS as HARMS
@@ -72,8 +73,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
                 (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
                 (cmake, "--build", scratch),
             ):
-                done = subprocess.run([str(word) for word in command], cwd=ANDROID, capture_output=True, text=True)
-                assert done.returncode == 0, done.stdout + done.stderr
+                compiled([str(word) for word in command], ANDROID)
             scratch.rename(bridge)
     jars = f"{target / 'classes'}:{target / 'libraries'}/*"
     return ["java", "-XX:+UseSerialGC", f"-Djava.library.path={bridge}", "-cp", jars, "org.prge.host.MainKt"]
