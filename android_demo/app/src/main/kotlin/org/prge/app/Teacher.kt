@@ -17,10 +17,12 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
     override fun teach(run: Kept, progress: Progress): Outcome {
         val asked = Asked.read(run)
         return open(asked.program).use { tuner ->
-            if (run.begun) return tuner.resume(run.run, tuner.examples(run.data), progress)
+            if (run.begun) return tuner.resume(run.run, tuner.examples(run.data), progress, patience = 0)
             val given = Source(asked.data, asked.dev).read(encoder(tuner, asked.program))
             val examples = tuner.pack(run.data, given.train, given.dev, given.dropped)
-            tuner.train(run.run, examples, Settings(asked.steps, evalEvery = maxOf(1, asked.steps / CHECKS)), progress)
+            val settings = Settings(asked.steps, evalEvery = maxOf(1, asked.steps / CHECKS))
+            // All steps that were asked for: a few kept messages are too few to tell that it gets no better.
+            tuner.train(run.run, examples, settings, progress, patience = 0)
         }
     }
 

@@ -102,7 +102,7 @@ class Training(
                 val began = System.nanoTime()
                 val outcome = teaching.teach(run, Ears(began, minutes))
                 minutes += (System.nanoTime() - began) / 6e10
-                if (outcome.completed || outcome.settled) return show(Phase.Done)
+                if (outcome.completed) return show(Phase.Done)
             }
         } catch (e: UserError) {
             show(Phase.Failed(e.message!!))
