@@ -243,6 +243,6 @@ class FlowTest {
     }
 
     private companion object {
-        val GOOD = "text\tlabel\n" + (1..40).joinToString("") { "message number $it\t${if (it % 2 == 0) "today" else "later"}\n" }
+        val GOOD = "text\tlabel\n" + (1..40).joinToString("") { if (it % 2 == 0) "call me $it\ttoday\n" else "no hurry $it\tlater\n" }
     }
 }
