@@ -190,7 +190,7 @@ def _build(
         factors = {}
         if config.adapter.subspace == "fisher":
             rows = text_rows(checkpoint, config, records)
-            factors = fisher_factors(checkpoint.model, config.adapter, objective, rows)
+            factors = fisher_factors(checkpoint.model, config.adapter, objective, rows, config.step.gradient)
         elif config.lora:
             factors = lora_factors(checkpoint.model, config.lora)
         shared = config.quantization == "f32"

@@ -79,7 +79,11 @@ def architecture(parts: Parts) -> Architecture:
 
 
 def fisher_factors(
-    model: Any, adapter: AdapterConfig, objective: LabelWordsObjective | LanguageModelObjective, rows: Sequence[Row]
+    model: Any,
+    adapter: AdapterConfig,
+    objective: LabelWordsObjective | LanguageModelObjective,
+    rows: Sequence[Row],
+    gradient: Gradient,
 ) -> dict[str, Factors]:
     """The factors of the fisher subspace, by the full names of the linears that ``adapter`` selects.
 
@@ -88,11 +92,12 @@ def fisher_factors(
     Args:
         model: of transformers, in float32; it is not changed.
         rows: examples of the task.
+        gradient: how the step has it. The exact one does not see what the adapters do beside the targets.
     """
     model.eval().requires_grad_(False)
     words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
     linears = {name: linear for name, (_, _, linear) in selected(Parts(model), adapter).items()}
-    found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions)
+    found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions, gradient == "exact")
     return {name: as_long_as(linears[name].weight, f) for name, f in found.items()}
 
 

@@ -63,15 +63,23 @@ def as_long_as(weight: Tensor, factors: Factors) -> Factors:
 
 
 def principal_factors(
-    model: Any, linears: Mapping[str, nn.Linear], rows: Sequence[Row], words: Sequence[int] | None, r: int, k: int
+    model: Any,
+    linears: Mapping[str, nn.Linear],
+    rows: Sequence[Row],
+    words: Sequence[int] | None,
+    r: int,
+    k: int,
+    set_apart: bool = False,
 ) -> dict[str, Factors]:
     """For each linear: what its inputs mostly are, and which of its outputs move the loss, at the rows' positions.
 
-    A and D are the leading eigenvectors of E[a a^T] and E[g g^T], the two factors of the Fisher information in K-FAC
-    (arXiv 1503.05671). Here a is the linear's input, and g the loss's gradient at its output for an answer drawn from
-    the model's own prediction, so that no labels are needed. Each row's g over all linears has length one: how sure
-    the model is of an answer says nothing about where it can be moved. A is scaled so that ``A a`` has a mean square of
-    one. D's columns are orthonormal.
+    A and D come from E[a a^T] and E[g g^T], the two factors of the Fisher information in K-FAC (arXiv 1503.05671). Here
+    a is the linear's input at the rows' positions, and g the loss's gradient at its output for an answer drawn from the
+    model's own prediction, so that no labels are needed. Each row's g over all linears has length one: how sure the
+    model is of an answer says nothing about where it can be moved.
+
+    D's columns are the leading eigenvectors of E[g g^T], and A's rows those of E[a a^T], scaled so that ``A a`` has a
+    mean square of one.
 
     Args:
         model: of transformers, in float32.
@@ -79,21 +87,25 @@ def principal_factors(
         words: vocabulary indices of the label words, among which the model answers; None for the whole vocabulary.
         r: directions of the inputs.
         k: directions of the outputs.
+        set_apart: whether A keeps to what tells the rows' positions from the others (`apart`). There the adapter then
+            does little, and a gradient that does not see what it does there is close to the whole one.
 
     Returns:
         by full name, A [r, in] and D [out, k].
     """
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
+    others: dict[str, list[Tensor]] = {name: [] for name in linears}
     gradients: dict[str, list[Tensor]] = {name: [] for name in linears}
     generator = torch.Generator().manual_seed(0)
     for batch in _like_lengths(rows):
-        for name, (a, g) in _seen_and_felt(model, linears, batch, words, generator).items():
+        for name, (a, b, g) in _seen_and_felt(model, linears, batch, words, generator).items():
             inputs[name].append(a)
+            others[name].append(b)
             gradients[name].append(g)
     factors = {}
     for name in linears:
         a, g = torch.cat(inputs[name]), torch.cat(gradients[name])
-        down = leading(a, r)
+        down = apart(a, torch.cat(others[name]), r) if set_apart else leading(a, r)
         mean_square = (a @ down).square().mean().clamp_min(1e-30)
         factors[name] = Factors((down / mean_square.sqrt()).T, leading(g, k))
     return factors
@@ -105,19 +117,24 @@ def _seen_and_felt(
     batch: Sequence[Row],
     words: Sequence[int] | None,
     generator: torch.Generator,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each linear its inputs [n, in], and the gradients at its outputs [n, out], at the batch's n positions."""
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """For each linear its inputs [n, in] at the batch's n positions and [m, in] at others, and the outputs' gradients.
+
+    The gradients [n, out] are those at the n positions.
+    """
     tokens = torch.zeros(len(batch), max(len(row.tokens) for row in batch), dtype=torch.int64)
     mask = torch.zeros_like(tokens)
     for i, row in enumerate(batch):
         tokens[i, : len(row.tokens)], mask[i, : len(row.tokens)] = torch.tensor(row.tokens), 1
     at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
-    inputs: dict[str, Tensor] = {}
+    beside = torch.tensor([(i, p) for i, row in enumerate(batch) for p in _others(row)]).reshape(-1, 2).unbind(1)
+    inputs: dict[str, tuple[Tensor, Tensor]] = {}
     outputs: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-            inputs[name] = x[0].detach().reshape(*tokens.shape, -1)[at]  # in OPT's layers it is [rows * tokens, in]
+            seen = x[0].detach().reshape(*tokens.shape, -1)  # in OPT's layers it is [rows * tokens, in]
+            inputs[name] = seen[at], seen[beside]
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 
@@ -133,7 +150,48 @@ def _seen_and_felt(
         handle.remove()
     squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
     length = torch.zeros(len(batch)).index_add(0, at[0], squares).sqrt()[at[0], None].clamp_min(1e-30)
-    return {name: (inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
+    return {name: (*inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
+
+
+# Positions of a row beside its own ones, which stand for all of them. With 64 rows that makes 256 vectors.
+_BESIDE = 4
+
+
+def _others(row: Row) -> list[int]:
+    """Some of the positions that are not the row's own, evenly spread."""
+    found = [p for p in range(len(row.tokens)) if p not in row.positions]
+    return found[:: -(-len(found) // _BESIDE)] if found else []
+
+
+# Added to E[b b^T], as a part of the mean square of the inputs a: so much may be seen of a direction that no b has.
+_FLOOR = 0.1
+
+
+def apart(own: Tensor, others: Tensor, count: int) -> Tensor:
+    """Directions in which vectors lie far from zero, and others near it.
+
+    The leading eigenvectors of E[a a^T] relative to C = E[b b^T] + c 1, which are C^(-1/2) times those of
+    ``E[C^(-1/2) a a^T C^(-1/2)]``. Without others they are those of E[a a^T].
+
+    Args:
+        own: a, [n, size].
+        others: b, [m, size].
+
+    Returns:
+        f32[size, count], of any lengths.
+    """
+    a, b = own.double(), others.double()
+    floor = _FLOOR * a.square().mean().clamp_min(1e-30)
+    squares, u = torch.linalg.eigh(b @ b.T / max(1, len(b)))
+    kept = squares > 1e-12 * squares.max() if len(b) else squares > 0
+    squares, v = squares[kept], (b.T @ u[:, kept]) / (squares[kept] * len(b)).sqrt()
+    # C^(-1/2) is floor^(-1/2) but for the directions of the others.
+    less = (squares + floor).rsqrt() - floor.rsqrt()
+
+    def whitened(x: Tensor) -> Tensor:
+        return x * floor.rsqrt() + (x @ v * less) @ v.T
+
+    return whitened(leading(whitened(a), count).double().T).T.float()
 
 
 def orthonormal_span(matrix: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from prge.models.subspace import Row, leading, principal_factors
+from prge.models.subspace import Row, apart, leading, principal_factors
 
 WORDS = (5, 9)
 ROWS = [Row((3, 1, 4, 1, 5, 9), (5,)), Row((2, 7, 1), (2,))]
@@ -44,18 +44,39 @@ def test_two_answers_have_one_direction_per_text(tiny_model: Path) -> None:
         torch.testing.assert_close(expected @ d @ d.T, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_inputs_are_the_principal_ones(tiny_model: Path) -> None:
-    """A keeps all of two texts' inputs in two directions, at a mean square of one."""
+def test_inputs_are_those_of_the_answering_positions(tiny_model: Path) -> None:
+    """A keeps two texts' inputs in two directions, at a mean square of one, and has less of the other positions'."""
     model, name = load(tiny_model), "model.layers.0.mlp.down_proj"
     seen: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    handle = model.get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0][0].detach().double()))
     for row in ROWS:
         model(torch.tensor([row.tokens]))
     handle.remove()
-    x = torch.stack([values[0, row.positions[0]] for values, row in zip(seen, ROWS, strict=True)]).detach()
-    a = principal_factors(model, {name: model.get_submodule(name)}, ROWS, WORDS, 2, 2)[name].inputs
-    torch.testing.assert_close((x @ a.T).square().mean(), torch.tensor(1.0))
-    torch.testing.assert_close(x @ a.T @ torch.linalg.pinv(a.T), x, rtol=0, atol=1e-5)
+    own = torch.stack([x[row.positions[0]] for x, row in zip(seen, ROWS, strict=True)])
+    # Of the five other positions of the first text every second is taken, and both of the second text.
+    others = torch.cat([seen[0][[0, 2, 4]], seen[1][[0, 1]]])
+    a = principal_factors(model, {name: model.get_submodule(name)}, ROWS, WORDS, 2, 2, set_apart=True)[name].inputs.double()
+    torch.testing.assert_close((own @ a.T).square().mean(), torch.tensor(1.0, dtype=torch.float64))
+    # Two leading directions of two whitened vectors span both: A's rows span C^-1 of them.
+    c = others.T @ others / 5 + 0.1 * own.square().mean() * torch.eye(own.shape[1], dtype=torch.float64)
+    expected = torch.linalg.qr(torch.linalg.solve(c, own.T))[0]
+    found = torch.linalg.qr(a.T)[0]
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=0, atol=1e-5)
+
+
+def test_directions_apart_are_those_of_the_generalized_eigenproblem() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, others = torch.randn(40, 24, generator=generator), torch.randn(9, 24, generator=generator)
+    c = others.double().T @ others.double() / 9 + 0.1 * own.double().square().mean() * torch.eye(24)
+    lower = torch.linalg.cholesky(c)
+    whitened = torch.linalg.solve_triangular(lower, own.double().T, upper=False)
+    _, vectors = torch.linalg.eigh(whitened @ whitened.T)
+    expected = torch.linalg.qr(torch.linalg.solve_triangular(lower.T, vectors[:, -5:], upper=True))[0]
+    found = torch.linalg.qr(apart(own, others, 5).double())[0]
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=0, atol=1e-5)
+    alone = torch.linalg.qr(apart(own, others[:0], 5))[0]
+    principal = leading(own, 5)
+    torch.testing.assert_close(alone @ alone.T, principal @ principal.T, rtol=0, atol=1e-5)
 
 
 def test_more_directions_than_texts(tiny_model: Path) -> None:
