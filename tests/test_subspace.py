@@ -55,7 +55,9 @@ def test_inputs_are_those_of_the_answering_positions(tiny_model: Path) -> None:
     own = torch.stack([x[row.positions[0]] for x, row in zip(seen, ROWS, strict=True)])
     # Of the five other positions of the first text every second is taken, and both of the second text.
     others = torch.cat([seen[0][[0, 2, 4]], seen[1][[0, 1]]])
-    a = principal_factors(model, {name: model.get_submodule(name)}, ROWS, WORDS, 2, 2, set_apart=True)[name].inputs.double()
+    a = principal_factors(model, {name: model.get_submodule(name)}, ROWS, WORDS, 2, 2, set_apart=True)[
+        name
+    ].inputs.double()
     torch.testing.assert_close((own @ a.T).square().mean(), torch.tensor(1.0, dtype=torch.float64))
     # Two leading directions of two whitened vectors span both: A's rows span C^-1 of them.
     c = others.T @ others / 5 + 0.1 * own.square().mean() * torch.eye(own.shape[1], dtype=torch.float64)
