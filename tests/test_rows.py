@@ -83,7 +83,7 @@ def exported(
     seen: list[Row] = []
 
     def watch(*arguments: Any) -> Any:
-        seen.extend(arguments[-1])
+        seen.extend(arguments[3])
         return fisher_factors(*arguments)
 
     def stop(file: Path, *arguments: Any) -> None:
