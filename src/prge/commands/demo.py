@@ -34,7 +34,7 @@ def demo(
     files = resources.files("prge.demo")
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
-            export_form(model, program, _FORM, standard, train_file, hooks)
+            export_form(model, program, _FORM, standard, Source(str(train_file), dev_fraction=0.0), hooks)
         if not done.exists():
             if (run / CONFIG_FILE).exists():
                 trained = resume(run, hooks=hooks)

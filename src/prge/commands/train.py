@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections import deque
@@ -99,13 +100,12 @@ def train(
         if form != FormOptions():
             raise UserError(f"{program} is a program and has its form; options of the form go with a model")
     else:
-        refuse_used(output)
-        exported = export_for_training(
-            str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
-            dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
-        )  # fmt: skip
-        exported["export_seconds"] = exported.pop("seconds")
+        # A call that failed before the run began may have left these.
+        refuse_used(output, (PROGRAM_FOLDER, *HIDDEN_FILES))
+        exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks)
         program = output / PROGRAM_FOLDER
+        gc.collect()  # the model, so that training takes no memory on top of the export's
+        return_freed()
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
     source = replace(source, **whole)
@@ -321,7 +321,3 @@ def scores(numbers: dict[str, float]) -> str:
 
 # Of `Source`.
 _PATHS = ("train", "dev", "tokenizer")
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -65,10 +65,7 @@ class Form:
         """The form of a task; a UserError if no task has the name."""
         t = find_task(name)
         choices = "choices" if t.kind == "multiple choice" else ""
-        return cls(
-            t.template, t.labels, target=t.target, choices=choices, task=name, max_tokens=t.max_tokens,
-            max_targets=t.max_targets,
-        )  # fmt: skip
+        return cls(t.template, t.labels, target=t.target, choices=choices, task=name)
 
     @property
     def open(self) -> bool:
