@@ -146,7 +146,7 @@ def export_program(
             **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator,
             request=request,
         )  # fmt: skip
-        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", encoding="utf-8")
     return manifest, report
 
 

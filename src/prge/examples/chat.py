@@ -90,8 +90,9 @@ class Chat:
         # Some templates write a call only where the content is null.
         for each in (said, said.with_nulls()) if said.calls else (said,):
             try:
+                records = [self._turn(each.messages[: i + 1], each.tools) for i in turns]
                 self._refuse_unseen(each)
-                return [self._turn(each.messages[: i + 1], each.tools) for i in turns]
+                return records
             except UserError as e:
                 refused = refused or e
         raise UserError(f"{where}: {refused}") from refused

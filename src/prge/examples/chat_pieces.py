@@ -37,7 +37,7 @@ def write_pieces(folder: Path, chat: Chat) -> None:
     """Write ``chat.json``. Where the template has no pieces there is no file."""
     found = pieces(chat)
     if found:
-        (folder / CHAT_FILE).write_text(json.dumps(found, indent=1) + "\n")
+        (folder / CHAT_FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def pieces(chat: Chat) -> dict[str, Any] | None:

@@ -103,8 +103,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     }
 
     /** Prompt and target in one text, which tells a record from others; the label is no part of it. */
-    internal fun text(record: Record): String =
-        template.fill(mapOf(MASK to "") + record, "the data") + target.fill(record, "the data")
+    internal fun text(record: Record, where: String = "the data"): String =
+        template.fill(mapOf(MASK to "") + record, where) + target.fill(record, where)
 
     private fun text(name: String): String = json[name] as? String ?: odd(name)
 
