@@ -67,7 +67,8 @@ def test_chats_are_too(kind: str) -> None:
     (record,) = form.unfold({"messages": messages}, "here")
     (example,) = RowMaker(form, made, stop_tokens=(2,)).encode(record, "here")
     assert list(example.tokens) == made.encode(chat.render(messages), add_special_tokens=False).ids
-    assert example.tokens[-1] == 2 and "Hello, yes we ship." in made.decode(list(example.tokens[-example.targets :]))
+    answer = made.decode(list(example.tokens[-example.targets :])).replace("▁", " ")
+    assert example.tokens[-1] == 2 and " ".join(answer.split()) == TEXTS[1]
 
 
 def test_what_does_not_end() -> None:
