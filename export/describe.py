@@ -35,7 +35,7 @@ def describe(parts: Parts, config: ExportConfig, labels: tuple[Label, ...]) -> M
         ValueError: the adapter does not fit the model (`layout`).
     """
     step, adapter = config.step, config.adapter
-    modules, at = layout(parts, adapter), answer_at(parts.model)
+    modules, at = layout(parts, adapter), answer_at(parts.config, parts.model.base_model is parts.model)
     return Manifest(
         **{name: getattr(config, name) for name in _FROM_CONFIG},
         **{name: getattr(step, name) for name in _FROM_STEP},

@@ -13,11 +13,11 @@ from prge.errors import UserError
 from prge.examples.form import Form, Numbered
 from prge.examples.read import place
 from prge.export.prompts import row_maker
-from prge.models.checkpoints import Checkpoint
+from prge.models.checkpoints import Outline
 
-# The largest bounds that are chosen unasked, in tokens: of a row and of an answer's targets; and of a window of plain
-# text and of its targets.
-_ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 512, 64, 128, 32
+# The largest bounds that are chosen unasked, in tokens: of a row, of a named task and else; of an answer's targets; and
+# of a window of plain text and of its targets.
+_TASK_ROW, _ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 2048, 512, 64, 128, 32
 
 
 def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -51,13 +51,21 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     return letters[: len(names)]
 
 
-def fitted(form: Form, checkpoint: Checkpoint, records: Sequence[Numbered], source: Path | str = "the data") -> Form:
+def fitted(
+    form: Form,
+    checkpoint: Outline,
+    records: Sequence[Numbered],
+    source: Path | str = "the data",
+    truncate: bool | None = None,
+) -> Form:
     """The form with what it left open: its label words, and bounds that hold the records.
 
     Without records the bounds stay as they are.
 
     Args:
         source: where the records come from, for messages.
+        truncate: whether what is longer than any bound that is chosen unasked will be cut; None where training, which
+            does it, comes later.
 
     Raises:
         UserError: an example is so long that its bound must be given; as `label_words` and `row_maker`; or a record
@@ -71,22 +79,24 @@ def fitted(form: Form, checkpoint: Checkpoint, records: Sequence[Numbered], sour
         return form
     maker = row_maker(checkpoint, form)
     lengths = [
-        (len(prompt), len(target))
+        (len(prompt), len(target), number)
         for number, record in records
         for prompt, target in maker.pairs(record, place(source, number))
     ]
-    targets = max(target for _, target in lengths)
+    targets = max(target for _, target, _ in lengths)
     # Choices are compared as wholes. Any other target may be cut into windows.
     most = targets if form.choices else _ANSWER if form.template else _WINDOW_TARGETS
     max_targets = form.max_targets or max(1, min(targets, most))
     if form.template:
-        needed = max(prompt + min(target, max_targets) for prompt, target in lengths)
+        needed, number = max((prompt + min(target, max_targets), number) for prompt, target, number in lengths)
     else:
-        needed = min(_WINDOW, max(prompt + target for prompt, target in lengths))
-    if not form.max_tokens and needed > _ROW:
+        needed, number = min(_WINDOW, max(prompt + target for prompt, target, _ in lengths)), 0
+    limit = _TASK_ROW if form.task else _ROW
+    if not form.max_tokens and needed > limit and not truncate:
+        cut = f"`--max-tokens {limit}` and, when it trains, --truncate" if truncate is None else "--truncate"
         raise UserError(
-            f"the longest example has {needed} tokens, more than {_ROW}: give --max-tokens, as many as memory allows, "
-            "and let `prge train --truncate` cut what is longer"
+            f"{place(source, number)}: {needed:,} tokens, more than the {limit} that are taken unasked: "
+            f"give --max-tokens {-(-needed // 8) * 8}, if memory allows, or {cut} to cut what is longer from the left"
         )
-    max_tokens = form.max_tokens or max(16, -(-needed // 8) * 8)
+    max_tokens = form.max_tokens or max(16, -(-min(needed, limit) // 8) * 8)
     return replace(form, max_tokens=max_tokens, max_targets=max_targets)

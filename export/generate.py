@@ -10,6 +10,7 @@ import torch
 
 from prge.errors import UserError
 from prge.export.lower import Backend
+from prge.export.prompts import stop_tokens
 from prge.export.quantize import Quantization, quantize
 from prge.export.report import Written
 from prge.export.write import write_program
@@ -68,15 +69,6 @@ def write_generator(
     return write_program(
         folder / GENERATE_FILE, generator, inputs, lengths, range(len(generator.backbone.layers)), backend, constants
     )
-
-
-def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The tokens that end a text, by the checkpoint's generation config, config and tokenizer; in rising order."""
-    found: set[int] = set()
-    for source in (checkpoint.model.generation_config, checkpoint.model.config, checkpoint.tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
-    return tuple(sorted(found))
 
 
 def reach(config: Any) -> int:

@@ -23,12 +23,14 @@ from prge.export.describe import describe, label_tokens, refuse_unusable
 from prge.export.from_peft import lora_factors, save_initial
 from prge.export.generate import reach, write_generator
 from prge.export.lower import example_inputs, example_tokens
-from prge.export.prompts import check_template, text_rows
+from prge.export.prompts import check_template, stop_tokens, text_rows
 from prge.export.quantize import quantize, refuse_odd
 from prge.export.report import ExportReport
 from prge.export.write import write_program
+from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.digest import file_sha256
 from prge.files.folders import new_folder
+from prge.files.typed import parse_json
 from prge.lora import check_base
 from prge.manifest import FROZEN_FILE, PROGRAM_FILE, Label, Manifest
 from prge.models.adapter import AdaptedLinear
@@ -79,6 +81,7 @@ def export_program(
     folder: Path,
     listener: Callable[[str], None] = lambda phase: None,
     records: Sequence[Record] = (),
+    request: str = "",
 ) -> tuple[Manifest, ExportReport]:
     """Write ``folder`` with the program, its tokenizer and a report. Where that fails, nothing is left of it.
 
@@ -88,6 +91,7 @@ def export_program(
         checkpoint: the model, which is consumed, and its tokenizer.
         listener: hears the name of each phase as it begins.
         records: examples by column, for the fisher subspace only; their labels are not needed.
+        request: what `request_of` says of the folder.
 
     Raises:
         UserError: the folder is in use, the settings do not fit each other or the model, a label word is no single
@@ -139,10 +143,19 @@ def export_program(
         if checkpoint.chat_template and (config.chat_template or context):
             write_pieces(out, Chat(checkpoint.chat_template, checkpoint.special_tokens))
         report = ExportReport(
-            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator
-        )
-        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator,
+            request=request,
+        )  # fmt: skip
+        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", encoding="utf-8")
     return manifest, report
+
+
+def request_of(folder: Path) -> str | None:
+    """What an exported program was made of, as `export_program` was told; None where nothing tells."""
+    try:
+        return str(parse_json(read_bounded(folder / REPORT_FILE, SETTINGS))["request"])
+    except (UserError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label, ...], context: int) -> Manifest:
@@ -160,6 +173,7 @@ def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label
             model=checkpoint.source,
             pad_token=checkpoint.pad_token,
             mask_token=checkpoint.tokenizer.mask_token_id if at_mask else None,
+            stop_tokens=() if labels else stop_tokens(checkpoint),
         )
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e

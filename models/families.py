@@ -154,11 +154,11 @@ class Kind(NamedTuple):
     window: int | None
 
 
-def answer_at(model: Any) -> AnswerAt:
+def answer_at(config: Any, headless: bool) -> AnswerAt:
     """Where a model predicts a label's word: its last token, its mask token, or, without a head, its first token."""
-    if FAMILIES[model.config.model_type].causal:
+    if FAMILIES[config.model_type].causal:
         return "last"
-    return "first" if model.base_model is model else "mask"
+    return "first" if headless else "mask"
 
 
 class Parts:

@@ -165,3 +165,106 @@ def test_long_text_is_cut_into_windows(language_model: Path, tmp_path: Path) -> 
     for e in windows:
         seen += e.targets
         assert list(e.tokens) == whole[max(0, seen - 10) : seen] and e.targets <= 4
+
+
+# As the templates that ask for a reply by the begin of a thought, and take thoughts out of what was said.
+THINKS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<user>' + m['content'] }}{% endif %}"
+    "{% if m['role'] == 'assistant' %}{% set content = m['content'].split('</think>')[-1] %}"
+    "{{ '<assistant>' + content + '<end>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant><think>\n' }}{% endif %}"
+)
+NO_PROMPT = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+INSTRUCT = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>"
+    "{% endif %}{% endfor %}"
+)
+# Calls are written, and tools.
+TOOLS = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments | tojson }}]{% endfor %}"
+    "<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# Calls only where the content is none.
+NULLS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is none %}{% for call in m.tool_calls %}"
+    "[{{ call.function.name }}]{% endfor %}{% else %}{{ m.content }}{% endif %}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+ASKED = [{"role": "user", "content": "2 and 2?"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "prompt", "answer"),
+    [
+        (THINKS, "It is 4.", "<s><user>2 and 2?<assistant>", "It is 4.<end>"),
+        (THINKS, "<think>\nHm.</think>\n\nIt is 4.", "<s><user>2 and 2?<assistant>", "\n\nIt is 4.<end>"),
+        (NO_PROMPT, "It is 4.", "<user>\n2 and 2?<end>\n<assistant>\n", "It is 4.<end>"),
+        (INSTRUCT, "It is 4.", "[INST] 2 and 2? [/INST]", " It is 4.</s>"),
+        (INSTRUCT, " It is 4.", "[INST] 2 and 2? [/INST]", "  It is 4.</s>"),
+    ],
+)
+def test_the_assistant_s_part_is_what_the_whole_has(template: str, content: str, prompt: str, answer: str) -> None:
+    chat = Chat(template, {"bos_token": "<s>"})
+    messages = [*ASKED, {"role": "assistant", "content": content}]
+    assert chat.records({"messages": messages}, "here") == [{"prompt": prompt, "answer": answer}]
+    assert chat.render(messages).rstrip() == prompt + answer
+    assert chat.turn_end == answer[-len(chat.turn_end) :] in ("<end>", "</s>")
+
+
+def test_a_template_without_a_prompt_for_replies_gets_what_stands_before_one() -> None:
+    assert Chat(NO_PROMPT).render(ASKED, reply=True) == "<user>\n2 and 2?<end>\n<assistant>\n"
+    assert Chat(INSTRUCT).render(ASKED, reply=True) == "[INST] 2 and 2? [/INST]"
+    for template in (THINKS, NO_PROMPT, INSTRUCT):
+        found = pieces(Chat(template, {"bos_token": "<s>"}))
+        assert found and render(found, ASKED, True) == Chat(template, {"bos_token": "<s>"}).render(ASKED, reply=True)
+        assert (", system" in found["gaps"]) == (template != THINKS)
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
+WEATHER = [
+    {"role": "user", "content": "Rain?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "none today"},
+    {"role": "assistant", "content": "It is dry."},
+]
+
+
+def test_a_tool_call_is_learned_as_the_template_writes_it() -> None:
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    first, second = Chat(TOOLS).records({"messages": WEATHER, "tools": tools}, "here")
+    assert first["answer"] == '[weather {"town": "Ulm"}]<end>' and first["prompt"].startswith(json.dumps(tools[0]))
+    assert second["prompt"].endswith("<tool>none today<end><assistant>") and second["answer"] == "It is dry.<end>"
+    for blank in (None, ""):
+        said = [WEATHER[0], {**WEATHER[1], "content": blank}, *WEATHER[2:]]
+        assert Chat(NULLS).records({"messages": said}, "here")[0]["answer"] == "[weather]<end>"
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "message"),
+    [
+        (PLAIN, {"messages": WEATHER}, "does not write the tool calls of message 2"),
+        (PLAIN, {"messages": [WEATHER[0], WEATHER[3]], "tools": [{"name": "weather"}]}, 'does not write "tools"'),
+        (THINKS, {"messages": [WEATHER[0], WEATHER[2], WEATHER[3]]}, "does not write message 2, of the role tool"),
+        (THINKS, {"messages": MESSAGES}, "does not write message 1, of the role system"),
+        (TOOLS, {"messages": [*WEATHER[:1], {**WEATHER[1], "tool_calls": "weather"}]}, '"tool_calls" must be a list'),
+        (TOOLS, {"messages": [{**WEATHER[1], "tool_calls": [{"function": 1}]}]}, "message 1: a tool call must be"),
+        (
+            TOOLS,
+            {"messages": [{**WEATHER[1], "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "the arguments of 'f' are no JSON",
+        ),
+        (PLAIN, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "of the type image_url"),
+    ],
+)
+def test_what_a_template_cannot_show_is_refused(template: str, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Chat(template).records(row, "a.jsonl, line 7")
+    assert str(error.value).startswith("a.jsonl, line 7")
+
+
+def test_parts_of_a_content_are_read() -> None:
+    parts = [{"type": "text", "text": "2 and"}, {"type": "text", "text": " 2?"}]
+    said = [{"role": "user", "content": parts}, {"role": "assistant", "content": [{"type": "text", "text": "4"}]}]
+    plain = [*ASKED, {"role": "assistant", "content": "4"}]
+    assert Chat(PLAIN).records({"messages": said}, "here") == Chat(PLAIN).records({"messages": plain}, "here")

@@ -110,7 +110,7 @@ def test_refusals_say_what_and_where(encoder: Encoder, tmp_path: Path) -> None:
         encoder.examples(path)
     path.write_text('{"text": "x", "label": "later"}\n')
     with pytest.raises(UserError, match="every example has the label 'later'"):
-        check_classes(encoder.examples(path), encoder.manifest, path)
+        check_classes(encoder.examples(path), encoder.form, path)
 
 
 def test_truncation_keeps_the_end(program_folder: Path, encoder: Encoder) -> None:

@@ -17,7 +17,7 @@ from golden.tokens import CHAT, MANIFESTS, TOKENIZERS, described
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kotlin import Kotlin, build
-from test_chat import MESSAGES, PLAIN
+from test_chat import INSTRUCT, MESSAGES, NO_PROMPT, PLAIN, THINKS
 from tokenizers import (
     AddedToken,
     Regex,
@@ -35,6 +35,7 @@ from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.chat_pieces import write_pieces
 from prge.examples.tasks import TASKS
+from prge.files.digest import file_sha256
 from prge.manifest import Label, Manifest
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.source import Source
@@ -397,3 +398,40 @@ def test_conversations_are_written_as_the_template_writes_them(
     for size, reply in ((2, True), (3, False), (4, True), (5, False)):
         assert kotlin.ask(chat=turns[:size], reply=reply, **asked) == [chat.render(MESSAGES[:size], reply=reply)]
     assert "must speak in turn" in kotlin.ask(chat=[turns[1], turns[1]], reply=True, **asked)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_become_the_same_examples(kotlin: Kotlin, kind: str, demo_data: Path, tmp_path: Path) -> None:
+    """In their context, with the token that ends a text; also where the prompt ends within a word."""
+    real = sentences(demo_data)[:60]
+    trained(kind, [*real, *ODD]).save(str(tmp_path / "tokenizer.json"))
+    asked = [
+        {"question": a[: 9 + i], "answer": b} for i, (a, b) in enumerate(zip(real, [*real[5:], *ODD], strict=False))
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    for template, target in (("{question}\nAnswer:", " {answer}"), ("{question}", "{answer}"), ("", "{answer}")):
+        m = replace(
+            MANIFESTS["text"], template=template, target=target, stop_tokens=(2, 7), max_tokens=90, max_targets=20,
+            tokenizer_sha256=file_sha256(tmp_path / "tokenizer.json"),
+        )  # fmt: skip
+        expected = Encoder(m, tmp_path / "tokenizer.json", truncate=True).examples(data)
+        assert any(e.tokens[-1] == 2 for e in expected)
+        found = kotlin.ask(examples=str(data), manifest=m.to_json(), folder=str(tmp_path), truncate=True)
+        assert found == [*map(described, expected)]
+
+
+@pytest.mark.parametrize("template", [THINKS, NO_PROMPT, INSTRUCT])
+def test_what_is_learned_of_a_chat_is_python_s(kotlin: Kotlin, template: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    m = replace(MANIFESTS["chat"], chat_template=template, max_tokens=200, max_targets=40)
+    write_pieces(tmp_path, Chat(template, m.special_tokens))
+    parts = [{"type": "text", "text": "2 and"}, {"type": "text", "text": " 2?"}]
+    said = [{"role": "user", "content": parts}, {"role": "assistant", "content": " It is 4."}]
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"messages": MESSAGES[1:]}) + "\n" + json.dumps({"messages": said}) + "\n")
+    expected = [*map(described, Encoder(m, tmp_path / "tokenizer.json").examples(data))]
+    asked = {"examples": str(data), "manifest": m.to_json(), "folder": str(tmp_path), "truncate": False}
+    assert kotlin.ask(**asked) == expected
+    data.write_text(json.dumps({"messages": said, "tools": [{"name": "weather"}]}) + "\n")
+    assert "cannot write tools here; pack it" in kotlin.ask(**asked)

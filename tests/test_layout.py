@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "prge"
 # From the ground up: a part imports only from the lines before its own.
 FLOORS = (
     {"errors"},
-    {"options", "quiet", "memory", "regression"},
+    {"bounds", "shell", "options", "quiet", "memory", "regression"},
     {"files"},
     {"manifest", "lora"},
     {"cost", "examples", "models"},

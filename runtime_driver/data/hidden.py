@@ -110,6 +110,8 @@ class Keeping:
             return cls(budget=0.0)
         if text[:1].isdigit() and text[-2:].upper() in ("MB", "GB"):
             return cls(budget=parse_bytes(text))
+        if not text:
+            raise UserError("--cache takes a size as 2GB, a folder, or off")
         return cls(Path(text))
 
     def file(self, folder: Path, manifest: Manifest, examples: Sequence[Example]) -> Path | None:

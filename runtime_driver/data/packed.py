@@ -49,7 +49,8 @@ def form(manifest: Manifest) -> str:
     m = manifest
     texts = [m.objective, m.template, m.target, m.label_column, m.choices, m.chat_template, m.answer_at]
     texts += [str(-1 if m.mask_token is None else m.mask_token), str(m.max_tokens), str(m.max_targets)]
-    whole = b"".join(text.encode() + b"\0" for text in (*texts, *(label.name for label in m.labels)))
+    texts += [*(label.name for label in m.labels), *map(str, m.stop_tokens)]
+    whole = b"".join(text.encode() + b"\0" for text in texts)
     return f"{zlib.crc32(whole):08x}"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from prge.errors import UserError
-from prge.examples.form import split
-from prge.examples.read import has_part
+from prge.examples.form import Form, Numbered, split
+from prge.examples.read import has_part, place
+from prge.examples.reader import Reader
 from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE
 from prge.options import Option
@@ -36,33 +37,49 @@ class Source:
     truncate: Annotated[bool, Option("Cut long texts from the left instead of refusing them.")] = False
     tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None
 
-    def read(self, encoder: Encoder) -> tuple[list[Example], list[Example], int]:
+    def records(self, form: Form) -> tuple[list[Numbered], list[Numbered]]:
+        """The records of a form to train on, and to evaluate on.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        data, dev = (Path(path) if path else None for path in (self.train, self.dev))
+        records, held = form.records(data)[: self.limit], list[Numbered]()
+        if not self.divided:
+            return records, form.records(dev or data, "dev")
+        for number, record in records:
+            form.text(record, place(str(data), number))  # a record that lacks a column is named by its line
+        return split(records, form.text, self.dev_fraction, self.seed) if self.dev_fraction else (records, held)
+
+    @property
+    def divided(self) -> bool:
+        """Whether the dev set is a share of the data."""
+        return self.train is not None and self.dev is None and not has_part(Path(self.train), "dev")
+
+    def read(self, reader: Reader) -> tuple[list[Example], list[Example], int]:
         """Read and encode them.
 
         Returns:
             training examples, dev examples, and how many of the former were left out because they are in dev.
-            `Encoder.skipped` says how many of both held nothing to learn.
+            `Reader.skipped` says how many of both held nothing to learn.
 
         Raises:
             UserError: a file cannot be read or encoded, no example is left to train on, or all have one class.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
         if data and is_packed(data):
+            if not isinstance(reader, Encoder):
+                raise UserError(f"{data} is packed for a program; give that program in place of the model")
             if dev or self.limit:
                 raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
-            return unpack(data, encoder.manifest)
-        records, held = encoder.records(data)[: self.limit], []
-        divided = data is not None and dev is None and not has_part(data, "dev")
-        if not divided:
-            held = encoder.records(dev or data, "dev")
-        elif self.dev_fraction:
-            records, held = split(records, encoder.form.text, self.dev_fraction, self.seed)
-        examples = encoder.encode_all(records, data)
+            return unpack(data, reader.manifest)
+        records, held = self.records(reader.form)
+        examples = reader.encode_all(records, data)
         # The share of a small file may be a single text, with nothing to learn.
-        dev_examples = encoder.encode_all(held, dev or data, required=not divided)
+        dev_examples = reader.encode_all(held, dev or data, required=not self.divided)
         kept = without(examples, dev_examples)
-        name = self.train or encoder.manifest.task
+        name = self.train or reader.form.task
         if not kept:
             raise UserError(f"{name}: no example is left to train on beside those of the dev set")
-        check_classes(kept, encoder.manifest, name)
+        check_classes(kept, reader.form, name)
         return kept, dev_examples, len(examples) - len(kept)

@@ -39,6 +39,7 @@ std::string form(const Manifest& m, const Json& manifest) {
     text += std::string(manifest.at(name)) + '\0';
   for (int64_t number : {m.mask_token, m.max_tokens, m.max_targets}) text += std::to_string(number) + '\0';
   for (auto& label : manifest.at("labels")) text += std::string(label.at("name")) + '\0';
+  for (auto& token : manifest.at("stop_tokens")) text += std::to_string(token.get<int64_t>()) + '\0';
   return crc32(text);
 }
 

@@ -155,7 +155,7 @@ Settings settings_of(const std::string& folder, const Program& program, const Ex
     const Json &t = config.at("train"), &cache = config.at("data").at("cache");
     Settings s{whole(t.at("steps")), t.at("lr"), t.at("eps"), whole(t.at("seed")), whole(t.at("eval_every")), "", "",
                whole(t.at("after")), cache.is_null() ? "" : std::string(cache)};
-    if (!s.hidden.empty() && s.hidden != kHidden && !is_shared(s.hidden)) throw Odd("hidden states in " + s.hidden);
+    if (!cache.is_null() && s.hidden != kHidden && !is_shared(s.hidden)) throw Odd("hidden states in " + s.hidden);
     return s.steps ? s : throw Odd("a run of no steps");
   });
 }

@@ -51,7 +51,7 @@ struct Options : std::map<std::string, std::string> {
       } else if (word.rfind("--", 0) != 0 || std::string(kUsage).find(word + " ") == std::string::npos) {
         throw prge::Error("unknown option " + word + "; see prge-run --help");
       } else if (word != "--json") {
-        if (++i == count) throw prge::Error(word + " takes a value");
+        if (++i == count || !*words[i]) throw prge::Error(word + " takes a value");
         (*this)[word] = words[i];
       }
     }
@@ -134,7 +134,14 @@ void report(FILE* err, const prge::Run& run, double mean, double speed) {
   if (r.dev || r.backed_off) std::fputc('\n', err);
 }
 
-prge::Json train(Options o, FILE* err) {
+// The whole lines of a run's journal.
+int64_t steps_in(const std::string& folder) {
+  std::ifstream log(folder + "/log.jsonl");
+  return std::count(std::istreambuf_iterator<char>(log), std::istreambuf_iterator<char>(), '\n');
+}
+
+// `made_before` is how many steps a run has that is resumed.
+prge::Json train(Options o, FILE* err, int64_t& made_before) {
   auto began = Clock::now();
   std::string folder = o["--resume"], path = o["PROGRAM"], data = o["--data"];
   bool resumes = !folder.empty();
@@ -143,6 +150,7 @@ prge::Json train(Options o, FILE* err) {
          {"--output", "--bench", "--steps", "--lr", "--eps", "--seed", "--eval-every", "--from", "--cache"})
       if (!o[name].empty()) throw prge::Error(std::string("--resume keeps the run's own settings: leave out ") + name);
     auto [its_program, its_data] = prge::Run::sources(folder);
+    made_before = steps_in(folder);
     if (path.empty()) path = its_program;
     if (data.empty()) data = its_data;
   } else {
@@ -205,13 +213,14 @@ int main(int count, char** words) {
   if (given("--help")) return std::puts(kUsage) < 0;
   bool json = given("--json");
   FILE* err = fdopen(screen, "w");
+  int64_t made_before = 0;
   auto print = [](const prge::Json& result) { return std::puts(prge::dump(result).c_str()) < 0; };
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
   try {
     if (err) std::setvbuf(err, nullptr, _IONBF, 0);
-    return print(train(Options(count, words), json ? nullptr : err));
+    return print(train(Options(count, words), json ? nullptr : err, made_before));
   } catch (const Stopped&) {
-    return print({{"completed", false}, {"steps", 0}, {"stopped", "interrupted"}});
+    return print({{"completed", false}, {"steps", made_before}, {"stopped", "interrupted"}});
   } catch (const std::exception& e) {
     if (json) print({{"error", e.what()}});
     if (err) std::fprintf(err, "error: %s\n", e.what());

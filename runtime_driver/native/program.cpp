@@ -52,7 +52,7 @@ struct Program::Runtime : Module {
 namespace {
 
 // Of the manifest.
-constexpr int kVersion = 3;
+constexpr int kVersion = 4;
 
 template <class Number>
 TensorPtr tensor(const std::vector<int64_t>& sizes, std::vector<Number> numbers) {

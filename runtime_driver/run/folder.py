@@ -12,8 +12,9 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
-from prge.files.checked import load_checked, replace, scratch_of, sync
+from prge.files.checked import load_checked, replace, scratch_of
 from prge.files.folders import PROGRAM_FOLDER, refuse_used
+from prge.files.system import sync
 from prge.files.typed import parse, parse_json
 from prge.lora import ADAPTER_FOLDER
 from prge.manifest import Manifest
@@ -25,6 +26,7 @@ from prge.runtime_driver.program.state import load_state, save_peft, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import Journal, check_rows, number, read_journal
 from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE, Snapshot, Snapshots, newest
+from prge.shell import word
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -158,7 +160,7 @@ class RunFolder:
         except OSError as e:
             raise UserError(
                 f"{self.folder} cannot be written ({e.strerror}); when it can, "
-                f"`prge train --resume {self.folder}` goes on from step {record.step}"
+                f"`prge train --resume {word(self.folder)}` goes on from step {record.step}"
             ) from e
 
     def close(self) -> None:

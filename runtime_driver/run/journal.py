@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO
 
 from prge.errors import UserError
 from prge.files.bounded import JOURNAL, read_bounded
+from prge.files.system import lock
 from prge.files.typed import parse, parse_json, to_json
 
 _MARK = ',"crc":"'
@@ -59,7 +59,7 @@ def take(path: Path) -> BinaryIO:
     """
     file = path.open("ab", buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno(), wait=False)
     except BlockingIOError as e:
         file.close()
         raise UserError(f"{path.parent} is in use: another process trains there") from e

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.files.checked import Buffer, checked, load_checked, scratch_of, sync, write
+from prge.files.checked import Buffer, checked, load_checked, scratch_of, write
+from prge.files.system import sync
 from prge.files.typed import parse, parse_json
 
 STATE_FILE = "state.safetensors"

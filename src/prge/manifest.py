@@ -21,7 +21,7 @@ AnswerAt = Literal["last", "mask", "first"]
 ESTIMATES = ("activations", "weights")
 
 FORMAT = "prge"
-VERSION = 3
+VERSION = 4
 
 PROGRAM_FILE = "program.pte"
 FROZEN_FILE = "frozen.pte"
@@ -172,9 +172,9 @@ class Manifest:
         frozen_rows: rows of one execution of that program.
         frozen_sha256: hex SHA-256 of that program, as it is sealed with.
         kind: ``"step"``; ``"frozen"``; or ``"generate"`` for the program that continues text with the parameters of a
-            step's state.
-        stop_tokens: the tokens that end a text (generate only). There ``max_tokens`` bounds prompt and continuation
-            together.
+            step's state. In the last, ``max_tokens`` bounds prompt and continuation together.
+        stop_tokens: the tokens that end a text, where text is learned or generated. Learned answers end with one of
+            them: the first is added to those that do not.
         chunk: most tokens of one execution (generate only).
         format, version: say that this is a manifest of prge's, and of which version.
     """

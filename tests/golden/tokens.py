@@ -131,7 +131,7 @@ def manifest(tokenizer: str, **changes: Any) -> Manifest:
     return Manifest.from_json(made.to_json(), "the golden vectors")
 
 
-TEXT: dict[str, Any] = {"objective": "language-modelling", "max_targets": 4}
+TEXT: dict[str, Any] = {"objective": "language-modelling", "max_targets": 4, "stop_tokens": (1,)}  # <end>
 HOST: dict[str, Any] = {"gradient": "weights", "optimizer": "sgd"}
 MANIFESTS = {
     "classification": manifest("bpe"),

@@ -148,8 +148,8 @@ def convergence(
         kept = [c for c in curves if c.run.method != LORA or c.run.lr == best]
         rows = table(kept, target)
         result = {"target": target, "rows": rows, "curves": [asdict(c) for c in curves]}
-        (out / "convergence.json").write_text(to_json(result, indent=1) + "\n")
-        (out / "convergence.md").write_text(markdown(rows, target, StepProgram(paths[0])))
+        (out / "convergence.json").write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
+        (out / "convergence.md").write_text(markdown(rows, target, StepProgram(paths[0])), encoding="utf-8")
         plot(out / "convergence.png", kept, target)
     return {"target": target, "rows": rows, "picture": str(output / "convergence.png")}
 

@@ -107,7 +107,7 @@ def read(settings: Run, manifest: Manifest) -> Examples:
     train = without(part(settings.data, "train", settings.examples), dev)
     if not train:
         raise UserError(f"{settings.data}: every text to train on is also in the dev set; give other examples")
-    check_classes(train, manifest, settings.data)
+    check_classes(train, encoder.form, settings.data)
     return Examples(train, dev, left_out)
 
 

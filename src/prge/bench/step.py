@@ -105,8 +105,8 @@ def step(
         rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
         sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
         report = {"machine": describe(threads), "limits": limits, "sizes": sizes, "rows": rows}
-        (out / "step.json").write_text(to_json(report, indent=1) + "\n")
-        (out / "step.md").write_text(markdown(report))
+        (out / "step.json").write_text(to_json(report, indent=1) + "\n", encoding="utf-8")
+        (out / "step.md").write_text(markdown(report), encoding="utf-8")
         plot(out / "step.png", report)
     return report | {"picture": str(output / "step.png")}
 

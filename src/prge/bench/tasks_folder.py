@@ -66,7 +66,7 @@ def read_curve(path: Path) -> Curve:
         UserError: its file is damaged.
     """
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         return Curve(**kept | {"run": Run(**kept["run"])})
     except (ValueError, TypeError, KeyError) as e:
         raise UserError(f"{path} cannot be read ({e}); remove it, and the run is made again") from e

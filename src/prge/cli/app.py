@@ -55,6 +55,7 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one sentence and exit code 1."""
+    screen.take_any_letter()
     try:
         app()
     except UserError as e:

@@ -77,7 +77,7 @@ def planned(result: Result) -> None:
     work, once = row["multiply_adds"], row["frozen_multiply_adds"]
     out.print(f"peak MB: while the frozen layers run once, and of a step; {imports / 1e6:,.0f} of them are Python's")
     out.print(
-        f"1,000 texts of {result['tokens']} tokens: once the work of {once / work:,.0f} steps, and "
+        f"{result['texts']:,} texts of {result['tokens']} tokens: once the work of {once / work:,.0f} steps, and "
         f"{row['cache_bytes'] / 1e6:,.0f} MB of disk"
     )
 

@@ -34,7 +34,7 @@ def demo(
     files = resources.files("prge.demo")
     with resources.as_file(files / "train.tsv") as train_file, resources.as_file(files / "test.tsv") as test_file:
         if not program.exists():
-            export_form(model, program, _FORM, standard, train_file, hooks)
+            export_form(model, program, _FORM, standard, Source(str(train_file), dev_fraction=0.0), hooks)
         if not done.exists():
             if (run / CONFIG_FILE).exists():
                 trained = resume(run, hooks=hooks)
@@ -43,8 +43,8 @@ def demo(
                 trained = train(program, run, source, steps=steps, eval_every=max(1, steps // 5), hooks=hooks)
             if not trained["completed"]:
                 return trained
-            done.write_text(to_json(trained) + "\n")
-        trained = json.loads(done.read_text())
+            done.write_text(to_json(trained) + "\n", encoding="utf-8")
+        trained = json.loads(done.read_text(encoding="utf-8"))
         texts = [record["text"] for _, record in read_records(test_file)[:3]]
     result = {k: trained[k] for k in ("before", "after", "seconds", "seconds_per_step", "picture", "adapter")}
     for i, p in enumerate(predict(program, tuple(texts), state=run)["predictions"], 1):

@@ -5,22 +5,27 @@ The exporter's libraries are imported when it is called, so that a device withou
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from prge.commands.fit import fit
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import FormOptions, described, form_of
-from prge.examples.form import Form, split
-from prge.examples.read import has_part
+from prge.examples.detect import FormOptions, form_of
+from prge.examples.form import Form
+from prge.examples.tasks import find_task
+from prge.files.folders import refuse_used
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
+from prge.runtime_driver.data.source import Source
+from prge.runtime_driver.program.base import is_program
 
 if TYPE_CHECKING:
     from prge.export.config import ExportConfig
@@ -145,17 +150,11 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
+    refuse_used(Path(output))
     of_form = form_of(form, Path(data) if data else None)
     examples = texts or data
     usually = default_adapter(gradient)
     rank = rank or usually.rank
-    size = usual(of_form)
-    try:
-        step = StepConfig(
-            queries or (size if gradient in ESTIMATES else 1), batch or size, gradient, optimizer, outer, inner, noise
-        )
-    except ValueError as e:
-        raise UserError(str(e)) from e
     trains = AdapterConfig(
         rank=rank,
         alpha=rank if alpha is None else alpha,
@@ -166,15 +165,24 @@ def export(
     )
 
     def configure(form: Form) -> ExportConfig:
+        size = usual(form)
+        try:
+            step = StepConfig(
+                queries or (size if gradient in ESTIMATES else 1), batch or size, gradient, optimizer, outer, inner,
+                noise,
+            )  # fmt: skip
+        except ValueError as e:
+            raise UserError(str(e)) from e
         config = ExportConfig(
             trains, step, **settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr,
             context=context if generate else 0,
         )  # fmt: skip
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
+    source = Source(str(examples), dev_fraction=0.0) if examples else None
     return export_form(
-        model, Path(output), of_form, configure, Path(examples) if examples else None, hooks,
-        adapter=Path(adapter) if adapter else None, allow_pickle=allow_pickle,
+        model, Path(output), of_form, configure, source, hooks, adapter=Path(adapter) if adapter else None,
+        allow_pickle=allow_pickle,
     )  # fmt: skip
 
 
@@ -183,61 +191,48 @@ def export_form(
     output: Path,
     form: Form,
     configure: Callable[[Form], ExportConfig],
-    texts: Path | None,
+    source: Source | None,
     hooks: Hooks,
-    limit: int | None = None,
-    hold_out: tuple[float, int] | None = None,
-    hub: bool = False,
+    *,
+    trains: bool = False,
     adapter: Path | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Export a program for examples of a form.
 
     Args:
-        form: what an example is. What it leaves open is taken from the tokenizer and the texts, and told.
-        texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
-        limit: use the first so many of them.
-        hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
+        form, configure, source, trains: as for `fit`. Where it trains next, a program that is there and was made of the
+            same is taken as it is; any other is made anew.
         adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
     with quiet():
-        from prge.export.fit_form import fitted
         from prge.export.from_peft import adapter_config
-        from prge.export.program import export_program
+        from prge.export.program import export_program, request_of
         from prge.models.checkpoints import load_checkpoint
 
     lora = read_lora(adapter_folder(adapter)) if adapter else None
-    records = form.records(texts) if (texts or hub) and not form.chat else []
+
+    def whole(form: Form) -> ExportConfig:
+        config = configure(form)
+        return replace(config, adapter=adapter_config(lora), lora=lora) if lora else config
+
+    found = fit(model, form, whole, source, hooks, trains=trains, allow_pickle=allow_pickle)
+    inferred = {"inferred": found.inferred} if found.inferred else {}
+    if trains and is_program(output):
+        if request_of(output) == found.request:
+            hooks.tell(f"{output} was exported before, of the same model and examples: it is trained as it is.")
+            return {**inferred, "program": str(output / PROGRAM_FILE), "seconds": {}}
+        shutil.rmtree(output)
     hooks.show("load", 0, None, model)
     began = time.perf_counter()
     with quiet():
         checkpoint = load_checkpoint(model, allow_pickle)
     loaded = time.perf_counter() - began
-    asked = form
-    if form.chat:
-        if not checkpoint.chat_template:
-            raise UserError(
-                f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
-            )
-        form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
-        records = form.records(texts) if texts else []
-    records = records[:limit]
-    if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
-        form = replace(form, template=form.template + " {mask}")
-    form = fitted(form, checkpoint, records, texts or form.task)
-    if hold_out and records:
-        records, _ = split(records, form.text, *hold_out)
-    if form != asked:
-        lines = [f"  {name}: {value}" for name, value in described(form).items()]
-        hooks.tell("\n".join([f"Inferred from {texts or form.task}", *lines]))
-    config = configure(form)
-    if lora:
-        config = replace(config, adapter=adapter_config(lora), lora=lora)
     manifest, report = export_program(
-        checkpoint, config, output, lambda phase: hooks.show(phase, 0, None, model),
-        [record for _, record in records] if config.adapter.subspace == "fisher" else [],
-    )  # fmt: skip
+        checkpoint, found.config, output, lambda phase: hooks.show(phase, 0, None, model), found.records, found.request
+    )
     result: dict[str, Any] = {
+        **inferred,
         "program": str(output / PROGRAM_FILE),
         "megabytes": report.program_bytes / 1e6,
         "share_of_f32_weights": report.program_bytes / report.weight_bytes,
@@ -253,29 +248,38 @@ def export_form(
         result["generator"] = str(output / GENERATE_FILE)
         result["generator_megabytes"] = made.program_bytes / 1e6
         result["generator_delegate_calls"] = made.delegate_calls
-    return result if form == asked else {"inferred": described(form), **result}
+    return result
 
 
-def export_for_training(
-    model: str, output: Path, asked: FormOptions, data: Path | None, *, dev: Path | None, dev_fraction: float,
-    limit: int | None, seed: int, hooks: Hooks,
-) -> dict[str, Any]:  # fmt: skip
-    """The program that `prge train` makes of a model, with the directions of its training examples."""
-    if data is None and not asked.task:
+def export_for_training(model: str, output: Path, asked: FormOptions, source: Source, hooks: Hooks) -> dict[str, Any]:
+    """The program that `prge train` makes of a model, with the directions of its training examples.
+
+    Returns:
+        ``program``, ``export_seconds``, and ``inferred``, where something of the form was.
+    """
+    if source.train is None and not asked.task:
         raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
-    whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
-    hold_out = None if whole else (dev_fraction, seed)
-    return export_form(model, output, form_of(asked, data), standard, data, hooks, limit, hold_out, hub=data is None)
+    form = form_of(asked, Path(source.train) if source.train else None)
+    made = export_form(model, output, form, standard, source, hooks, trains=True)
+    kept = {name: made[name] for name in ("inferred", "program") if name in made}
+    return kept | {"export_seconds": sum(made["seconds"].values())}
 
 
 def usual(form: Form) -> int:
-    """The default of B, and of an estimate's q: smaller where the answer is text, whose copies are long."""
-    return 16 if form.labels else 4
+    """The default of B, and of an estimate's q: smaller where the answer is text, whose copies are long.
+
+    Rows beyond 512 tokens come in smaller batches, so that a step takes no more memory.
+    """
+    size = 16 if form.labels else 4
+    while size > 1 and size * (form.max_tokens or 0) > 16 * 512:
+        size //= 2
+    return size
 
 
 def settings(form: Form) -> dict[str, Any]:
     """A form as `ExportConfig` has it."""
-    max_tokens = form.max_tokens or 128
+    task = find_task(form.task) if form.task else None
+    max_tokens = form.max_tokens or (task.max_tokens if task else 128)
     chat = form.chat or Chat("")
     return {
         "template": form.template,
@@ -288,7 +292,7 @@ def settings(form: Form) -> dict[str, Any]:
         "task": form.task,
         "min_tokens": min(4, max_tokens),
         "max_tokens": max_tokens,
-        "max_targets": form.max_targets or 32,
+        "max_targets": form.max_targets or (task.max_targets if task else 32),
     }
 
 

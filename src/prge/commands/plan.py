@@ -12,10 +12,18 @@ from prge.options import Option, parse_bytes
 from prge.quiet import quiet
 
 
+def parse_memory(text: str) -> float:
+    """As `parse_bytes`; the message names the option."""
+    try:
+        return parse_bytes(text)
+    except UserError as e:
+        raise UserError(f"--memory {e}") from e
+
+
 def plan(
     model: Annotated[str, Option("As for export; of a hub model the config alone is fetched.", argument=True)],
     memory: Annotated[
-        float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_bytes)
+        float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_memory)
     ],
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
     gradient: Annotated[Literal["full", "exact", "activations", "weights"], Option("As for export.")] = "exact",
@@ -31,11 +39,12 @@ def plan(
         memory: of the whole process, in bytes.
 
     Returns:
-        ``imports_bytes``, what Python, torch and the runtime take here; and ``rows``, one for each quantization.
+        ``imports_bytes``, what Python, torch and the runtime take here; ``rows``, one for each quantization; and
+        ``texts``, for how many of them the frozen layers' work is counted there.
     """
     with quiet():
+        from prge.export.plan import TEXTS, planned
         from prge.export.plan import plan as fitting
-        from prge.export.plan import planned
         from prge.models.checkpoints import load_sizes
         from prge.models.step import StepConfig
 
@@ -57,5 +66,6 @@ def plan(
         "batch": batch,
         "tokens": tokens,
         "imports_bytes": round(imports * 1e6),
+        "texts": TEXTS,
         "rows": fitting(manifest, memory - imports * 1e6),
     }

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prge.quiet import quiet
 from prge.runtime_driver.loop.calibrate import Calibration
 from prge.runtime_driver.loop.train import RunningMean
 from prge.runtime_driver.run.journal import number
@@ -18,10 +19,11 @@ def picture(path: Path, panels: int = 1, height: float = 4.5) -> Iterator[Any]:
 
     matplotlib is imported here, so that only commands that draw pay for it.
     """
-    import matplotlib
+    with quiet():  # it tells of homes that it cannot write
+        import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(1, panels, figsize=(8 * panels, height), layout="constrained")
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +20,56 @@ from prge.files.typed import to_json
 
 out = Console()
 # On a descriptor of its own, which `quiet` does not hold back.
-err = Console(file=os.fdopen(os.dup(2), "w"))
+err = Console(file=os.fdopen(os.dup(2), "w", encoding=getattr(sys.stderr, "encoding", None), errors="backslashreplace"))
+
+
+def take_any_letter() -> None:
+    """Write what stdout's encoding does not have as an escape, in place of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
 def progress() -> Iterator[Hooks]:
-    """Hooks that show one progress bar on stderr, and above it the lines that are told."""
+    """Hooks that show how far it is, on stderr: as a bar on a terminal, and as lines in a file."""
+    with _bar() if err.is_terminal else _lines() as hooks:
+        yield hooks
+
+
+@contextmanager
+def _lines() -> Iterator[Hooks]:
+    """Hooks that write a line when a phase ends, and at every tenth of a phase whose length is known."""
+    phase, said, began, tenth = "", "", 0.0, 0
+
+    def tell(text: str) -> None:
+        err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def end() -> None:
+        if phase:
+            tell(f"{phase}: {time.monotonic() - began:.1f} s" + (f", {said}" if said else ""))
+
+    def show(name: str, done: int, total: int | None, note: str) -> None:
+        nonlocal phase, said, began, tenth
+        if name != phase:
+            end()
+            phase, began, tenth = name, time.monotonic(), 0
+        said = f"{done:,} of {total:,} {note}".strip() if total else note
+        if total and 10 * done // total > tenth and done < total:
+            tenth = 10 * done // total
+            tell(f"{phase}: {said}")
+
+    try:
+        yield Hooks(tell, show)
+    finally:
+        end()
+
+
+@contextmanager
+def _bar() -> Iterator[Hooks]:
+    """Hooks that show one progress bar, and above it the lines that are told."""
+    letters = "dots" if err.encoding.startswith("utf") else "line"
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
+        SpinnerColumn(letters), TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(compact=True),
     )  # fmt: skip
     with Progress(*columns, console=err) as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections import deque
@@ -37,6 +38,7 @@ from prge.runtime_driver.program.base import is_program
 from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
+from prge.shell import word
 
 
 def parse_lr(text: str) -> float | None:
@@ -99,13 +101,12 @@ def train(
         if form != FormOptions():
             raise UserError(f"{program} is a program and has its form; options of the form go with a model")
     else:
-        refuse_used(output)
-        exported = export_for_training(
-            str(program), output / PROGRAM_FOLDER, form, _path(source.train), dev=_path(source.dev),
-            dev_fraction=source.dev_fraction, limit=source.limit, seed=source.seed, hooks=hooks,
-        )  # fmt: skip
-        exported["export_seconds"] = exported.pop("seconds")
+        # A call that failed before the run began may have left these.
+        refuse_used(output, (PROGRAM_FOLDER, *HIDDEN_FILES))
+        exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks)
         program = output / PROGRAM_FOLDER
+        gc.collect()  # the model, so that training takes no memory on top of the export's
+        return_freed()
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
     source = replace(source, **whole)
@@ -160,7 +161,7 @@ def resume(
         UserError: no run there, or its program or data are no longer what they were.
     """
     folder = Path(run)
-    described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {folder}"
+    described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {word(folder)}"
     source, config, loaded = reopen(folder, described, program, data, dev, command)
     examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
@@ -199,6 +200,8 @@ def reopen(
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UserError(f"{folder}: its description lacks or mistakes {e}; it cannot be resumed") from e
     path = program or described["program"]
+    if not program and not Path(path).exists() and is_program(folder / PROGRAM_FOLDER):
+        path = folder / PROGRAM_FOLDER  # it has moved with the run
     files = {"program": path} | ({"data": source.train, "dev data": source.dev} if reads else {})
     gone = [f"its {what} is not at {file}" for what, file in files.items() if file and not Path(file).exists()]
     if gone:
@@ -272,10 +275,12 @@ def _go_on(
             raise
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
-        raise UserError(f"stopped before the first step ({stopped}); `prge train --resume {run.folder}` begins it")
+        raise UserError(
+            f"stopped before the first step ({stopped}); `prge train --resume {word(run.folder)}` begins it"
+        )
     result: dict[str, Any] = {"completed": not stopped, "steps": len(rows), "lr": config.lr}
     if stopped:
-        result |= {"stopped": stopped, "go_on": f"prge train --resume {run.folder}"}
+        result |= {"stopped": stopped, "go_on": f"prge train --resume {word(run.folder)}"}
     result |= told(rows)
     accuracy = result.get("after", {}).get("accuracy")
     if accuracy is not None and stopped != Stopping.why:
@@ -321,7 +326,3 @@ def scores(numbers: dict[str, float]) -> str:
 
 # Of `Source`.
 _PATHS = ("train", "dev", "tokenizer")
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -35,6 +35,7 @@ from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
 from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE, newest, read_snapshot
+from prge.shell import word
 
 # Seconds for a program to load and run once.
 _PATIENCE = 600
@@ -149,7 +150,7 @@ def _run(folder: Path) -> dict[str, Any]:
         try:
             read_snapshot(folder / STATE_FILE)
         except UserError as e:
-            raise UserError(f"{e}; `prge train --resume {folder}` goes on from step {stands.steps}") from e
+            raise UserError(f"{e}; `prge train --resume {word(folder)}` goes on from step {stands.steps}") from e
     if start is not None and start.shape != stands.state.shape:
         raise UserError(
             f"{folder / START_FILE} holds {len(start):,} numbers, not {len(stands.state):,} as {STATE_FILE}"

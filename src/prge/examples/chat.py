@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import resource
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
-from types import FrameType
 from typing import Any
 
-import jinja2
-import psutil
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from prge.errors import UserError
+from prge.examples.conversation import Conversation, Message
 from prge.examples.read import Record
+from prge.examples.sandbox import written
+from prge.examples.shared import shared
 
-# The most seconds and bytes that a template may take for a conversation. It usually needs milliseconds and kilobytes.
-_SECONDS, _BYTES = 5.0, 1 << 29
+# Contents that begin differently: what the template writes before a content is what is the same with both.
+_PROBES = ("xq0jz", "Vk7wy")
 
 
 @dataclass(frozen=True)
@@ -40,143 +28,102 @@ class Chat:
     template: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, reply: bool = False) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, reply: bool = False, tools: Sequence[Any] | None = None
+    ) -> str:
         """The conversation as text.
 
         Args:
             messages: each with ``role`` and ``content``.
             reply: whether the text ends where the assistant begins to speak.
+            tools: descriptions of functions that the assistant may call.
 
         Raises:
             UserError: the template refuses the messages, or is broken.
         """
-        values = {**self.special_tokens, "messages": messages, "add_generation_prompt": reply}
+        text = self._written(messages, tools, reply)
+        if reply and text == self._written(messages, tools, False):
+            # The template has no prompt for a reply. If nothing stands before one, there is none to add.
+            return self._before(messages, tools) or text
+        return text
+
+    def _written(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, reply: bool) -> str:
+        values = {"messages": messages, "tools": tools, "add_generation_prompt": reply}
+        return written(self.template, {**self.special_tokens, **values})
+
+    def _before(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> str:
+        """What the template writes before the assistant's next content; empty where it refuses one.
+
+        A space belongs to the word behind it.
+        """
         try:
-            with _bounded():
-                return _compiled(self.template).render(values)
-        except (
-            jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError,
-            RecursionError, TimeoutError, SyntaxError,
-        ) as e:  # fmt: skip
-            raise UserError(f"the chat template cannot write this conversation: {str(e) or type(e).__name__}") from e
+            said = [[*messages, {"role": "assistant", "content": content}] for content in _PROBES]
+            one, other = (self._written(each, tools, False) for each in said)
+        except UserError:
+            return ""
+        return one[: shared(one, other)].rstrip(" ") if _PROBES[0] in one else ""
+
+    @property
+    def turn_end(self) -> str:
+        """What the template writes behind a turn of the assistant, without white space; empty where that is nothing."""
+        said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBES[0]}]
+        try:
+            return self._written(said, None, False).partition(_PROBES[0])[2].strip()
+        except UserError:
+            return ""
 
     def records(self, row: Record, where: str) -> list[Record]:
         """A record for every turn of the assistant.
 
-        Its ``prompt`` is the conversation before the turn. Its ``answer`` is the turn with its end-of-turn token.
+        Its ``prompt`` is the conversation before the turn. Its ``answer`` is the turn with its end-of-turn token. Both
+        together are the conversation up to there, as the template writes it.
 
         Raises:
-            UserError: the row has no ``messages`` of text, or none of them is the assistant's.
+            UserError: the row has no ``messages`` of text, none of them is the assistant's, or the template cannot show
+                a tool or a call.
         """
-        messages = row.get("messages")
-        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-            raise UserError(
-                f'{where}: "messages" must be a list of {{"role": ..., "content": ...}}, both text, as '
-                '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]'
-            )
-        records = []
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            try:
-                prompt, whole = self.render(messages[:i], reply=True), self.render(messages[: i + 1])
-            except UserError as e:
-                raise UserError(f"{where}: {e}") from e
-            if not whole.startswith(prompt):
-                raise UserError(f"{where}: the chat template does not begin a turn as it asks for one")
-            # White space behind the end-of-turn token is the template's; the assistant does not write it.
-            records.append({"prompt": prompt, "answer": whole[len(prompt) :].rstrip()})
-        if not records:
+        said = Conversation.of(row, where)
+        turns = [i for i, message in enumerate(said.messages) if message["role"] == "assistant"]
+        if not turns:
             raise UserError(f"{where}: no message of the role assistant, so there is nothing to learn")
-        return records
+        refused = None
+        # Some templates write a call only where the content is null.
+        for each in (said, said.with_nulls()) if said.calls else (said,):
+            try:
+                records = [self._turn(each.messages[: i + 1], each.tools) for i in turns]
+                self._refuse_unseen(each)
+                return records
+            except UserError as e:
+                refused = refused or e
+        raise UserError(f"{where}: {refused}") from refused
 
+    def _turn(self, messages: list[Message], tools: Sequence[Any] | None) -> Record:
+        before = messages[:-1]
+        prompt, whole = self.render(before, reply=True, tools=tools), self._written(messages, tools, False)
+        if not whole.startswith(prompt):
+            # It asks for a reply with more than stands before one, as the begin of a thought. What is there counts.
+            prompt = whole[: shared(whole, self._before(before, tools))]
+            if not prompt:
+                raise UserError("the chat template does not begin a turn as it asks for one")
+        # White space behind the end-of-turn token is the template's; the assistant does not write it.
+        return {"prompt": prompt, "answer": whole[len(prompt) :].rstrip()}
 
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-
-
-class _Generation(Extension):
-    """``{% generation %} ... {% endgeneration %}``, with which some templates mark replies. Only the inside is kept."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Without the power operator: the signal that stops a slow template cannot interrupt a power of large numbers."""
-
-    intercepted_binops = frozenset(("**",))
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        raise jinja2.TemplateError("a chat template must not use the power operator")
-
-
-@contextlib.contextmanager
-def _bounded() -> Iterator[None]:
-    """Bound the time and memory of the block. A template comes with a program, and so from anywhere.
-
-    Raises:
-        TimeoutError, MemoryError: the block took too much of either.
-    """
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it took more than {_SECONDS:g} seconds")
-
-    main = threading.current_thread() is threading.main_thread()  # only that one gets signals
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    most = psutil.Process().memory_info().vms + _BYTES
-    if limits[0] == resource.RLIM_INFINITY or most < limits[0]:
-        resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
-    if main:
-        before = signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-    try:
-        yield
-    finally:
-        if main:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
-@cache
-def _compiled(template: str) -> jinja2.Template:
-    return _environment().from_string(template)
-
-
-def parsed(template: str) -> nodes.Template:
-    """A template's syntax tree.
-
-    Raises:
-        UserError: it is no template.
-    """
-    try:
-        with _bounded():
-            return _environment().parse(template)
-    except (jinja2.TemplateError, ValueError, MemoryError, RecursionError, TimeoutError) as e:
-        raise UserError(f"the chat template cannot be read: {e}") from e
-
-
-def _environment() -> jinja2.Environment:
-    """A sandbox with the settings and helpers that transformers gives chat templates."""
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """Plain JSON; Jinja's own filter escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    def _refuse_unseen(self, said: Conversation) -> None:
+        """Refuse what the template leaves out: the assistant would learn from what it is never told."""
+        help = "take a model that knows it, or take it out"
+        if said.tools and self._written(said.messages, said.tools, False) == self._written(said.messages, None, False):
+            raise UserError(f'the chat template does not write "tools"; {help}')
+        for i, message in enumerate(said.messages):
+            before, calls = said.messages[:i], message.get("tool_calls")
+            if message["role"] not in ("user", "assistant"):
+                probed = [*before, {**message, "content": _PROBES[0]}, *said.messages[i + 1 :]]
+                if _PROBES[0] not in self._written(probed, said.tools, False):
+                    role = message["role"]
+                    raise UserError(f"the chat template does not write message {i + 1}, of the role {role}; {help}")
+            if calls:
+                plain = {**message, "content": ""}
+                del plain["tool_calls"]
+                told = self._written([*before, message], said.tools, False)
+                told = told[shared(told, self._written([*before, plain], said.tools, False)) :]
+                if not all(call["function"]["name"] in told for call in calls):
+                    raise UserError(f"the chat template does not write the tool calls of message {i + 1}; {help}")

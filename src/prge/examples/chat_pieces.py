@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import nodes
 
 from prge.errors import UserError
-from prge.examples.chat import Chat, parsed
+from prge.examples.chat import Chat
+from prge.examples.sandbox import parsed
 from prge.manifest import CHAT_FILE
 
 # The longest conversation that is tried. A template that writes the ninth message otherwise is not known.
@@ -35,7 +37,7 @@ def write_pieces(folder: Path, chat: Chat) -> None:
     """Write ``chat.json``. Where the template has no pieces there is no file."""
     found = pieces(chat)
     if found:
-        (folder / CHAT_FILE).write_text(json.dumps(found, indent=1) + "\n")
+        (folder / CHAT_FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def pieces(chat: Chat) -> dict[str, Any] | None:
@@ -84,13 +86,12 @@ def render(pieces: dict[str, Any], messages: Sequence[Message], reply: bool) -> 
 
 
 def _conversations(chat: Chat) -> Iterator[list[str]]:
-    """The roles of conversations, the shortest first; without the system where the template refuses it."""
+    """The roles of conversations, the shortest first; without the system where the template does not write it."""
     turns = ["user", "assistant"] * _LONGEST
-    try:
-        chat.render(_messages(["system", "user"], ["s", "u"]), reply=True)
-        begins: list[list[str]] = [[], ["system"]]
-    except UserError:
-        begins = [[]]
+    begins: list[list[str]] = [[]]
+    with suppress(UserError):
+        if "xqjz" in chat.render(_messages(["system", "user"], ["xqjz", "u"]), reply=True):
+            begins.append(["system"])
     for size in range(1, _LONGEST + 1):
         for begin in begins:
             yield begin + turns[:size]

@@ -65,10 +65,7 @@ class Form:
         """The form of a task; a UserError if no task has the name."""
         t = find_task(name)
         choices = "choices" if t.kind == "multiple choice" else ""
-        return cls(
-            t.template, t.labels, target=t.target, choices=choices, task=name, max_tokens=t.max_tokens,
-            max_targets=t.max_targets,
-        )  # fmt: skip
+        return cls(t.template, t.labels, target=t.target, choices=choices, task=name)
 
     @property
     def open(self) -> bool:
@@ -122,9 +119,9 @@ class Form:
             return [chosen(row, self.choices, self.label_column, where)]
         return [row]
 
-    def text(self, record: Record) -> str:
+    def text(self, record: Record, where: str = "the data") -> str:
         """Prompt and target in one text, which tells a record from others; the label is no part of it."""
-        return fill(self.template, {"mask": "", **record}, "the data") + fill(self.target, record, "the data")
+        return fill(self.template, {"mask": "", **record}, where) + fill(self.target, record, where)
 
     def shown(self, record: Record) -> str:
         """A record's text as a person reads it: the columns that the prompt is made of."""

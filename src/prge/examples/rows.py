@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from prge.errors import UserError
 from prge.examples.form import Form, fill
 from prge.examples.read import Record
+from prge.examples.shared import shared
 from prge.manifest import AnswerAt
 
 # Stands for a bound that a form does not have.
@@ -52,10 +53,19 @@ class RowMaker:
         tokenizer: it must neither pad nor truncate.
         answer_at: where a label word is predicted: at the last token, the mask or the first token.
         mask_token: what ``{mask}`` in the template stands for; None where the model has no mask.
+        stop_tokens: as in `Manifest`.
     """
 
-    def __init__(self, form: Form, tokenizer: Tokenizer, answer_at: AnswerAt = "last", mask_token: int | None = None):
+    def __init__(
+        self,
+        form: Form,
+        tokenizer: Tokenizer,
+        answer_at: AnswerAt = "last",
+        mask_token: int | None = None,
+        stop_tokens: Sequence[int] = (),
+    ):
         self.form, self.tokenizer, self.answer_at, self.mask_token = form, tokenizer, answer_at, mask_token
+        self.stop_tokens = stop_tokens
         self._max_tokens = form.max_tokens or _UNBOUNDED
         self._max_targets = form.max_targets or _UNBOUNDED
 
@@ -119,10 +129,12 @@ class RowMaker:
         return Example(tokens, example.label, min(example.targets, len(tokens) - 1), candidates)
 
     def prompt(self, record: Record, where: str) -> list[int]:
-        """The tokens of a record's prompt, which the target follows."""
+        """The tokens of a record's prompt, as the model is given it when it is to answer."""
         if self.mask_token is not None:
             record = record | {"mask": str(self.tokenizer.id_to_token(self.mask_token))}
-        text = fill(self.form.template, record, where)
+        return self._encode(fill(self.form.template, record, where))
+
+    def _encode(self, text: str) -> list[int]:
         # A chat template writes the special tokens itself.
         return list(self.tokenizer.encode(text, add_special_tokens=self.form.chat is None).ids)
 
@@ -133,11 +145,21 @@ class RowMaker:
         return [self._pair({**record, "choice": choice}, where) for choice in record[self.form.choices]]
 
     def _pair(self, record: Record, where: str) -> tuple[list[int], list[int]]:
+        """The tokens of prompt and target in one text: what a tokenizer makes of a word depends on what is around it.
+
+        A token of letters from both is the target's. Behind the target is the token that ends a text, so that the
+        model learns to stop; but not behind one of several choices, nor where the target ends in such a token itself.
+        """
         prompt = self.prompt(record, where)
-        target = self.tokenizer.encode(fill(self.form.target, record, where), add_special_tokens=False).ids
-        if not prompt:  # nothing predicts the first token
-            return target[:1], target[1:]
-        return prompt, target
+        answer = fill(self.form.target, record, where)
+        if not answer or self.form.labels:
+            return prompt, []
+        whole = self._encode(fill(self.form.template, record, where) + answer)
+        begin = max(shared(prompt, whole), 1)  # nothing predicts the first token
+        target = whole[begin:]
+        if target and not self.form.choices and self.stop_tokens and target[-1] not in self.stop_tokens:
+            target.append(self.stop_tokens[0])
+        return whole[:begin], target
 
     def _windows(self, prompt: list[int], target: list[int]) -> list[Example]:
         """The target in pieces that the form takes, each after as much of the text before it as fits."""

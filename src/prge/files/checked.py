@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.bounded import TENSORS, read_bounded
+from prge.files.system import sync
 from prge.files.typed import parse_json
 
 Buffer = bytes | memoryview
@@ -117,12 +118,3 @@ def load_checked(path: Path, what: str, required: bool = False) -> tuple[dict[st
         return tensors, parse_json(header).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, RuntimeError) as e:
         raise UserError(f"{path} is not {what}: {e}") from e
-
-
-def sync(path: Path) -> None:
-    """Write a file's content, or a folder's names, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

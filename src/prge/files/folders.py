@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -14,7 +13,9 @@ from pathlib import Path
 
 from prge.errors import UserError
 from prge.files.bounded import SETTINGS, read_bounded
+from prge.files.system import lock, open_folder
 from prge.files.typed import parse_json
+from prge.shell import word
 
 # Where a run that began with a model keeps the program that was made of it.
 PROGRAM_FOLDER = "program"
@@ -37,15 +38,19 @@ def refuse_run(folder: Path, expected: str) -> None:
         program = folder / PROGRAM_FOLDER if (folder / PROGRAM_FOLDER).is_dir() else config["program"]
         raise UserError(
             f"{folder} is a run of `prge train`, not {expected}; its program is {program}, and "
-            f"`prge train --resume {folder}` goes on with the run"
+            f"`prge train --resume {word(folder)}` goes on with the run"
         )
 
 
 def refuse_used(folder: Path, but: Container[str] = ()) -> None:
     """Raise a UserError when ``folder`` is a file, or holds anything but files of the names in ``but``."""
     if folder.exists() and (not folder.is_dir() or any(file.name not in but for file in folder.iterdir())):
-        held = "another run" if (folder / "log.jsonl").exists() else "something else"
-        raise UserError(f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it")
+        run = (folder / "log.jsonl").exists()
+        help = f", or go on with the run by `prge train --resume {word(folder)}`" if run else ""
+        held = "another run" if run else "something else"
+        raise UserError(
+            f"{folder} exists and is not empty (it holds {held}); choose another --output or remove it{help}"
+        )
 
 
 @contextmanager
@@ -60,11 +65,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         OSError: from the block, about any file outside the scratch folder.
     """
     refuse_used(folder)
-    scratch = None
+    scratch = held = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        scratch, lock = _locked_scratch(folder)
+        scratch, held = _locked_scratch(folder)
         try:
             out = scratch / _OUT
             out.mkdir()
@@ -74,7 +79,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
             out.rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            os.close(lock)
+            if held is not None:
+                os.close(held)
     except OSError as e:
         if scratch and not _is_about(e, folder, scratch):
             raise
@@ -92,20 +98,23 @@ def _is_about(error: OSError, folder: Path, scratch: Path) -> bool:
     return named == folder or named.is_relative_to(scratch)
 
 
-def _locked_scratch(folder: Path) -> tuple[Path, int]:
-    """A new scratch folder, and the descriptor that holds its lock until it is closed."""
+def _locked_scratch(folder: Path) -> tuple[Path, int | None]:
+    """A new scratch folder, and the descriptor that holds its lock until it is closed; None where folders have none."""
     while True:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-", suffix=_SUFFIX))
-        lock = -1
+        held = None
         with contextlib.suppress(FileNotFoundError):
-            lock = os.open(scratch, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks: such folders are never removed
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if scratch.stat().st_ino == os.fstat(lock).st_ino:
-                return scratch, lock
+            try:
+                held = open_folder(scratch)
+            except PermissionError:  # Windows opens no folders: abandoned ones are never removed there
+                return scratch, None
+            with contextlib.suppress(OSError):  # nor on a file system without locks
+                lock(held)
+            if scratch.stat().st_ino == os.fstat(held).st_ino:
+                return scratch, held
         # Before it was locked, another process took it for abandoned and removed it.
-        if lock >= 0:
-            os.close(lock)
+        if held is not None:
+            os.close(held)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -113,10 +122,10 @@ def _remove_abandoned(folder: Path) -> None:
     name = re.compile(re.escape(f".{folder.name}-") + "[a-z0-9_]{8}" + re.escape(_SUFFIX))
     for path in [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]:
         with contextlib.suppress(OSError):  # another process holds the lock, or it is no folder of ours
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            held = open_folder(path)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(held, wait=False)
                 if (path / _OUT).is_dir() or not any(path.iterdir()):  # as `new_folder` makes them
                     shutil.rmtree(path)
             finally:
-                os.close(lock)
+                os.close(held)

@@ -6,7 +6,6 @@ Its bytes stay in the file: a mapped file would count as the process's memory. T
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import zlib
 from collections.abc import Callable
@@ -18,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prge.errors import UserError
-from prge.files.checked import CRC_PLACE, CRC_ZEROS, checked_head, scratch_of, sync
+from prge.files.checked import CRC_PLACE, CRC_ZEROS, checked_head, scratch_of
+from prge.files.system import lock, reserve, sync
 from prge.files.typed import parse, parse_json
 
 Rows = NDArray[np.float32]
@@ -53,7 +53,7 @@ def write_large(
         try:
             f.truncate(0)
             f.write(head)
-            os.posix_fallocate(f.fileno(), 0, begin + size)  # a full disk is found now, and not after minutes
+            reserve(f, begin + size)  # a full disk is found now, and not after minutes
 
             def put(first: int, rows: Rows) -> None:
                 f.seek(begin + 4 * shape[1] * first)
@@ -78,7 +78,7 @@ def _locked(scratch: Path, path: Path) -> BinaryIO | None:
         # Not emptied before it is locked: another process may be writing it.
         f = open(scratch, "w+b", buffering=0, opener=_untouched)  # noqa: SIM115
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(f, fcntl.LOCK_EX)
+            lock(f.fileno())
         if _is(f, scratch):
             return f
         made = _is(f, path)

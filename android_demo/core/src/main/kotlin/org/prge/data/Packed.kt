@@ -96,7 +96,8 @@ private fun wordsOf(examples: List<Example>): IntArray {
 private fun form(m: Manifest): String {
     val texts = listOf(m.objective, m.template, m.target, m.labelColumn, m.choicesColumn, m.chatTemplate, m.answerAt)
     val numbers = listOf(m.maskToken, m.maxTokens, m.maxTargets)
-    return crc32(*(texts + numbers + m.labels.map { it.name }).map { "$it\u0000".toByteArray() }.toTypedArray())
+    val parts = texts + numbers + m.labels.map { it.name } + m.stopTokens
+    return crc32(*parts.map { "$it\u0000".toByteArray() }.toTypedArray())
 }
 
 private class Reader(private val words: IntArray, private val m: Manifest) {

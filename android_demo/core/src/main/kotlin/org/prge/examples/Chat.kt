@@ -2,6 +2,7 @@ package org.prge.examples
 
 import java.io.File
 import java.io.IOException
+import kotlinx.serialization.json.JsonNull
 import org.prge.UserError
 
 /** A message of a conversation; the role is "system", "user" or "assistant". */
@@ -28,14 +29,21 @@ class Chat private constructor(json: Map<*, *>) {
      * @throws UserError the pieces cannot write this conversation.
      */
     fun render(messages: List<Message>, reply: Boolean = false): String {
+        val end = messages.lastOrNull()?.role.orEmpty() + if (reply) ", reply" else ", end"
+        return before(messages) + (messages.lastOrNull()?.let(::content) ?: "") + gap(end)
+    }
+
+    /** The conversation up to where the last message's content begins. */
+    private fun before(messages: List<Message>): String {
         val text = StringBuilder()
         var before = ""
         for ((i, message) in messages.withIndex()) {
-            val last = if (i == messages.size - 1) ", the last" else ""
-            text.append(gap("$before, ${message.role}$last")).append(content(message))
+            val last = i == messages.size - 1
+            text.append(gap("$before, ${message.role}" + if (last) ", the last" else ""))
+            if (!last) text.append(content(message))
             before = message.role
         }
-        return text.append(gap(if (reply) "$before, reply" else "$before, end")).toString()
+        return text.toString()
     }
 
     private fun gap(name: String): String = gaps[name] as? String ?: throw UserError(
@@ -63,12 +71,16 @@ class Chat private constructor(json: Map<*, *>) {
 
     /**
      * A record for every turn of the assistant. Its `prompt` is the conversation before the turn. Its `answer` is the
-     * turn with its end-of-turn token.
+     * turn with its end-of-turn token. Both together are the conversation up to there, as the template writes it.
      *
-     * @throws UserError the row has no `messages` of text, or none of them is the assistant's.
+     * @throws UserError the row has no `messages` of text, none of them is the assistant's, or they call tools.
      */
     fun records(row: Record, where: String): List<Record> {
-        val messages = (row["messages"] as? List<*>)?.map { message(it) }
+        val held = row["messages"] as? List<*>
+        if ((row["tools"] ?: "null") !in listOf("null", emptyList<Any>()) || held.orEmpty().any(::calls)) {
+            throw UserError("$where: the chat template cannot write tools here; pack it with `prge pack`")
+        }
+        val messages = held?.mapIndexed { i, it -> message(it, "$where, message ${i + 1}") }
         if (messages == null || null in messages) {
             throw UserError(
                 "$where: \"messages\" must be a list of {\"role\": ..., \"content\": ...}, both text, as " +
@@ -78,11 +90,15 @@ class Chat private constructor(json: Map<*, *>) {
         val turns = messages.filterNotNull()
         val records = turns.indices.filter { turns[it].role == "assistant" }.map { i ->
             val (prompt, whole) = try {
-                render(turns.take(i), reply = true) to render(turns.take(i + 1))
+                val whole = render(turns.take(i + 1))
+                val asked = render(turns.take(i), reply = true)
+                // Where it asks for a reply with more than stands before one, as the begin of a thought, what is there
+                // counts. A space belongs to the word behind it.
+                (if (whole.startsWith(asked)) asked else before(turns.take(i + 1)).trimEnd(' ')) to whole
             } catch (e: UserError) {
                 throw UserError("$where: ${e.message}")
             }
-            if (!whole.startsWith(prompt)) {
+            if (prompt == "" && i > 0) {
                 throw UserError("$where: the chat template does not begin a turn as it asks for one")
             }
             // White space behind the end-of-turn token is the template's; the assistant does not write it.
@@ -93,10 +109,26 @@ class Chat private constructor(json: Map<*, *>) {
         }
     }
 
-    private fun message(held: Any?): Message? {
+    private fun message(held: Any?, where: String): Message? {
         val fields = held as? Map<*, *> ?: return null
-        return Message(fields["role"] as? String ?: return null, fields["content"] as? String ?: return null)
+        val content = when (val content = fields["content"]) {
+            is List<*> -> content.joinToString("") { part(it, where) }
+            else -> content as? String ?: return null
+        }
+        return Message(fields["role"] as? String ?: return null, content)
     }
+
+    private fun part(held: Any?, where: String): String {
+        val fields = held as? Map<*, *> ?: emptyMap<Any, Any>()
+        val text = fields["text"] as? String
+        if (text != null && (fields["type"] ?: "text") == "text") return text
+        throw UserError(
+            "$where: a part of its content is of the type ${fields["type"]}; prge reads text: take such messages out"
+        )
+    }
+
+    private fun calls(message: Any?): Boolean =
+        (message as? Map<*, *>)?.get("tool_calls").let { it != null && it !is JsonNull && it != emptyList<Any>() }
 
     companion object {
         const val FILE = "chat.json"

@@ -29,6 +29,9 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     internal val maskToken = if (json["mask_token"] is JsonNull) null else whole("mask_token")
     internal val maxTokens = whole("max_tokens")
     internal val maxTargets = whole("max_targets")
+    internal val stopTokens = (json["stop_tokens"] as? List<*> ?: odd("stop_tokens")).map {
+        (it as? JsonPrimitive)?.content?.toIntOrNull() ?: odd("stop_tokens")
+    }
     internal val tokenizerSha256 = text("tokenizer_sha256")
     internal val chatTemplate = text("chat_template")
     /** How the model takes a conversation; a [UserError] where it takes none, or that is not known here. */
@@ -100,8 +103,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     }
 
     /** Prompt and target in one text, which tells a record from others; the label is no part of it. */
-    internal fun text(record: Record): String =
-        template.fill(mapOf(MASK to "") + record, "the data") + target.fill(record, "the data")
+    internal fun text(record: Record, where: String = "the data"): String =
+        template.fill(mapOf(MASK to "") + record, where) + target.fill(record, where)
 
     private fun text(name: String): String = json[name] as? String ?: odd(name)
 

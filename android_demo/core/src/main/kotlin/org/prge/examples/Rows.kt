@@ -70,20 +70,35 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
         return Example(tokens, example.label, targets, example.candidates.map(::fit))
     }
 
-    /** The tokens of a record's prompt, which the target follows. */
+    /** The tokens of a record's prompt, as the model is given it when it is to answer. */
     fun prompt(record: Record, where: String): IntArray {
         val mask = form.maskToken?.let { mapOf(MASK to tokenizer.token(it).toString()) }.orEmpty()
-        // A chat template writes the special tokens itself.
-        return tokenizer.encode(form.template.fill(record + mask, where), special = form.chatTemplate == "")
+        return encode(form.template.fill(record + mask, where))
     }
 
-    /** The target in pieces that the form takes, each after as much of the text before it as fits. */
+    // A chat template writes the special tokens itself.
+    private fun encode(text: String) = tokenizer.encode(text, special = form.chatTemplate == "")
+
+    /**
+     * The target in pieces that the form takes, each after as much of the text before it as fits.
+     *
+     * Prompt and target are encoded in one text: what a tokenizer makes of a word depends on what is around it. A token
+     * of letters from both is the target's. Behind the target is the token that ends a text, so that the model learns
+     * to stop; but not behind one of several choices, nor where the target ends in such a token itself.
+     */
     private fun windows(record: Record, where: String): List<Example> {
         val prompt = prompt(record, where)
-        val target = tokenizer.encode(form.target.fill(record, where), special = false)
-        val whole = prompt + target
+        val answer = form.target.fill(record, where)
+        if (answer == "") return emptyList()
+        var whole = encode(form.template.fill(record, where) + answer)
+        val shared = prompt.indices.firstOrNull { it == whole.size || prompt[it] != whole[it] } ?: prompt.size
+        val start = maxOf(shared, 1) // nothing predicts the first token
+        if (whole.size > start && form.choices == "" && form.stopTokens.isNotEmpty() &&
+            whole.last() !in form.stopTokens
+        ) {
+            whole += form.stopTokens[0]
+        }
         val most = minOf(form.maxTargets, form.maxTokens - 1)
-        val start = maxOf(prompt.size, 1) // nothing predicts the first token
         return (start until whole.size step most).map { from ->
             val end = minOf(from + most, whole.size)
             val first = if (from == start) 0 else maxOf(0, end - form.maxTokens)

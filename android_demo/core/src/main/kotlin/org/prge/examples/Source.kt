@@ -31,8 +31,9 @@ class Source(
     fun read(encoder: Encoder): Divided {
         var records = encoder.form.records(train)
         var held = dev?.let(encoder.form::records).orEmpty()
+        if (dev == null) for (r in records) encoder.form.text(r.record, place(train, r.number)) // names the line
         if (dev == null && devFraction > 0) {
-            split(records, encoder.form::text, devFraction, seed).let { (kept, aside) ->
+            split(records, { encoder.form.text(it) }, devFraction, seed).let { (kept, aside) ->
                 records = kept
                 held = aside
             }

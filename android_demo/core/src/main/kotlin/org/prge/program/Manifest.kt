@@ -13,7 +13,7 @@ import org.prge.files.short
 import org.prge.files.text
 import org.prge.files.whole
 
-private const val VERSION = 3
+private const val VERSION = 4
 private const val SIZE = 1L shl 20
 
 /**
@@ -47,6 +47,7 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val chatTemplate = json.at("chat_template").text()
     val labelColumn = json.at("label_column").text()
     val choicesColumn = json.at("choices").text()
+    val stopTokens = json.at("stop_tokens").items().map { it.whole().toInt() }
     val labels = json.at("labels").items().map { Label(it.at("name").text(), it.at("word").text()) }
     val subspace = json.at("adapter").at("subspace").let { if (it is JsonNull) null else it.text() }
     val queries = size("queries")
