@@ -17,14 +17,13 @@ from prge.models.checkpoints import Checkpoint
 
 # The largest bounds that are chosen unasked, in tokens: of a row and of an answer's targets; and of a window of plain
 # text and of its targets.
-_ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 512, 64, 128, 32
+_ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 2048, 64, 128, 32
 
 
-def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
     """A word of one token for every class, no two alike: its name, else the beginning of its name, else a letter.
 
-    Raises:
-        UserError: more classes than letters.
+    A class that has only a letter changes no other's word. None where there are not enough letters.
     """
 
     def ids(word: str) -> list[int]:
@@ -35,38 +34,41 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         return word if any(c.isalnum() for c in word) else ""
 
     taken: set[int] = set()
-    words = []
-    for name in (name.strip().replace("_", " ") for name in names):
-        for word in (f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name)):
+
+    def free(words: Sequence[str]) -> str:
+        for word in words:
             token = ids(word)
             if len(token) == 1 and token[0] not in taken and word.strip():
                 taken.add(token[0])
-                words.append(word)
-                break
-    if len(words) == len(names):
-        return words
-    letters = [f" {letter}" for letter in string.ascii_uppercase if len(ids(f" {letter}")) == 1]
-    if len(names) > len(letters):
-        raise UserError(f"{len(names)} classes are too many to find words for; give --label NAME=WORD for each")
-    return letters[: len(names)]
+                return word
+        return ""
+
+    names = [name.strip().replace("_", " ") for name in names]
+    words = [free((f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name))) for name in names]
+    words = [word or free([f" {letter}" for letter in string.ascii_uppercase]) for word in words]
+    return words if all(words) else None
 
 
 def fitted(form: Form, checkpoint: Checkpoint, records: Sequence[Numbered], source: Path | str = "the data") -> Form:
     """The form with what it left open: its label words, and bounds that hold the records.
 
-    Without records the bounds stay as they are.
+    Without records the bounds stay as they are. Where there are more classes than words, their names are learned as
+    text.
 
     Args:
         source: where the records come from, for messages.
 
     Raises:
-        UserError: an example is so long that its bound must be given; as `label_words` and `row_maker`; or a record
-            lacks a column of the form's templates.
+        UserError: an example is so long that its bound must be given; as `row_maker`; or a record lacks a column of the
+            form's templates.
     """
     if any(not word for _, word in form.labels):
         names = [name for name, _ in form.labels]
         words = label_words(names, checkpoint.driver_tokenizer)
-        form = replace(form, labels=tuple(zip(names, words, strict=True)))
+        if words:
+            form = replace(form, labels=tuple(zip(names, words, strict=True)))
+        else:  # the names are learned as text
+            form = replace(form, labels=(), target=f" {{{form.label_column}}}")
     if not records or (form.max_tokens and (form.max_targets or form.labels)):
         return form
     maker = row_maker(checkpoint, form)

@@ -62,7 +62,7 @@ def test_a_header_is_known_by_any_of_its_columns(tmp_path: Path) -> None:
         ("a.xlsx", "x", "unknown kind"),
         ("a.json", "[1]", "a list of JSON objects"),
         ("a.json", "{", "not JSON"),
-        ("a.jsonl", b"\xff\xfe", "not UTF-8"),
+        ("a.jsonl", b'{"text": "\xcf\xf0\xe8\xe2\xe5\xf2"}', "not UTF-8"),
     ],
 )
 def test_malformed_files_name_the_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -207,7 +207,9 @@ def test_predictions_show_the_template_s_columns(
     if isinstance(odd, (list, dict)):
         assert code == 1 and "a.jsonl, line 1: column 'text' holds a " in printed["error"]
     else:
-        assert code == 0 and printed["predictions"][0]["text"] == (odd if isinstance(odd, str) else json.dumps(odd))
+        assert code == 0 and printed["predictions"][0]["text"] == (
+            "" if odd is None else odd if isinstance(odd, str) else json.dumps(odd)
+        )
 
 
 def test_a_record_is_shown_by_its_prompt_s_columns() -> None:
@@ -226,7 +228,7 @@ def test_the_gold_answers_are_texts(answers: Any, expected: list[str]) -> None:
 
 def test_dates_and_the_like_are_text() -> None:
     row = {"a": datetime.date(2024, 5, 1), "b": Decimal("1.50"), "c": b"x", "d": 1, "e": None, "f": [1], "g": "x"}
-    expected = {"a": "2024-05-01", "b": "1.50", "c": "b'x'", "d": "1", "e": "null", "f": [1], "g": "x"}
+    expected = {"a": "2024-05-01", "b": "1.50", "c": "b'x'", "d": "1", "e": "", "f": [1], "g": "x"}
     assert as_text(row) == expected
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.form import Form, Numbered, template_columns
+from prge.examples.keep import keep
 from prge.examples.read import Part, place
 from prge.examples.rows import Example, RowMaker
 from prge.files.bounded import TOKENIZER, check_size
@@ -22,7 +23,8 @@ class Encoder(RowMaker):
     Attributes:
         manifest: the program's.
         truncate: whether texts longer than the program's bound are cut from the left. If not, they are refused.
-        skipped: how many records held nothing to learn and were left out, in all that `encode_all` has encoded so far.
+        skipped: how many records held nothing to learn and were left out, in all that were read so far.
+        told: what a user should know of the records that were left out or read otherwise, in sentences.
     """
 
     def __init__(self, manifest: Manifest, tokenizer: Path, *, truncate: bool = False):
@@ -50,10 +52,19 @@ class Encoder(RowMaker):
             raise UserError(f"{tokenizer} cannot be read: {e}") from e
         super().__init__(Form.of(manifest), loaded, manifest.answer_at, manifest.mask_token)
         self.manifest, self.truncate, self.skipped = manifest, truncate, 0
+        self.told: list[str] = []
 
     def records(self, path: Path | None, part: Part = "train") -> list[Numbered]:
-        """`Form.records` of the program's form."""
-        return self.form.records(path, part)
+        """`Form.records` of the program's form, without those that lack something (`keep`), which add to `skipped`.
+
+        Raises:
+            UserError: as both.
+        """
+        found = self.form.records(path, part)
+        kept = keep(self.form, found, path or self.manifest.task)
+        self.skipped += len(found) - len(kept.records)
+        self.told += kept.told
+        return kept.records
 
     def examples(self, path: Path | None, limit: int | None = None, part: Part = "train") -> list[Example]:
         """Read and encode a file, in its order; with ``limit`` only the first so many records.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from prge.errors import UserError
-from prge.examples.form import split
 from prge.examples.read import has_part
 from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE
@@ -56,7 +55,7 @@ class Source:
         if not divided:
             held = encoder.records(dev or data, "dev")
         elif self.dev_fraction:
-            records, held = split(records, encoder.form.text, self.dev_fraction, self.seed)
+            records, held = encoder.form.divide(records, self.dev_fraction, self.seed)
         examples = encoder.encode_all(records, data)
         # The share of a small file may be a single text, with nothing to learn.
         dev_examples = encoder.encode_all(held, dev or data, required=not divided)

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from prge.commands.ask import settled
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import FormOptions, described, form_of
-from prge.examples.form import Form, split
+from prge.examples.detect import FormOptions, described
+from prge.examples.form import Form
+from prge.examples.keep import keep
 from prge.examples.read import has_part
 from prge.lora import adapter_folder, read_lora
 from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE
@@ -24,6 +26,10 @@ from prge.quiet import quiet
 
 if TYPE_CHECKING:
     from prge.export.config import ExportConfig
+
+
+# Rows that are longer are worth a word.
+_LONG = 512
 
 
 def parse_slice(text: str) -> slice:
@@ -145,7 +151,7 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    of_form = form_of(form, Path(data) if data else None)
+    of_form = settled(form, Path(data) if data else None, hooks).form
     examples = texts or data
     usually = default_adapter(gradient)
     rank = rank or usually.rank
@@ -187,6 +193,7 @@ def export_form(
     hooks: Hooks,
     limit: int | None = None,
     hold_out: tuple[float, int] | None = None,
+    dev: Path | None = None,
     hub: bool = False,
     adapter: Path | None = None,
     allow_pickle: bool = False,
@@ -198,6 +205,7 @@ def export_form(
         texts: examples for the adapter's directions and the form's bounds; None with ``hub`` for the task's.
         limit: use the first so many of them.
         hold_out: (fraction, seed) of the `split` whose dev part gives no directions.
+        dev: more examples, which the form's bounds must hold too.
         adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
     with quiet():
@@ -224,9 +232,17 @@ def export_form(
     records = records[:limit]
     if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
-    form = fitted(form, checkpoint, records, texts or form.task)
+    held = form.records(dev, "dev") if dev else []
+    form = fitted(form, checkpoint, [*records, *held] if records else [], texts or form.task)
+    if asked.labels and not form.labels:
+        hooks.tell(f"{len(asked.labels)} classes are more than there are words for: their names are learned as text")
+    if asked.max_tokens is None and (form.max_tokens or 0) > _LONG:
+        hooks.tell(
+            f"The longest example has about {form.max_tokens} tokens, and a step's memory grows with it; to cut what "
+            f"is longer than {_LONG}: --max-tokens {_LONG}, and then --truncate"
+        )
     if hold_out and records:
-        records, _ = split(records, form.text, *hold_out)
+        records, _ = form.divide(keep(form, records, texts or form.task).records, *hold_out)
     if form != asked:
         lines = [f"  {name}: {value}" for name, value in described(form).items()]
         hooks.tell("\n".join([f"Inferred from {texts or form.task}", *lines]))
@@ -263,9 +279,11 @@ def export_for_training(
     """The program that `prge train` makes of a model, with the directions of its training examples."""
     if data is None and not asked.task:
         raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
-    whole = dev is not None or data is None or has_part(data, "dev") or not dev_fraction
-    hold_out = None if whole else (dev_fraction, seed)
-    return export_form(model, output, form_of(asked, data), standard, data, hooks, limit, hold_out, hub=data is None)
+    if dev is None and data is not None and has_part(data, "dev"):
+        dev = data
+    hold_out = None if dev or data is None or not dev_fraction else (dev_fraction, seed)
+    form = settled(asked, data, hooks).form
+    return export_form(model, output, form, standard, data, hooks, limit, hold_out, dev, hub=data is None)
 
 
 def usual(form: Form) -> int:
