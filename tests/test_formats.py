@@ -1,4 +1,4 @@
-"""People's own files: every format and kind of file gives the right prompt and the right part to learn, or is refused."""
+"""People's own files: every kind of format and file gives the right prompt and the right part to learn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from prge.commands.ask import settled
 from prge.commands.data import look_at
+from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.detect import FormOptions, Unsure, read_form
 from prge.examples.form import Form, split
 from prge.examples.formats import FORMATS
 from prge.examples.json_rows import json_rows
 from prge.examples.keep import classes_of, keep
-from prge.examples.read import Record, read_file
+from prge.examples.read import Part, Record, read_file
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -48,7 +50,7 @@ TURNS = "user: Where?\nassistant: "
 # name -> (a file's lines, its format, the first example's prompt, what is learned of it)
 KINDS: dict[str, tuple[str, str, str, str]] = {
     "alpaca": (
-        many(lambda i, p: {"instruction": f"Where is {p}?", "input": "" if i % 2 else "a map", "output": f"At gate {i}."}),
+        many(lambda i, p: {"instruction": f"Where is {p}?", "input": ("a map", "")[i % 2], "output": f"At gate {i}."}),
         "alpaca", "Instruction: Where is harbour?\nInput: a map\nOutput:", " At gate 0.",
     ),
     "alpaca, one instruction for all": (
@@ -57,18 +59,22 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
     ),
     "alpaca with a system text and another text of it all": (
         many(lambda i, p: {
-            "text": f"{p} {i}", "instruction": f"Where is {p} {i}?", "input": None, "output": f"Gate {i}.", "system": "Be brief.",
+            "text": f"{p} {i}", "instruction": f"Where is {p} {i}?", "input": None, "output": f"Gate {i}.",
+            "system": "Be brief.",
         }),
         "alpaca", "System: Be brief.\nInstruction: Where is harbour 0?\nOutput:", " Gate 0.",
     ),
     "alpaca with its history": (
-        jsonl({"instruction": "Where?", "input": "", "output": "There.", "system": "Be brief.", "history": [["Hi", "Yes?"]]}),
+        jsonl({
+            "instruction": "Where?", "input": "", "output": "There.", "system": "Be brief.",
+            "history": [["Hi", "Yes?"]],
+        }),
         "history", "system: Be brief.\nuser: Hi\nassistant: ", "Yes?",
     ),
     "dolly": (
         many(lambda i, p: {
-            "instruction": f"Say something on {p} {i}", "context": "" if i else "It is old.", "response": f"It has {i} doors.",
-            "category": ("open_qa", "closed_qa")[i % 2],
+            "instruction": f"Say something on {p} {i}", "context": "" if i else "It is old.",
+            "response": f"It has {i} doors.", "category": ("open_qa", "closed_qa")[i % 2],
         }),
         "dolly", "Context: It is old.\nInstruction: Say something on harbour 0\nResponse:", " It has 0 doors.",
     ),
@@ -78,7 +84,8 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
     ),
     "sharegpt, a system turn": (
         jsonl({"conversations": [
-            {"from": "system", "value": "Hm."}, {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."},
+            {"from": "system", "value": "Hm."}, {"from": "human", "value": "Where?"},
+            {"from": "gpt", "value": "There."},
         ]}),
         "sharegpt", "system: Hm.\n" + TURNS, "There.",
     ),
@@ -96,9 +103,8 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
         "messages", TURNS, "There.",
     ),
     "openai, a null content": (
-        jsonl({"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, *ASKED, *SAID]}),
-        "messages", TURNS,
-        '[{"id": "1"}]',
+        jsonl({"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, *ASKED]}),
+        "messages", TURNS, '[{"id": "1"}]',
     ),
     "trl, text": (
         many(lambda i, p: {"prompt": f"Where is {p}?", "completion": f" At gate {i}."}),
@@ -131,7 +137,7 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
         "squad", "Rome is old.\nQuestion: What is old?\nAnswer:", " Rome",
     ),
     "squad's columns": (
-        jsonl({"context": "Rome is old.", "question": "What is old?", "answers": {"text": ["Rome"], "answer_start": [0]}}),
+        jsonl({"context": "Rome is old.", "question": "What is old?", "answers": {"text": ["Rome"]}}),
         "squad", "Rome is old.\nQuestion: What is old?\nAnswer:", " Rome",
     ),
     "boolq's own": (
@@ -139,7 +145,9 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
         "boolq-answer", "Ice 0.\nQuestion: is ice cold?\nAnswer:", " No",
     ),
     "a text and its summary": (
-        many(lambda i, p: {"article": f"The {p} of street {i} has opened.", "summary": f"It opened, {i}.", "date": "2024-01-01"}),
+        many(lambda i, p: {
+            "article": f"The {p} of street {i} has opened.", "summary": f"It opened, {i}.", "date": "2024-01-01",
+        }),
         "text-to-text", "The harbour of street 0 has opened.\nSummary:", " It opened, 0.",
     ),
     "labels in any case": (
@@ -215,6 +223,25 @@ def test_near_readings_are_refused_with_a_way_for_each(rows: str, ways: list[dic
     for _, options in unsure.value.ways:  # each is a way out
         read_form(FormOptions(**options), tmp_path / "a.jsonl")
     assert len(seen(tmp_path / "a.jsonl")["unsure"]) == 1
+
+
+def test_a_person_is_asked_and_nobody_is_given_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(many(lambda i, p: {"text": f"{p} {i}", "topic": "xy"[i % 2], "emotion": "abc"[i % 3]}))
+    asked, told = [], list[str]()
+
+    def ask(question: str, answers: Sequence[str]) -> int:
+        asked.append((question, answers))
+        return 1
+
+    assert settled(FormOptions(), file, Hooks(told.append, ask=ask)).form.label_column == "emotion"
+    assert [answers for _, answers in asked] == [["the classes of 'topic'", "the classes of 'emotion'"]]
+    assert "only 24 rows" in told[0]
+    monkeypatch.setattr("sys.argv", ["prge", "train", "MODEL", "--data", "my file.jsonl"])
+    with pytest.raises(UserError) as refused:
+        settled(FormOptions(), file, Hooks())
+    for label in ("topic", "emotion"):
+        assert f"`prge train MODEL --data 'my file.jsonl' --label {label}`" in str(refused.value)
 
 
 def test_a_format_that_does_not_fit_says_what_it_needs(tmp_path: Path) -> None:
@@ -484,6 +511,7 @@ def test_the_page_lists_the_formats() -> None:
     assert PAGE.read_text() == page
 
 
+PARTS: tuple[Part, ...] = ("train", "dev")
 # folder -> (its format; the columns that are in the prompt or the target)
 REAL: dict[str, tuple[str, set[str]]] = {
     "ag_news": ("labels", {"title", "description", "class"}),
@@ -515,8 +543,8 @@ def test_real_files_keep_all_their_inputs(name: str) -> None:
     reading = read_form(FormOptions(), SHARED / "data" / name)
     assert reading.format == kind and set(reading.form.columns) == columns
     if not reading.form.chat:
-        for part in ("train", "dev"):
-            records = reading.form.records(SHARED / "data" / name, part)  # type: ignore[arg-type]
+        for part in PARTS:
+            records = reading.form.records(SHARED / "data" / name, part)
             assert len(keep(reading.form, records, name).records) == len(records) > 10
 
 
@@ -525,8 +553,8 @@ def test_real_files_keep_all_their_inputs(name: str) -> None:
 def test_every_task_reads_its_usual_files(name: str) -> None:
     form = read_form(FormOptions(task=name), SHARED / "data" / name).form
     assert form.max_tokens is None  # the data have their own bounds
-    for part in ("train", "dev"):
-        records = form.records(SHARED / "data" / name, part)  # type: ignore[arg-type]
+    for part in PARTS:
+        records = form.records(SHARED / "data" / name, part)
         assert len(records) > 10
         for number, record in records:
             assert form.text(record).strip(), number

@@ -160,7 +160,7 @@ def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> N
 
     assert label_words(["today", "later"], tokenizer) == [" today", " later"]
     begun = label_words(["today_qzx", "laterjkw"], tokenizer)
-    assert single(begun) and [word.strip() for word in begun] != ["today_qzx", "laterjkw"]
+    assert begun and single(begun) and [word.strip() for word in begun] != ["today_qzx", "laterjkw"]
     assert all(name.startswith(word.strip()) for name, word in zip(["today", "later"], begun, strict=True))
     for names in (["today x", "today y"], ["!!", "??", "."]):
         assert single(label_words(names, tokenizer))
@@ -232,6 +232,30 @@ def test_one_command_from_a_file_to_an_adapter(
     assert code == 0
     code, printed = prge(*train, "-o", run)
     assert code == 1 and "holds another run" in printed["error"]
+
+
+def test_what_a_file_holds_is_shown(
+    prge: Callable[..., tuple[int, Any]], tiny_model: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    code, found = prge("data", demo_data / "train.tsv")
+    assert code == 0 and found["format"] == "labels" and found["lengths"]["unit"] == "characters"
+    assert found["classes"] == {"today": 140, "later": 140} and len(found["first"]) == 3
+    code, found = prge("data", demo_data / "train.tsv", "--model", tiny_model, "--text", "text")
+    assert code == 0 and found["lengths"]["unit"] == "tokens" and found["first"][0]["learned"] in (" today", " later")
+    assert int(found["inferred"]["most tokens"]) >= found["lengths"]["longest"]
+    code, found = prge("data", demo_data / "chat.jsonl")
+    assert code == 0 and found["format"] == "messages" and found["first"][0]["prompt"].endswith("assistant: ")
+    two = "".join(json.dumps({**row, "topic": "xy"[i // 4], "stars": i % 3}) + "\n" for i, row in enumerate(NEWS))
+    (tmp_path / "two.jsonl").write_text(two)
+    code, found = prge("train", tiny_model, "--data", tmp_path / "two.jsonl", "-o", tmp_path / "run")
+    assert code == 1 and "--label topic`" in found["error"] and "--label stars`" in found["error"]
+
+
+def test_more_classes_than_words_are_learned_as_text(tiny_model: Path) -> None:
+    form = Form("{text}\nKind:", tuple((f"card_{i}", "") for i in range(77)), "kind")
+    records: list[tuple[int, Record]] = [(i, {"text": f"call me {i}", "kind": f"card_{i}"}) for i in range(77)]
+    found = fitted(form, load_checkpoint(str(tiny_model)), records)
+    assert (found.labels, found.target) == ((), " {kind}") and (found.max_targets or 0) > 2
 
 
 def test_a_chat_needs_a_chat_template(

@@ -55,7 +55,8 @@ def look_at(
             unsure.append(f"{e.question}: {', or '.join(commands(e))}")
             asked = with_options(asked, e.ways[0][1])
     file, notes = part_file(path, "train"), list(reading.notes)
-    found, length, unit = reading.form, _characters, "characters"
+    found, unit = reading.form, "characters"
+    length: Callable[[Form, Any, str], int] = _characters
     if model:
         hooks.show("load", 0, None, model)
         found, length = _of_model(model, reading, file)

@@ -133,7 +133,7 @@ def export(
     Returns:
         ``program``, its path; ``megabytes``; ``rows_per_execution``; ``state_size``; ``delegate_calls`` per execution;
         ``multiply_adds_inside`` the delegates, a share; ``outside_the_delegates``, operators by name; ``seconds`` by
-        phase; and ``inferred``, where something of the form was.
+        phase; ``inferred``, where something of the form was; and ``notes`` on how the data are read.
 
     Raises:
         UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
@@ -151,7 +151,8 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    of_form = settled(form, Path(data) if data else None, hooks).form
+    reading = settled(form, Path(data) if data else None, hooks)
+    of_form = reading.form
     examples = texts or data
     usually = default_adapter(gradient)
     rank = rank or usually.rank
@@ -178,10 +179,11 @@ def export(
         )  # fmt: skip
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
-    return export_form(
+    result = export_form(
         model, Path(output), of_form, configure, Path(examples) if examples else None, hooks,
         adapter=Path(adapter) if adapter else None, allow_pickle=allow_pickle,
     )  # fmt: skip
+    return result | reading.told
 
 
 def export_form(
@@ -282,8 +284,11 @@ def export_for_training(
     if dev is None and data is not None and has_part(data, "dev"):
         dev = data
     hold_out = None if dev or data is None or not dev_fraction else (dev_fraction, seed)
-    form = settled(asked, data, hooks).form
-    return export_form(model, output, form, standard, data, hooks, limit, hold_out, dev, hub=data is None)
+    reading = settled(asked, data, hooks)
+    result = export_form(
+        model, output, reading.form, standard, data, hooks, limit, hold_out, dev, hub=data is None
+    )  # fmt: skip
+    return result | reading.told
 
 
 def usual(form: Form) -> int:

@@ -20,8 +20,8 @@ def labelled(columns: Columns, label: str, text: str | None) -> Fit | None:
     found = classes_of(columns[label].cells)
     if len(found.names) < 2:
         raise UserError(
-            f"column {label!r} holds no two classes ({', '.join(map(repr, found.names)) or 'it is empty'}), and training "
-            "needs two; to learn the text itself: --format text"
+            f"column {label!r} holds no two classes ({', '.join(map(repr, found.names)) or 'it is empty'}), and "
+            "training needs two; to learn the text itself: --format text"
         )
     if columns[label].numbers and len(found.names) > max(20, columns[label].values.total() // 2):
         raise UserError(

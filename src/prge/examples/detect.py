@@ -113,6 +113,11 @@ class Reading:
     format: str = ""
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {"notes": "; ".join(self.notes)} if self.notes else {}
+
 
 def read_form(asked: FormOptions, data: Path | None) -> Reading:
     """The form that was asked for.
@@ -210,12 +215,12 @@ def _by_options(columns: Columns, asked: FormOptions) -> tuple[str, Fit] | None:
         template = f"{prompt_of([asked.text] if asked.text else _inputs(columns, {label}))}\n{caption(label)}:"
         return "labels", Fit(Form(template, tuple((name, "") for name, _ in asked.words), label_column=label))
     if asked.text and not asked.format:
-        answer, label = columns.first(ANSWERS), columns.first(LABELS)
+        answer, classes = columns.first(ANSWERS), columns.first(LABELS)
         if answer and answer != asked.text:
             return "text-to-text", Fit(
                 Form(f"{prompt_of([asked.text])}\n{caption(answer)}:", target=f" {{{named(answer)}}}")
             )
-        fit = labelled(columns, label, asked.text) if label and label != asked.text else None
+        fit = labelled(columns, classes, asked.text) if classes and classes != asked.text else None
         return ("labels", fit) if fit else ("text", Fit(Form("", target=f"{{{named(asked.text)}}}")))
     return None
 
