@@ -231,6 +231,8 @@ def export_form(
             )
         form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
         records = form.records(texts) if texts else []
+    if hold_out:  # as training divides them
+        records = keep(form, records, texts or form.task).records
     records = records[:limit]
     if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
@@ -244,7 +246,7 @@ def export_form(
             f"is longer than {_LONG}: --max-tokens {_LONG}, and then --truncate"
         )
     if hold_out and records:
-        records, _ = form.divide(keep(form, records, texts or form.task).records, *hold_out)
+        records, _ = form.divide(records, *hold_out)
     if form != asked:
         lines = [f"  {name}: {value}" for name, value in described(form).items()]
         hooks.tell("\n".join([f"Inferred from {texts or form.task}", *lines]))

@@ -23,7 +23,7 @@ LABELS = (
     "label text", "label name", "label", "labels", "class", "category", "sentiment", "intent", "topic", "emotion",
     "stars", "rating", "genre",
 )  # fmt: skip
-CONTEXTS = ("context", "passage", "background")
+CONTEXTS = ("context", "passage", "background", "ctx")
 PROMPTS = ("instruction", "prompt", "question", "query", "input", "inputs", "source", "problem", "user", "human")
 ANSWERS = (
     "output", "outputs", "response", "completion", "answer", "target", "targets", "summary", "highlights", "reply",
@@ -35,7 +35,7 @@ KNOWN = {
     *TEXTS, *TITLES, *LABELS, *CONTEXTS, *PROMPTS, *ANSWERS, *CHATS, *CHOICES,
     *(name for pair in PAIRS for name in pair),
 }  # fmt: skip
-_IDS = {"id", "idx", "index", "uid", "uuid", "guid", "qid", "row", "no", "number", "url", "link", "date", "time"}
+IDS = {"id", "idx", "index", "uid", "uuid", "guid", "qid", "row", "no", "number", "url", "link", "date", "time"}
 
 # A class is at most so long, in letters.
 _NAME = 40
@@ -81,8 +81,8 @@ class Column:
     def identifies(self) -> bool:
         """Whether it only tells the rows apart, or when and where they are from."""
         distinct = len(self.values) > 0.9 * len(self.cells)
-        coded = all(" " not in text and re.search(r"\d", text) for text in self.values)
-        return key(self.name) in _IDS or (distinct and len(self.values) > 4 and coded)
+        coded = all(re.fullmatch(r"\S*\d\S*", text) and not re.fullmatch(r"-?\d*\.\d+", text) for text in self.values)
+        return key(self.name) in IDS or (distinct and len(self.values) > 4 and coded)
 
     @cached_property
     def short(self) -> bool:

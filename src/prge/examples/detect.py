@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from prge.errors import UserError
 from prge.examples.class_columns import labelled
-from prge.examples.columns import ANSWERS, LABELS, PROMPTS, TEXTS, Columns
+from prge.examples.columns import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, Columns, key
 from prge.examples.fit import Fit, Way, caption, named, prompt_of
 from prge.examples.form import Form, template_columns
 from prge.examples.formats import FORMATS, is_choices
@@ -257,8 +257,9 @@ def _unused(columns: Columns, form: Form, offers: Sequence[str]) -> list[str]:
     """Columns that are no part of an example, and might have been meant to."""
     if form.task or form.chat:
         return []
-    left = [c for c in columns if c.values and c.name not in (*form.columns, *offers) and not c.identifies]
+    left = [c for c in columns if c.values and c.name not in (*form.columns, *offers) and key(c.name) not in IDS]
     shown = [f"{c.name} (the same in all rows)" if c.constant else c.name for c in left]
+    shown += [f"{n} (no text)" for n in columns.names if n not in columns and n not in (form.choices, "tools")]
     return [f"not used: {', '.join(shown)}"] if shown else []
 
 

@@ -6,13 +6,14 @@ class, and plain text last. An entry reads the columns of a file, and gives the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from prge.examples.chat import Chat
 from prge.examples.class_columns import class_notes, label_columns, labelled, order
-from prge.examples.columns import ANSWERS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, Columns, key
+from prge.examples.columns import ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, Columns, key
 from prge.examples.conversations import is_conversation
 from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
@@ -79,19 +80,22 @@ def _is_drop(row: dict[str, Any]) -> bool:
 
 
 def _alpaca(columns: Columns) -> Fit | None:
-    prompts, answer = _found(columns, "system", "instruction", "input"), columns.find("output")
+    prompts, answer = _found(columns, "system", *CONTEXTS, "instruction", "input"), columns.find("output")
     return _answered(columns, prompts, answer) if answer and columns.find("instruction") else None
 
 
 def _dolly(columns: Columns) -> Fit | None:
-    prompts, answer = _found(columns, "context", "instruction"), columns.find("response")
+    prompts, answer = _found(columns, "system", *CONTEXTS, "instruction", "input"), columns.find("response")
     return _answered(columns, prompts, answer) if answer and columns.find("instruction") else None
 
 
 def _question(columns: Columns) -> Fit | None:
-    context = next(filter(None, map(columns.find, CONTEXTS)), None)
-    asked, answer = columns.find("question"), next(filter(None, map(columns.find, ("answer", "response"))), None)
-    return _answered(columns, [name for name in (context, asked) if name], answer) if asked and answer else None
+    asked, answers = columns.find("question"), _found(columns, "answer", "response")
+    if not asked or not answers:
+        return None
+    options = [c.name for c in columns if re.fullmatch(r"[a-h]|(option|choice) ?[a-h1-8]", key(c.name)) and c.values]
+    before = _found(columns, "system", "system prompt", *CONTEXTS)
+    return _answered(columns, [*before, asked, *(options if len(options) > 1 else [])], answers[0])
 
 
 def _completion(columns: Columns) -> Fit | None:
@@ -100,7 +104,9 @@ def _completion(columns: Columns) -> Fit | None:
         return None
     rows = [(row.get(prompt, ""), row.get(answer, "")) for row in columns.rows]
     spaced = sum(a[-1:].isspace() or b[:1].isspace() for a, b in rows)  # they are put together as they are
-    form = Form(f"{{{prompt}}}", target=f"{{{answer}}}" if 2 * spaced > len(rows) else f" {{{answer}}}")
+    form = Form(
+        prompt_of([prompt]), target=f"{{{named(answer)}}}" if 2 * spaced > len(rows) else f" {{{named(answer)}}}"
+    )
     return _disputed(columns, Fit(form), answer)
 
 
@@ -110,18 +116,17 @@ def _preference(columns: Columns) -> Fit | None:
         return None
     prompts = _found(columns, "system", "prompt", "question", "instruction", "input")
     if not prompts:
-        return Fit(Form("", target=f"{{{chosen}}}"), note)
-    return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=f" {{{chosen}}}"), note)
+        return Fit(Form("", target=f"{{{named(chosen)}}}"), note)
+    return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=f" {{{named(chosen)}}}"), note)
 
 
 def _choices(columns: Columns) -> Fit | None:
     listed = [name for name in columns.names if all(is_choices(row.get(name)) for row in columns.rows)]
     listed.sort(key=lambda name: key(name) not in CHOICES)
     answer = columns.first(("label", "answer", "answerkey", "gold", "correct", "correct answer"))
-    question = columns.first((*PROMPTS, *TEXTS))
-    if not (listed and answer and question):
+    prompts = _found(columns, *CONTEXTS) + [name for name in [columns.first((*PROMPTS, *TEXTS))] if name]
+    if not (listed and answer and prompts):
         return None
-    prompts = [name for name in map(columns.find, CONTEXTS) if name] + [question]
     return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=" {choice}", choices=listed[0], label_column=answer))
 
 
@@ -155,15 +160,17 @@ def _labels(columns: Columns) -> Fit | None:
 
 def _text(columns: Columns) -> Fit | None:
     texts = [c.name for c in columns if c.values and not c.identifies and not c.numbers]
+    if any(key(name) in (*ANSWERS, "answers", *CHATS) for name in columns.names if name not in columns):
+        return None  # lists of what is to be learned, which no other format knows
     known = columns.first(TEXTS)
-    if known or len(texts) == 1:
+    if known or (len(texts) == 1 and (columns[texts[0]].free or len(columns.names) == 1)):
         return Fit(Form("", target=f"{{{named(known or texts[0])}}}"))
     free = [name for name in texts if columns[name].free]
     if len(free) != 2:
         return None
     ways = [(free[0], free[1]), (free[1], free[0])]
     rivals = tuple((f"{b!r} after {a!r}", {"text": a, "target": f" {{{named(b)}}}"}) for a, b in ways)
-    return Fit(Form(f"{{{named(free[0])}}}", target=f" {{{named(free[1])}}}"), rivals=rivals)
+    return Fit(Form(prompt_of(free[:1]), target=f" {{{named(free[1])}}}"), rivals=rivals)
 
 
 def _found(columns: Columns, *known: str) -> list[str]:

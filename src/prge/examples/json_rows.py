@@ -1,4 +1,4 @@
-"""JSON as rows: an array, JSON Lines, objects one after the other, or any of these wrapped in an object."""
+"""JSON as rows: an array, JSON Lines, objects one after the other, any of these in an object, or cells by column."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def json_rows(where: object, text: str) -> list[tuple[int, Row]]:
                 raise UserError(f"{where}: not JSON ({e})") from e
     rows = _lines(where, text) if _alone(text) else _objects(where, text)
     if len(rows) == 1 and isinstance(rows[0][1], dict):
-        inside = _unwrapped(where, rows[0][1])
+        inside = _by_column(rows[0][1]) or _unwrapped(where, rows[0][1])
         return _numbered(where, inside) if inside is not None else rows
     return rows
 
@@ -101,6 +101,16 @@ def _unwrapped(where: object, row: Row) -> list[Row] | None:
         )
     (found,) = lists.values()
     return found
+
+
+def _by_column(row: Row) -> list[Row] | None:
+    """The rows of a table that pandas wrote: of each column, the cells by the number of their row."""
+    columns = list(row.values())
+    if not columns or not all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
+        return None
+    if not all(number.isdecimal() for number in columns[0]):
+        return None
+    return [{name: cells[number] for name, cells in row.items()} for number in columns[0]]
 
 
 def _holds_rows(value: Any) -> bool:

@@ -62,6 +62,8 @@ def table_rows(
     if _is_header(head, rest, usual, expected):
         names = [name.strip() for name in head]
         rows = rows[1:]
+        if not (expected.columns or _has_known(names)):
+            notes.append("the first line is taken for the columns' names; if it is none, put one with names before it")
     else:
         names = _names([head, *rest], expected)
         shown = ", ".join(f"{name} ({cell[:30]!r} ...)" for name, cell in zip(names, head, strict=False))
@@ -115,12 +117,19 @@ def _is_header(head: Cells, rest: Sequence[Cells], usual: str, expected: Expecte
         return True
     if expected.columns:  # a program's: a table with tabs may well have none
         return usual == "," and _looks_like_names(names, rest)
-    return bool(set(map(key, names)) & KNOWN) or _looks_like_names(names, rest)
+    return _has_known(names) or _looks_like_names(names, rest)
+
+
+def _has_known(names: Cells) -> bool:
+    """Whether one of the names is a usual one, or ends in one."""
+    return any(key(name) in KNOWN or key(name).rpartition(" ")[2] in KNOWN for name in names)
 
 
 def _looks_like_names(names: Cells, rest: Sequence[Cells]) -> bool:
     """Whether cells are names of columns: short, no numbers, no two alike, and none a value further down."""
-    if len(set(names)) < len(names) or any(len(name) > 60 or len(name.split()) > 6 for name in names):
+    held = [name for name in names if name]
+    words = 5 if len(names) > 1 else 2  # one column alone is mostly a list of texts
+    if len(set(held)) < len(held) or any(len(name) > 60 or len(name.split()) > words for name in names):
         return False
     if any(_is_number(name) for name in names):
         return False
@@ -146,12 +155,11 @@ def _names(rows: Sequence[Cells], expected: Expected) -> list[str]:
             names.insert(label, names.pop())
         return names
     texts = [i for i, column in enumerate(columns) if i != label and column.free]
-    text = max(texts, key=lambda i: columns[i].words, default=None)
     names = [f"column{i + 1}" for i in range(width)]
-    if text is not None:
-        names[text] = "text"
-        if label is not None and (not expected.columns or "label" in expected.columns):
-            names[label] = "label"
+    if len(texts) == 1:
+        names[texts[0]] = "text"
+    if texts and label is not None and (not expected.columns or "label" in expected.columns):
+        names[label] = "label"
     return names
 
 

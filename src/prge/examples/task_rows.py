@@ -74,7 +74,7 @@ def squad(row: Row) -> Iterable[Row]:
                 yield from squad({"context": paragraph["context"], **asked})
         return
     answers = row["answers"]
-    texts = answers["text"] if isinstance(answers, dict) else [answer["text"] for answer in answers]
+    texts = answers["text"] if isinstance(answers, dict) else [a if isinstance(a, str) else a["text"] for a in answers]
     yield from _answered(row["context"], row["question"], texts)
 
 
