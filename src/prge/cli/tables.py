@@ -65,14 +65,15 @@ def _gradient(m: Result) -> Result:
 
 def looked_at(result: Result) -> None:
     """Of `prge data`. The part of an example that is learned stands between double brackets."""
-    lengths, classes = result["lengths"], result["classes"]
+    lengths = result["lengths"]
+    classes = [f"{name}: {n:,}" for name, n in sorted(result["classes"].items(), key=lambda item: -item[1])]
     shown = {
         "format": result["format"],
         **result["inferred"],
         "examples": result["examples"],
         "lengths": f"{lengths['median']:,} {lengths['unit']} by the median, at most {lengths['longest']:,}",
         "longest": lengths["where"],
-        **({"of each class": ", ".join(f"{name}: {n:,}" for name, n in classes.items())} if classes else {}),
+        **({"of each class": ", ".join(classes[:20]) + (", ..." if classes[20:] else "")} if classes else {}),
     }
     show(shown, result["file"])
     for example in result["first"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import shlex
 import zlib
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def _western(path: Path, data: bytes, at: int) -> str:
     """The text as Windows-1252, which has what Western Europe writes, where it looks like such a text."""
     refused = UserError(
         f"{path} is not UTF-8 (byte {at}), and prge cannot tell its encoding; name the one it is in, as in "
-        f"`iconv -f WINDOWS-1251 -t UTF-8 {path} > utf8-{path.name}`"
+        f"`iconv -f WINDOWS-1251 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8-' + path.name)}`"
     )
     try:
         text = data.decode("cp1252")

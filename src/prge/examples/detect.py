@@ -18,6 +18,9 @@ from prge.examples.keep import classes_of
 from prge.examples.read import Record, part_file, read_file
 from prge.options import Option
 
+# So many classes are shown by their names.
+_SHOWN = 20
+
 
 class Unsure(UserError):
     """Two readings of a file are near each other, or one needs a yes.
@@ -282,7 +285,9 @@ def described(form: Form) -> dict[str, str]:
     if form.target:
         shown["target"] = repr(form.target)
     if form.labels:
-        shown["classes"] = ", ".join(f"{name} ={word}" if word else name for name, word in form.labels)
+        first = [f"{name} ={word}" if word else name for name, word in form.labels[:_SHOWN]]
+        more = len(form.labels) - len(first)
+        shown["classes"] = ", ".join([*first, f"and {more} more"] if more else first)
     if form.choices:
         shown["choices"] = form.choices
     if form.labels or form.choices:

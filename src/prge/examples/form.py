@@ -109,8 +109,8 @@ class Form:
             where = str(file)
             if not (task or self.chat):  # JSON's rows may lack what is empty in them
                 held = {name for _, row in rows for name in row}
-                empty = dict.fromkeys((name for name in self.columns if name in held), "")
-                rows = [(n, empty | row) for n, row in rows]
+                needed = [name for name in self.columns if name in held]
+                rows = [(n, row | {name: "" for name in needed if name not in row}) for n, row in rows]
         records = [(n, record) for n, row in rows for record in self.unfold(row, place(where, n))]
         if self.task and Path(where).suffix == ".json":  # one document may hold them all
             return [(RecordNumber(i), record) for i, (_, record) in enumerate(records, 1)]

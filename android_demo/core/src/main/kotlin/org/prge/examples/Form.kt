@@ -66,8 +66,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
         var rows = readRecords(file, task?.columns ?: columns, task?.renamed?.keys.orEmpty())
         if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them
             val held = rows.flatMapTo(HashSet()) { it.record.keys }
-            val empty = columns.filter(held::contains).associateWith { "" }
-            rows = rows.map { Numbered(it.number, empty + it.record) }
+            val needed = columns.filter(held::contains)
+            rows = rows.map { Numbered(it.number, it.record + (needed - it.record.keys).associateWith { "" }) }
         }
         val records = rows.flatMap { row ->
             unfold(row.record, task, place(file, row.number)).map { Numbered(row.number, it) }
