@@ -183,6 +183,8 @@ def test_bounds_hold_the_data(tiny_model: Path) -> None:
     assert fitted(Form("", target="{text}"), checkpoint, records).max_targets == min(32, longest)
     given = Form("{text}", target="{reply}", max_tokens=30, max_targets=3)
     assert fitted(given, checkpoint, records) == given
+    long = fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 400, "reply": "x"})])
+    assert 512 < (long.max_tokens or 0) < 2048  # ordinary passages need no option
     with pytest.raises(UserError, match="give --max-tokens"):
         fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 2000, "reply": "x"})])
     with pytest.raises(UserError, match=r"a\.jsonl, line 3: no column 'text'"):

@@ -71,7 +71,7 @@ def _of_pair(row: Record) -> Any:
     reply, prompt = _turns(row.get("completion") or row.get("chosen")), _turns(row.get("prompt") or [])
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(reply, list) or not isinstance(prompt, list):
+    if not _is_turns(reply) or not isinstance(prompt, list):
         return None
     whole = reply[: len(prompt)] == prompt or (len(reply) > 1 and _role(reply[0]) != "assistant")
     return reply if whole else prompt + reply
@@ -93,7 +93,7 @@ def _has_history(row: Record) -> bool:
 
 def _of_history(row: Record) -> list[Message]:
     """Alpaca with the turns before: pairs of what was asked and answered."""
-    asked = "\n".join(filter(None, (row.get("instruction") or row.get("prompt"), row.get("input") or row.get("query"))))
+    asked = "\n".join(str(row[name]) for name in ("instruction", "prompt", "input", "query") if row.get(name))
     pairs = [*_turns(row["history"]), [asked, row.get("output") or row.get("response") or ""]]
     return [
         {"role": role, "content": text}
@@ -119,7 +119,11 @@ def _text(content: Any, where: str) -> str:
         raise UserError(f"{where}: a content must be text, and this is {type(content).__name__}")
     texts = []
     for part in content:
-        if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text").endswith("text"):
+        if (
+            isinstance(part, dict)
+            and isinstance(part.get("text"), str)
+            and str(part.get("type", "text")).endswith("text")
+        ):
             texts.append(part["text"])
         else:
             kind = part.get("type", "unknown") if isinstance(part, dict) else type(part).__name__

@@ -37,7 +37,7 @@ def text_of(path: Path) -> tuple[str, list[str]]:
         if encoding != "utf-8":
             raise UserError(f"{path} begins as {encoding.upper()}, but byte {e.start} is not; save it as UTF-8") from e
         text = _western(path, data, e.start)
-        word = next(word for word in text.split() if not word.isascii())
+        word = next((word for word in text.split() if not word.isascii()), text[:0])
         notes.append(f"the file is not UTF-8; it is read as Windows-1252, as in {word[:40]!r}")
     return text.replace("\r\n", "\n").replace("\r", "\n"), notes
 

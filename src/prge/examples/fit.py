@@ -40,7 +40,7 @@ def prompt_of(columns: Sequence[str]) -> str:
 
 def caption(column: str) -> str:
     """A column's name as a prompt shows it."""
-    return column.replace("_", " ").strip().capitalize()
+    return column.replace("_", " ").strip().capitalize().replace("{", "{{").replace("}", "}}")
 
 
 def named(column: str) -> str:

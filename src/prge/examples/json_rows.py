@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from prge.errors import UserError
 from prge.files.typed import parse_json
 
 Row = dict[str, Any]
+
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 class RecordNumber(int):
@@ -74,7 +77,7 @@ def _objects(where: object, text: str) -> list[tuple[int, Row]]:
     """Objects over several lines, with or without commas between them."""
     decoder, rows, at, line = json.JSONDecoder(), list[tuple[int, Row]](), 0, 1
     while True:
-        start = at + len(text[at:]) - len(text[at:].lstrip(" \n\t,"))
+        start = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         line += text.count("\n", at, start)
         if start == len(text):
             return rows

@@ -48,7 +48,7 @@ def table_rows(
     """
     notes = list[str]()
     first = text.partition("\n")[0].strip()
-    named = first[4:] if first.startswith("sep=") and len(first) == 5 else ""  # as Excel begins some
+    named = first[4:] if first.startswith("sep=") and first[4:] in SEPARATORS else ""  # as Excel begins some
     separator = named or _separator(text, usual)
     if separator != usual:
         notes.append(f"the cells are separated by {SEPARATORS.get(separator, repr(separator))}")
