@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from conftest import tiny_config
+from test_chat import PLAIN
+from test_formats import KINDS
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.detect import FormOptions, infer, read_form
 from prge.examples.form import Form, chosen
-from prge.examples.read import Record
+from prge.examples.read import Record, place
 from prge.export.fit_form import fitted, label_words
+from prge.export.prompts import row_maker
 from prge.models.checkpoints import load_checkpoint
 from prge.runtime_driver.program.step import StepProgram
 
@@ -251,6 +254,27 @@ def test_what_a_file_holds_is_shown(
     (tmp_path / "two.jsonl").write_text(two)
     code, found = prge("train", tiny_model, "--data", tmp_path / "two.jsonl", "-o", tmp_path / "run")
     assert code == 1 and "--label topic`" in found["error"] and "--label stars`" in found["error"]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "null" not in name])  # this template knows no calls
+def test_every_format_becomes_rows_that_end_in_what_is_learned(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """From a file to the tokens of a program's first example, whose targets are the answer's."""
+    content, _, prompt, learned = KINDS[name]
+    (tmp_path / "a.jsonl").write_text(content)
+    reading = read_form(FormOptions(), tmp_path / "a.jsonl")
+    chat = Chat(PLAIN) if reading.form.chat else None
+    checkpoint = load_checkpoint(str(tiny_model))
+    form = replace(reading.form, chat=chat)
+    form = fitted(form, checkpoint, form.records(tmp_path / "a.jsonl"))
+    maker = row_maker(checkpoint, form)
+    number, record = form.records(tmp_path / "a.jsonl")[0]
+    first, *_ = maker.encode(record, place("a.jsonl", number))
+    shown = maker.tokenizer.decode(list(first.tokens), skip_special_tokens=False)
+    if form.labels:
+        assert shown == prompt and learned.strip() in [each.strip() for each in form.labels[first.label]]
+        return
+    targets = maker.tokenizer.decode(list(first.tokens[-first.targets :]), skip_special_tokens=False)
+    assert learned.strip() in shown and (learned.strip() in targets or not prompt)
 
 
 def test_more_classes_than_words_are_learned_as_text(tiny_model: Path) -> None:

@@ -133,6 +133,6 @@ def _lack(form: Form, record: Record) -> str:
     """What a record lacks, of what the form learns from."""
     for template, what in ((form.target, "an empty answer"), (form.template, "an empty text")):
         columns = template_columns(template)
-        if columns and all(isinstance(record.get(n), str) and not record[n].strip() for n in columns):
+        if columns and all(record.get(name) == "" for name in columns):
             return what
     return ""

@@ -119,7 +119,7 @@ class Form(manifest: String, private val pieces: Chat? = null) {
 
     /** Whether a record lacks the whole text or the whole answer. */
     internal fun lacks(record: Record): Boolean = listOf(target.columns, template.columns).any { columns ->
-        columns.isNotEmpty() && columns.all { (record[it] as? String)?.let(::isBlank) == true }
+        columns.isNotEmpty() && columns.all { record[it] == "" }
     }
 
     /** Prompt and target in one text, which tells a record from others; the label is no part of it. */
