@@ -15,16 +15,15 @@ from prge.examples.read import place
 from prge.export.prompts import row_maker
 from prge.models.checkpoints import Outline
 
-# The largest bounds that are chosen unasked, in tokens: of a row, of a named task and else; of an answer's targets; and
-# of a window of plain text and of its targets.
-_TASK_ROW, _ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 2048, 512, 64, 128, 32
+# The largest bounds that are chosen unasked, in tokens: of a row and of an answer's targets; and of a window of plain
+# text and of its targets.
+_ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 2048, 64, 128, 32
 
 
-def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
     """A word of one token for every class, no two alike: its name, else the beginning of its name, else a letter.
 
-    Raises:
-        UserError: more classes than letters.
+    A class that has only a letter changes no other's word. None where there are not enough letters.
     """
 
     def ids(word: str) -> list[int]:
@@ -35,20 +34,19 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         return word if any(c.isalnum() for c in word) else ""
 
     taken: set[int] = set()
-    words = []
-    for name in (name.strip().replace("_", " ") for name in names):
-        for word in (f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name)):
+
+    def free(words: Sequence[str]) -> str:
+        for word in words:
             token = ids(word)
             if len(token) == 1 and token[0] not in taken and word.strip():
                 taken.add(token[0])
-                words.append(word)
-                break
-    if len(words) == len(names):
-        return words
-    letters = [f" {letter}" for letter in string.ascii_uppercase if len(ids(f" {letter}")) == 1]
-    if len(names) > len(letters):
-        raise UserError(f"{len(names)} classes are too many to find words for; give --label NAME=WORD for each")
-    return letters[: len(names)]
+                return word
+        return ""
+
+    names = [name.strip().replace("_", " ") for name in names]
+    words = [free((f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name))) for name in names]
+    words = [word or free([f" {letter}" for letter in string.ascii_uppercase]) for word in words]
+    return words if all(words) else None
 
 
 def fitted(
@@ -60,7 +58,8 @@ def fitted(
 ) -> Form:
     """The form with what it left open: its label words, and bounds that hold the records.
 
-    Without records the bounds stay as they are.
+    Without records the bounds stay as they are. Where there are more classes than words, their names are learned as
+    text.
 
     Args:
         source: where the records come from, for messages.
@@ -68,13 +67,16 @@ def fitted(
             does it, comes later.
 
     Raises:
-        UserError: an example is so long that its bound must be given; as `label_words` and `row_maker`; or a record
-            lacks a column of the form's templates.
+        UserError: an example is so long that its bound must be given; as `row_maker`; or a record lacks a column of the
+            form's templates.
     """
     if any(not word for _, word in form.labels):
         names = [name for name, _ in form.labels]
         words = label_words(names, checkpoint.driver_tokenizer)
-        form = replace(form, labels=tuple(zip(names, words, strict=True)))
+        if words:
+            form = replace(form, labels=tuple(zip(names, words, strict=True)))
+        else:  # the names are learned as text
+            form = replace(form, labels=(), target=f" {{{form.label_column}}}")
     if not records or (form.max_tokens and (form.max_targets or form.labels)):
         return form
     maker = row_maker(checkpoint, form)
@@ -91,12 +93,11 @@ def fitted(
         needed, number = max((prompt + min(target, max_targets), number) for prompt, target, number in lengths)
     else:
         needed, number = min(_WINDOW, max(prompt + target for prompt, target, _ in lengths)), 0
-    limit = _TASK_ROW if form.task else _ROW
-    if not form.max_tokens and needed > limit and not truncate:
-        cut = f"`--max-tokens {limit}` and, when it trains, --truncate" if truncate is None else "--truncate"
+    if not form.max_tokens and needed > _ROW and not truncate:
+        cut = f"`--max-tokens {_ROW}` and, when it trains, --truncate" if truncate is None else "--truncate"
         raise UserError(
-            f"{place(source, number)}: {needed:,} tokens, more than the {limit} that are taken unasked: "
+            f"{place(source, number)}: {needed:,} tokens, more than the {_ROW} that are taken unasked: "
             f"give --max-tokens {-(-needed // 8) * 8}, if memory allows, or {cut} to cut what is longer from the left"
         )
-    max_tokens = form.max_tokens or max(16, -(-min(needed, limit) // 8) * 8)
+    max_tokens = form.max_tokens or max(16, -(-min(needed, _ROW) // 8) * 8)
     return replace(form, max_tokens=max_tokens, max_targets=max_targets)

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from conftest import tiny_config
+from test_chat import PLAIN
+from test_formats import KINDS
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import FormOptions, form_of, infer
+from prge.examples.detect import FormOptions, infer, read_form
 from prge.examples.form import Form, chosen
-from prge.examples.read import Record
+from prge.examples.read import Record, place
 from prge.export.fit_form import fitted, label_words
+from prge.export.prompts import row_maker
 from prge.models.checkpoints import load_checkpoint
 from prge.runtime_driver.program.step import StepProgram
 
@@ -81,15 +84,16 @@ CASES: dict[str, tuple[list[Record], FormOptions, Form]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_form_of_own_data(name: str) -> None:
     data, asked, expected = CASES[name]
-    assert infer(data, asked) == expected
+    assert infer(data, asked).form == expected
 
 
 @pytest.mark.parametrize(
     ("data", "asked", "message"),
     [
-        (rows("a", "b", values=[("x", "y"), ("z", "w")]), FormOptions(), "name the text with --text"),
-        (rows("a", values=[("x",)]), FormOptions(label=("kind",)), "no column 'kind' in every row; there are a"),
-        (rows("my text", values=[("x",)]), FormOptions(), "rename it to 'my_text'"),
+        (rows("a", "b", values=[("x", "y"), ("z", "w")]), FormOptions(), "--text a --target ' {b}'"),
+        (rows("a", values=[("x",)]), FormOptions(label=("kind",)), "no column 'kind'; there are a"),
+        (rows("my.text", values=[("x",)]), FormOptions(), "'my.text' cannot stand in a template: rename it"),
+        (rows("a", values=[(["x"],)]), FormOptions(), "name the text with --text"),
     ],
 )
 def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: FormOptions, message: str) -> None:
@@ -112,7 +116,7 @@ def test_what_cannot_be_inferred_is_asked_for(data: list[Record], asked: FormOpt
 )
 def test_kinds_of_files(name: str, content: str, template: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    assert form_of(FormOptions(), tmp_path / name).template == template
+    assert read_form(FormOptions(), tmp_path / name).form.template == template
 
 
 def test_what_is_given_wins(tmp_path: Path) -> None:
@@ -120,8 +124,8 @@ def test_what_is_given_wins(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in NEWS))
     asked = FormOptions(label=("sports= ball", "politics= vote", "kind"), template="{headline} is", max_tokens=24)
     expected = Form("{headline} is", (("sports", " ball"), ("politics", " vote")), "kind", max_tokens=24)
-    assert form_of(asked, path) == expected
-    plain = form_of(FormOptions(target=" {kind}", max_targets=5), path)
+    assert read_form(asked, path).form == expected
+    plain = read_form(FormOptions(target=" {kind}", max_targets=5), path).form
     assert (plain.labels, plain.target, plain.max_targets) == ((), " {kind}", 5)
 
 
@@ -152,18 +156,20 @@ def test_the_column_choice_is_the_right_choice_s() -> None:
 def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
 
-    def single(words: list[str]) -> bool:
+    def single(words: list[str] | None) -> bool:
+        assert words
         tokens = [tokenizer.encode(word).ids for word in words]
         return all(len(ids) == 1 for ids in tokens) and len({ids[0] for ids in tokens}) == len(words)
 
     assert label_words(["today", "later"], tokenizer) == [" today", " later"]
     begun = label_words(["today_qzx", "laterjkw"], tokenizer)
-    assert single(begun) and [word.strip() for word in begun] != ["today_qzx", "laterjkw"]
+    assert begun and single(begun) and [word.strip() for word in begun] != ["today_qzx", "laterjkw"]
     assert all(name.startswith(word.strip()) for name, word in zip(["today", "later"], begun, strict=True))
     for names in (["today x", "today y"], ["!!", "??", "."]):
         assert single(label_words(names, tokenizer))
-    with pytest.raises(UserError, match="too many to find words for"):
-        label_words([f"today {i}" for i in range(40)], tokenizer)
+    mixed = label_words(["today", "later", "\u2603"], tokenizer)  # one odd name changes no other's word
+    assert mixed and mixed[:2] == [" today", " later"] and single(mixed)
+    assert label_words([f"today {i}" for i in range(40)], tokenizer) is None
 
 
 def test_bounds_hold_the_data(tiny_model: Path) -> None:
@@ -180,8 +186,10 @@ def test_bounds_hold_the_data(tiny_model: Path) -> None:
     assert fitted(Form("", target="{text}"), checkpoint, records).max_targets == min(32, longest)
     given = Form("{text}", target="{reply}", max_tokens=30, max_targets=3)
     assert fitted(given, checkpoint, records) == given
+    long = fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 400, "reply": "x"})])
+    assert 512 < (long.max_tokens or 0) < 2048  # ordinary passages need no option
     with pytest.raises(UserError, match="give --max-tokens"):
-        fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 600, "reply": "x"})])
+        fitted(Form("{text}", target="{reply}"), checkpoint, [(1, {"text": "call me " * 2000, "reply": "x"})])
     with pytest.raises(UserError, match=r"a\.jsonl, line 3: no column 'text'"):
         fitted(Form("{text}", target="{reply}"), checkpoint, [(3, {"reply": "x"})], "a.jsonl")
 
@@ -229,6 +237,51 @@ def test_one_command_from_a_file_to_an_adapter(
     assert code == 0
     code, printed = prge(*train, "-o", run)
     assert code == 1 and "holds another run" in printed["error"]
+
+
+def test_what_a_file_holds_is_shown(
+    prge: Callable[..., tuple[int, Any]], tiny_model: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    code, found = prge("data", demo_data / "train.tsv")
+    assert code == 0 and found["format"] == "labels" and found["lengths"]["unit"] == "characters"
+    assert found["classes"] == {"today": 140, "later": 140} and len(found["first"]) == 3
+    code, found = prge("data", demo_data / "train.tsv", "--model", tiny_model, "--text", "text")
+    assert code == 0 and found["lengths"]["unit"] == "tokens" and found["first"][0]["learned"] in (" today", " later")
+    assert int(found["inferred"]["most tokens"]) >= found["lengths"]["longest"]
+    code, found = prge("data", demo_data / "chat.jsonl")
+    assert code == 0 and found["format"] == "messages" and found["first"][0]["prompt"].endswith("assistant: ")
+    two = "".join(json.dumps({**row, "topic": "xy"[i // 4], "stars": i % 3}) + "\n" for i, row in enumerate(NEWS))
+    (tmp_path / "two.jsonl").write_text(two)
+    code, found = prge("train", tiny_model, "--data", tmp_path / "two.jsonl", "-o", tmp_path / "run")
+    assert code == 1 and "--label topic`" in found["error"] and "--label stars`" in found["error"]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "null" not in name])  # this template knows no calls
+def test_every_format_becomes_rows_that_end_in_what_is_learned(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """From a file to the tokens of a program's first example, whose targets are the answer's."""
+    content, _, prompt, learned = KINDS[name]
+    (tmp_path / "a.jsonl").write_text(content)
+    reading = read_form(FormOptions(), tmp_path / "a.jsonl")
+    chat = Chat(PLAIN) if reading.form.chat else None
+    checkpoint = load_checkpoint(str(tiny_model))
+    form = replace(reading.form, chat=chat)
+    form = fitted(form, checkpoint, form.records(tmp_path / "a.jsonl"))
+    maker = row_maker(checkpoint, form)
+    number, record = form.records(tmp_path / "a.jsonl")[0]
+    first, *_ = maker.encode(record, place("a.jsonl", number))
+    shown = maker.tokenizer.decode(list(first.tokens), skip_special_tokens=False)
+    if form.labels:
+        assert shown == prompt and learned.strip() in [each.strip() for each in form.labels[first.label]]
+        return
+    targets = maker.tokenizer.decode(list(first.tokens[-first.targets :]), skip_special_tokens=False)
+    assert learned.strip() in shown and (learned.strip() in targets or not prompt)
+
+
+def test_more_classes_than_words_are_learned_as_text(tiny_model: Path) -> None:
+    form = Form("{text}\nKind:", tuple((f"card_{i}", "") for i in range(77)), "kind")
+    records: list[tuple[int, Record]] = [(i, {"text": f"call me {i}", "kind": f"card_{i}"}) for i in range(77)]
+    found = fitted(form, load_checkpoint(str(tiny_model)), records)
+    assert (found.labels, found.target) == ((), " {kind}") and (found.max_targets or 0) > 2
 
 
 def test_a_chat_needs_a_chat_template(

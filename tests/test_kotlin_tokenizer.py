@@ -357,6 +357,34 @@ def test_real_files_become_the_same_examples(kotlin: Kotlin, folder: Path, name:
         assert kotlin.ask(divided=str(DATA / name), seed=7, **asked) == expected
 
 
+def test_rare_classes_and_empty_cells_are_divided_alike(kotlin: Kotlin, folder: Path, tmp_path: Path) -> None:
+    """Each class on both sides, lines of the prompt without text left out, and rows that lack something."""
+    names = [label.name for label in MANIFESTS["classification"].labels]
+    manifest = replace(MANIFESTS["classification"], template="{text}\n{more of it} so", max_tokens=200)
+    rows = [
+        {
+            "text": "" if i == 8 else f"It was {i}",
+            "more of it": None if i % 3 else f"and {i}",
+            "label": names[i % 20 == 7],
+        }
+        for i in range(40)
+    ]
+    rows[3]["label"], rows[5]["text"], rows[6]["text"] = None, " ", "It was 9"
+    del rows[10]["more of it"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(4):
+        asked = {"manifest": manifest.to_json(), "folder": str(folder), "truncate": False}
+        encoder = Encoder(manifest, folder / "tokenizer.json")
+        train, dev, dropped = Source(str(path), seed=seed, dev_fraction=0.2).read(encoder)
+        assert {e.label for e in train} == {e.label for e in dev} == {0, 1} and encoder.skipped == 2
+        assert kotlin.ask(divided=str(path), seed=seed, **asked) == [
+            [*map(described, train)],
+            [*map(described, dev)],
+            dropped,
+        ]
+
+
 ROWS = {
     "a.jsonl": ("classification", b'{"text": "one, \\"1\\" \\u00e9", "label": 0}\n\n{"text": 1.50, "label": true}\n'),
     "a.csv": ("classification", 'text,label\n"one, ""1""\nmore",0\r\ntwo\u2028é,1\n'.encode()),

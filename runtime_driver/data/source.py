@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from prge.errors import UserError
-from prge.examples.form import Form, Numbered, split
+from prge.examples.form import Form, Numbered
+from prge.examples.keep import Kept, keep
 from prge.examples.read import has_part, place
 from prge.examples.reader import Reader
 from prge.examples.rows import Example
@@ -37,19 +38,23 @@ class Source:
     truncate: Annotated[bool, Option("Cut long texts from the left instead of refusing them.")] = False
     tokenizer: Annotated[str | None, Option(f"The {TOKENIZER_FILE}; default: beside the program.")] = None
 
-    def records(self, form: Form) -> tuple[list[Numbered], list[Numbered]]:
-        """The records of a form to train on, and to evaluate on.
+    def records(self, form: Form) -> tuple[list[Numbered], list[Numbered], list[Kept]]:
+        """The records of a form to train on and to evaluate on, and each file's, with what was left out of it.
 
         Raises:
-            UserError: a file cannot be read.
+            UserError: a file cannot be read, or nothing is left of it.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
-        records, held = form.records(data)[: self.limit], list[Numbered]()
+        found = keep(form, form.records(data), data or form.task)
+        records, held = found.records[: self.limit], list[Numbered]()
         if not self.divided:
-            return records, form.records(dev or data, "dev")
+            aside = keep(form, form.records(dev or data, "dev"), dev or data or form.task)
+            return records, aside.records, [found, aside]
         for number, record in records:
             form.text(record, place(str(data), number))  # a record that lacks a column is named by its line
-        return split(records, form.text, self.dev_fraction, self.seed) if self.dev_fraction else (records, held)
+        if self.dev_fraction:
+            records, held = form.divide(records, self.dev_fraction, self.seed)
+        return records, held, [found]
 
     @property
     def divided(self) -> bool:
@@ -73,13 +78,15 @@ class Source:
             if dev or self.limit:
                 raise UserError(f"{data} is packed and holds its own dev set; leave --dev and --examples out")
             return unpack(data, reader.manifest)
-        records, held = self.records(reader.form)
+        records, held, files = self.records(reader.form)
+        for kept in files:
+            reader.note(kept)
         examples = reader.encode_all(records, data)
         # The share of a small file may be a single text, with nothing to learn.
         dev_examples = reader.encode_all(held, dev or data, required=not self.divided)
-        kept = without(examples, dev_examples)
+        left = without(examples, dev_examples)
         name = self.train or reader.form.task
-        if not kept:
+        if not left:
             raise UserError(f"{name}: no example is left to train on beside those of the dev set")
-        check_classes(kept, reader.form, name)
-        return kept, dev_examples, len(examples) - len(kept)
+        check_classes(left, reader.form, name)
+        return left, dev_examples, len(examples) - len(left)

@@ -16,6 +16,7 @@ from prge.commands import screen
 from prge.commands.build_runner import build_runner
 from prge.commands.calibrate import calibrate
 from prge.commands.compare import compare
+from prge.commands.data import look_at
 from prge.commands.demo import demo
 from prge.commands.evaluate import evaluate_file, predict
 from prge.commands.export import export
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command()(command(export, "Exported"))
 app.command()(command(plan, render=tables.planned))
+app.command("data")(command(look_at, render=tables.looked_at))
 app.command()(train)
 app.command("replay")(command(replay_run, "Replayed"))
 app.command()(command(pack, "Packed"))

@@ -63,6 +63,30 @@ def _gradient(m: Result) -> Result:
     }
 
 
+def looked_at(result: Result) -> None:
+    """Of `prge data`. The part of an example that is learned stands between double brackets."""
+    lengths = result["lengths"]
+    classes = [f"{name}: {n:,}" for name, n in sorted(result["classes"].items(), key=lambda item: -item[1])]
+    shown = {
+        "format": result["format"],
+        **result["inferred"],
+        "examples": result["examples"],
+        "lengths": f"{lengths['median']:,} {lengths['unit']} by the median, at most {lengths['longest']:,}",
+        "longest": lengths["where"],
+        **({"of each class": ", ".join(classes[:20]) + (", ..." if classes[20:] else "")} if classes else {}),
+    }
+    show(shown, result["file"])
+    for example in result["first"]:
+        out.print(Text(f"\n{example['where']}; what is learned stands in [[ ]]:", style="dim"))
+        out.print(Text(example["prompt"]).append(f"[[{example['learned']}]]", style="bold"))
+    for title, lines in (
+        ("Duplicates", result["duplicates"]), ("Rows", result["left_out"]), ("Worth knowing", result["notes"]),
+        ("Unsure", result["unsure"]),
+    ):  # fmt: skip
+        if lines:
+            out.print(Text("\n".join([f"\n{title}", *(f"  - {line}" for line in lines)])), soft_wrap=True)
+
+
 def planned(result: Result) -> None:
     """Of `prge plan`."""
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]

@@ -47,7 +47,7 @@ def evaluate_file(
     evaluation = evaluate(
         loaded, trained, examples, lambda done: hooks.show("evaluating", done, len(examples), "")
     )  # fmt: skip
-    found: dict[str, Any] = {"examples": len(examples), **summary(evaluation), **skipped_of(encoder.skipped)}
+    found: dict[str, Any] = {"examples": len(examples), **summary(evaluation), **skipped_of(encoder)}
     if generate:
         found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained, hooks)
     return found
@@ -73,7 +73,7 @@ def predict(
         raise UserError(f"the template {m.template!r} takes {len(columns)} columns; give --data with them")
     records = [(f"text {i}", {columns[0]: text}) for i, text in enumerate(texts, 1)]
     if data is not None:
-        for number, record in encoder.records(Path(data)):
+        for number, record in encoder.form.records(Path(data)):
             record.pop(m.label_column, None)
             records.append((place(str(data), number), record))
     if not records:

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from prge.commands.ask import settled
 from prge.commands.fit import fit
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.detect import FormOptions, form_of
+from prge.examples.detect import FormOptions
 from prge.examples.form import Form
 from prge.examples.tasks import find_task
 from prge.files.folders import refuse_used
@@ -132,7 +133,7 @@ def export(
     Returns:
         ``program``, its path; ``megabytes``; ``rows_per_execution``; ``state_size``; ``delegate_calls`` per execution;
         ``multiply_adds_inside`` the delegates, a share; ``outside_the_delegates``, operators by name; ``seconds`` by
-        phase; and ``inferred``, where something of the form was.
+        phase; ``inferred``, where something of the form was; and ``notes`` on how the data are read.
 
     Raises:
         UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
@@ -151,7 +152,8 @@ def export(
         from prge.models.step import StepConfig
 
     refuse_used(Path(output))
-    of_form = form_of(form, Path(data) if data else None)
+    reading = settled(form, Path(data) if data else None, hooks)
+    of_form = reading.form
     examples = texts or data
     usually = default_adapter(gradient)
     rank = rank or usually.rank
@@ -180,10 +182,11 @@ def export(
         return replace(config, min_tokens=config.max_tokens) if fixed else config
 
     source = Source(str(examples), dev_fraction=0.0) if examples else None
-    return export_form(
+    result = export_form(
         model, Path(output), of_form, configure, source, hooks, adapter=Path(adapter) if adapter else None,
         allow_pickle=allow_pickle,
     )  # fmt: skip
+    return result | reading.told
 
 
 def export_form(
@@ -259,10 +262,10 @@ def export_for_training(model: str, output: Path, asked: FormOptions, source: So
     """
     if source.train is None and not asked.task:
         raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
-    form = form_of(asked, Path(source.train) if source.train else None)
-    made = export_form(model, output, form, standard, source, hooks, trains=True)
+    reading = settled(asked, Path(source.train) if source.train else None, hooks)
+    made = export_form(model, output, reading.form, standard, source, hooks, trains=True)
     kept = {name: made[name] for name in ("inferred", "program") if name in made}
-    return kept | {"export_seconds": sum(made["seconds"].values())}
+    return kept | {"export_seconds": sum(made["seconds"].values())} | reading.told
 
 
 def usual(form: Form) -> int:

@@ -21,6 +21,9 @@ from prge.runtime_driver.data.source import Source
 if TYPE_CHECKING:
     from prge.export.config import ExportConfig
 
+# Rows of more tokens are worth a word: the memory of a step grows with them.
+_LONG = 512
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -74,9 +77,16 @@ def fit(
     if outline.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
     check_template(outline, form.template)
-    records, held = source.records(form) if source else ([], [])
+    records, held, _ = source.records(form) if source else ([], [], [])
     name = source.train or form.task if source else ""
     form = fitted(form, outline, [*records, *held], name or "the data", source.truncate if source and trains else None)
+    if asked.labels and not form.labels:
+        hooks.tell(f"{len(asked.labels)} classes are more than there are words for: their names are learned as text")
+    if asked.max_tokens is None and (form.max_tokens or 0) > _LONG:
+        hooks.tell(
+            f"The longest example has about {form.max_tokens} tokens, and a step's memory grows with it; to cut what "
+            f"is longer than {_LONG}: --max-tokens {_LONG}, and then --truncate"
+        )
     config = configure(form)
     directed = [record for _, record in records] if config.adapter.subspace == "fisher" else []
     check_config(config, directed)

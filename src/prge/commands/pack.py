@@ -23,4 +23,4 @@ def pack(
     train, held, dropped = source.read(encoder)
     write_packed(output, loaded.manifest, train, held, dropped)
     result = {"examples": len(train), "dev": len(held), "bytes": output.stat().st_size, "packed": str(output)}
-    return result | skipped_of(encoder.skipped)
+    return result | skipped_of(encoder)

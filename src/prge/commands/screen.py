@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,7 +83,17 @@ def _bar() -> Iterator[Hooks]:
         def tell(text: str) -> None:
             bar.console.print(text, markup=False, highlight=False)
 
-        yield Hooks(tell, show)
+        def ask(question: str, answers: Sequence[str]) -> int | None:
+            if not (sys.stdin.isatty() and err.is_terminal):
+                return None
+            bar.stop()
+            lines = [f"  {i}. {answer}" for i, answer in enumerate(answers, 1)]
+            bar.console.print("\n".join([f"{question}.", *lines]), markup=False, highlight=False)
+            said = input(f"1 to {len(answers)}, or nothing to stop: ").strip()
+            bar.start()
+            return int(said) - 1 if said.isdecimal() and 1 <= int(said) <= len(answers) else None
+
+        yield Hooks(tell, show, ask)
 
 
 def show(result: dict[str, Any], title: str) -> None:

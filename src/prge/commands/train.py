@@ -27,6 +27,7 @@ from prge.files.folders import PROGRAM_FOLDER, refuse_used
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
+from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.hidden import HIDDEN_FILES, Keeping, kept_in
 from prge.runtime_driver.data.packed import digest
 from prge.runtime_driver.data.source import Source
@@ -117,7 +118,7 @@ def train(
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
     encoder = loaded.encoder()
     examples, dev, dropped = source.read(encoder)
-    skipped = encoder.skipped
+    skipped = skipped_of(encoder)
     del encoder
     return_freed()
     refuse_begun(output)
@@ -138,7 +139,7 @@ def train(
     run = RunFolder.begin(output, loaded, config, described, state)
     result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
     result |= {"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {}
-    return result | skipped_of(skipped)
+    return result | skipped
 
 
 def resume(
@@ -312,10 +313,11 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def skipped_of(count: int) -> dict[str, str]:
-    """What a result says of records that were left out because they hold nothing to learn; nothing for none."""
-    what = "record that holds" if count == 1 else "records that hold"
-    return {"skipped": f"{count} {what} nothing to learn"} if count else {}
+def skipped_of(encoder: Encoder) -> dict[str, str]:
+    """What a result says of records that were left out because they hold nothing to learn, or read in another way."""
+    what = "record that holds" if encoder.skipped == 1 else "records that hold"
+    found = {"skipped": f"{encoder.skipped} {what} nothing to learn"} if encoder.skipped else {}
+    return found | ({"of_the_data": "; ".join(encoder.told)} if encoder.told else {})
 
 
 def scores(numbers: dict[str, float]) -> str:

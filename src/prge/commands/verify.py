@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
-from prge.examples.read import read_records
+from prge.examples.read import read_file
 from prge.examples.rows import Example
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
@@ -77,7 +77,7 @@ def verify(
     if is_packed(path):
         _, (train, dev, _), words = read_packed(path)
         return {"kind": "packed data", "examples": train, "dev": dev, "words": len(words)}
-    found = read_records(path)
+    found = read_file(path).rows
     return {"kind": "data", "examples": len(found), "columns": sorted({name for _, row in found for name in row})}
 
 

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from prge.errors import UserError
-from prge.examples.chat import Chat
+from prge.examples.class_columns import labelled
+from prge.examples.columns import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, Columns, key
+from prge.examples.fit import Fit, Way, caption, named, prompt_of
 from prge.examples.form import Form, template_columns
-from prge.examples.read import Record, part_file, read_records
+from prge.examples.formats import FORMATS, is_choices
+from prge.examples.keep import classes_of
+from prge.examples.read import Record, part_file, read_file
 from prge.options import Option
 
-# Names that columns often have, the likeliest first.
-TEXTS = ("text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment")
-PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("passage", "question"))
-LABELS = ("label", "class", "category", "sentiment", "intent", "topic", "emotion", "stars", "rating")
-PROMPTS = ("instruction", "prompt", "question", "input", "source")
-ANSWERS = ("output", "response", "completion", "answer", "target", "summary", "reply")
-KNOWN = {*TEXTS, *LABELS, *PROMPTS, *ANSWERS, *(name for pair in PAIRS for name in pair), "choices", "messages"}
+# So many classes are shown by their names.
+_SHOWN = 20
+
+
+class Unsure(UserError):
+    """Two readings of a file are near each other, or one needs a yes.
+
+    Attributes:
+        question: what is unsure, in a sentence.
+        ways: the readings, the likeliest first.
+    """
+
+    def __init__(self, question: str, ways: Sequence[Way]):
+        self.question, self.ways = question, ways
+        super().__init__(f"{question}; say which: {', or '.join(f'{words(o)} ({what})' for what, o in ways)}")
+
+
+def words(options: dict[str, Any]) -> str:
+    """Fields of `FormOptions` as they are written on a command line."""
+    found: list[str] = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        texts = [value] if isinstance(value, str) else [] if value is True else value
+        found += [word for text in texts for word in (option, text)] or [option]
+    return shlex.join(found)
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class FormOptions:
     """
 
     task: Annotated[str | None, Option("One of `prge tasks`.")] = None
+    format: Annotated[str | None, Option("The data's format, where it is mistaken: " + ", ".join(FORMATS) + ".")] = None
     text: Annotated[str | None, Option("The data's column of text.")] = None
     label: Annotated[
         tuple[str, ...],
@@ -46,6 +68,9 @@ class FormOptions:
     choices: Annotated[
         str | None, Option("The column that holds a list of candidates; write {choice} in the target.")
     ] = None
+    merge_labels: Annotated[
+        bool, Option("Take labels that differ by case or white space alone as one.", ("--merge-labels",))
+    ] = False
     max_tokens: Annotated[int | None, Option("Longest row; default: what the data need, or 128.", least=2)] = None
     max_targets: Annotated[
         int | None, Option("Most target tokens of an example; default: what the data need, or 32.", least=1)
@@ -77,23 +102,49 @@ class FormOptions:
         return columns[0] if columns else None
 
 
-def form_of(asked: FormOptions, data: Path | None) -> Form:
+@dataclass(frozen=True)
+class Reading:
+    """How a user's data are read.
+
+    Attributes:
+        form: what an example is.
+        format: the name of the format in `FORMATS`; empty where the options say all.
+        notes: what is worth saying of it, in sentences.
+    """
+
+    form: Form
+    format: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {"notes": "; ".join(self.notes)} if self.notes else {}
+
+
+def read_form(asked: FormOptions, data: Path | None) -> Reading:
     """The form that was asked for.
 
     What was left out is the task's. Without a task it is inferred from the data, and without data it has a default.
 
     Raises:
         UserError: the data cannot be read, or no form fits them.
+        Unsure: several do.
     """
     if asked.task:
+        if asked.text or asked.choices or asked.label_column or asked.format:
+            raise UserError(
+                f"the columns of --task {asked.task} are its own; leave --text, --choices, --label and --format out"
+            )
         form = Form.of_task(asked.task)
-        if asked.text or asked.choices or asked.label_column:
-            raise UserError(f"the columns of --task {asked.task} are its own; leave --text, --choices and --label out")
+        # The data have bounds of their own.
+        reading = Reading(form if data is None else replace(form, max_tokens=None, max_targets=None))
     elif data is not None:
-        form = infer(read_rows(part_file(data, "train")), asked)
+        contents = read_file(part_file(data, "train"))
+        reading = infer([row for _, row in contents.rows], asked, contents.notes)
     else:
-        template = Form.template if asked.text is None else _prompt([asked.text])
-        form = Form(template, max_tokens=128, max_targets=32)
+        template = Form.template if asked.text is None else prompt_of([asked.text])
+        reading = Reading(Form(template, max_tokens=128, max_targets=32))
     given: dict[str, Any] = {
         "template": asked.template,
         "labels": asked.words or None,
@@ -103,134 +154,129 @@ def form_of(asked: FormOptions, data: Path | None) -> Form:
         "max_tokens": asked.max_tokens,
         "max_targets": asked.max_targets,
     }
-    form = replace(form, **{name: value for name, value in given.items() if value is not None})
+    form = replace(reading.form, **{name: value for name, value in given.items() if value is not None})
     if asked.target and form.labels and not asked.words:  # the user wants text where classes were inferred
         form = replace(form, labels=())
-    return form
+    return replace(reading, form=form)
 
 
-def read_rows(file: Path) -> list[Record]:
-    """The rows of a file. A TSV without a header has the columns ``text`` and ``label``.
+def infer(rows: Sequence[Record], asked: FormOptions, notes: Sequence[str] = ()) -> Reading:
+    """How the user's own data are read: by the options, or by the first of `FORMATS` that fits.
 
-    A TSV has a header if its first line holds a known name, or names of which none is a value further down.
-    """
-    columns: Sequence[str] = ("text", "label")
-    if file.suffix.lower() == ".tsv" and file.is_file():
-        with file.open(encoding="utf-8-sig", errors="replace") as f:
-            lines = [line.rstrip("\r\n").split("\t") for line, _ in zip(f, range(1000), strict=False)]
-        first = lines[0] if lines else []
-        names = [name.strip() for name in first]
-        recurs = any(cell == row[i] for row in lines[1:] for i, cell in enumerate(first) if i < len(row))
-        if set(names) & KNOWN or (all(name.isidentifier() for name in names) and not recurs):
-            columns = names
-    return [row for _, row in read_records(file, columns)]
-
-
-def infer(rows: Sequence[Record], asked: FormOptions) -> Form:
-    """The form of the user's own data: chat, multiple choice, text to text, classification, or plain text.
+    Args:
+        notes: what is to be said of the file.
 
     Raises:
-        UserError: the columns say none of these. The message says which option would.
+        UserError: none fits. The message says which option would help.
+        Unsure: two readings are near, or labels differ by their spelling alone.
     """
-    columns = [name for name in rows[0] if all(name in row for row in rows)]
-    texts = [name for name in columns if all(isinstance(row[name], str) for row in rows)]
+    columns = Columns(rows)
     for name in filter(None, (asked.text, asked.label_column, asked.choices)):
-        if name not in columns:
-            raise UserError(f"no column {name!r} in every row; there are {', '.join(columns)}")
-    if "messages" in columns and not (asked.text or asked.template):
-        return Form("{prompt}", target="{answer}", chat=Chat(""))
-    choices = asked.choices or next((name for name in columns if _is_choices(rows, name)), None)
-    if choices:
-        answer = asked.label_column or _first(texts, ("label", "answer", "answerKey", "gold", "correct"))
-        question = asked.text or _first(texts, (*PROMPTS, *TEXTS))
-        if answer and question:
-            template = f"{{{_named(question)}}}\nAnswer:"
-            return Form(template, target=" {choice}", choices=choices, label_column=answer)
+        if name not in columns.names:
+            raise UserError(f"no column {name!r}; there are {_named_all(columns, notes)}")
+    name, fit = _by_options(columns, asked) or _by_format(columns, asked, notes)
+    if fit.rivals:
+        raise Unsure(f"two readings of the columns {_named_all(columns, notes)} are near", fit.rivals)
+    form = fit.form
+    if form.labels and not asked.words and not asked.merge_labels and not form.task:
+        spellings = classes_of(columns[form.label_column].cells).spellings
+        if spellings:
+            shown = "; ".join(", ".join(f"{s!r} ({n:,})" for s, n in each) for each in spellings.values())
+            question = f"labels in column {form.label_column!r} differ by case or white space alone: {shown}"
+            raise Unsure(question, [("each is taken as its commonest spelling", {"merge_labels": True})])
+    offers = [f"{n!r} is not used; to learn its classes instead: --label {shlex.quote(n)}" for n in fit.offers]
+    more = [] if form.task else _few(rows)
+    return Reading(form, name, [*notes, *fit.notes, *offers, *_unused(columns, form, fit.offers), *more])
+
+
+def _named_all(columns: Columns, notes: Sequence[str]) -> str:
+    """The names of all columns, and what is to be said of them."""
+    return ", ".join(columns.names) + "".join(f" ({note})" for note in notes)
+
+
+def _by_options(columns: Columns, asked: FormOptions) -> tuple[str, Fit] | None:
+    """The fit that the options ask for; None where they leave it open."""
+    if asked.choices and asked.choices in columns.names:
+        answer = asked.label_column or columns.first(("label", "answer", "answerkey", "gold", "correct"))
+        question = asked.text or columns.first((*PROMPTS, *TEXTS))
+        if answer and question and is_choices(columns.rows[0].get(asked.choices)):
+            form = Form(
+                f"{prompt_of([question])}\nAnswer:", target=" {choice}", choices=asked.choices, label_column=answer
+            )
+            return "choices", Fit(form)
     if asked.target:
-        used = template_columns(asked.target)
-        text = [asked.text] if asked.text else [name for name in texts if name not in used]
-        return Form(asked.template or _prompt(text), target=asked.target)
-    label = asked.label_column or (None if asked.words else _label(rows, texts, asked.text))
-    if label or asked.words:
-        label = label or _first(texts, LABELS) or Form.label_column
-        names = Counter(row[label] for row in rows) if label in texts else Counter(n for n, _ in asked.words)
-        inputs = _inputs(rows, [name for name in texts if name != label], asked.text)
-        template = f"{_prompt(inputs)}\n{label.replace('_', ' ').capitalize()}:"
-        return Form(template, tuple((name, "") for name in sorted(names, key=_order)), label_column=label)
-    answer = _first(texts, ANSWERS)
-    prompts = [asked.text] if asked.text else [name for name in PROMPTS if name in texts]
-    if answer and prompts and answer not in prompts:
-        return Form(f"{_prompt(prompts)}\n{answer.capitalize()}:", target=f" {{{answer}}}")
-    plain = asked.text or (texts[0] if len(texts) == 1 else _first(texts, TEXTS))
-    if not plain:
-        raise UserError(
-            f"what is to be learned from the columns {', '.join(columns)}? name the text with --text and the classes "
-            "with --label, or give a --target template"
-        )
-    return Form("", target=f"{{{_named(plain)}}}")
+        used = {*template_columns(asked.target), *([asked.label_column] if asked.label_column else [])}
+        inputs = [asked.text] if asked.text else _inputs(columns, used)
+        return "text-to-text", Fit(Form(asked.template or prompt_of(inputs), target=asked.target))
+    if asked.label_column or asked.words:
+        label = asked.label_column or columns.first(LABELS) or Form.label_column
+        if label in columns:
+            fit = labelled(columns, label, asked.text)
+            if fit is None:
+                raise UserError(f"no column of text beside {label!r}; name it with --text")
+            return "labels", fit
+        template = f"{prompt_of([asked.text] if asked.text else _inputs(columns, {label}))}\n{caption(label)}:"
+        return "labels", Fit(Form(template, tuple((name, "") for name, _ in asked.words), label_column=label))
+    if asked.text and not asked.format:
+        answer, classes = columns.first(ANSWERS), columns.first(LABELS)
+        if answer and answer != asked.text:
+            return "text-to-text", Fit(
+                Form(f"{prompt_of([asked.text])}\n{caption(answer)}:", target=f" {{{named(answer)}}}")
+            )
+        fit = labelled(columns, classes, asked.text) if classes and classes != asked.text else None
+        return ("labels", fit) if fit else ("text", Fit(Form("", target=f"{{{named(asked.text)}}}")))
+    return None
 
 
-def _first(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    return next((name for name in known if name in columns), None)
+def _inputs(columns: Columns, used: set[str]) -> list[str]:
+    """The columns of text that a prompt of the user's own data is made of."""
+    others = [column for column in columns if column.values and column.name not in used]
+    return [c.name for c in others if c.free] or [c.name for c in others] or [Form.label_column]
 
 
-def _named(column: str) -> str:
-    if not column.isidentifier():
-        better = re.sub(r"\W+", "_", column)
-        raise UserError(f"column {column!r} cannot stand in a template; rename it to {better!r}")
-    return column
-
-
-def _prompt(columns: Sequence[str]) -> str:
-    """A template of one text; or of several, each after its name."""
-    names = [_named(column) for column in columns]
-    if len(names) == 1:
-        return f"{{{names[0]}}}"
-    return "\n".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in names)
-
-
-def _is_choices(rows: Sequence[Record], name: str) -> bool:
-    return all(
-        isinstance(row[name], list) and len(row[name]) > 1 and all(isinstance(x, str) for x in row[name])
-        for row in rows
+def _by_format(columns: Columns, asked: FormOptions, notes: Sequence[str]) -> tuple[str, Fit]:
+    """The format that was named, or the first that fits."""
+    if asked.format:
+        if asked.format not in FORMATS:
+            raise UserError(f"no format is called {asked.format!r}; there are {', '.join(FORMATS)}")
+        fit = FORMATS[asked.format].read(columns)
+        if fit is None:
+            raise UserError(
+                f"the format {asked.format} has {FORMATS[asked.format].columns.replace('`', '')}; "
+                f"the file has {_named_all(columns, notes)}"
+            )
+        return asked.format, replace(fit, rivals=())
+    for name, known in FORMATS.items():
+        fit = known.read(columns)
+        if fit and not (fit.form.chat and asked.template):
+            return name, fit
+    raise UserError(
+        f"what is to be learned from the columns {_named_all(columns, notes)}? name the text with --text and the "
+        "classes with --label, or give a --target template; or put a line with names first, if these are none"
     )
 
 
-def _label(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> str | None:
-    """The column of the classes: one with a usual name, or the only one of few short values that recur."""
-    known = _first(texts, LABELS)
-    if known and known != text:
-        return known
-    found = []
-    for name in texts:
-        values = Counter(row[name] for row in rows)
-        few = 2 <= len(values) <= min(20, len(rows) // 2)
-        if name != text and few and max(map(len, values)) <= 40:
-            found.append(name)
-    return found[0] if len(found) == 1 else None
+def _unused(columns: Columns, form: Form, offers: Sequence[str]) -> list[str]:
+    """Columns that are no part of an example, and might have been meant to."""
+    if form.task or form.chat:
+        return []
+    left = [c for c in columns if c.values and c.name not in (*form.columns, *offers) and key(c.name) not in IDS]
+    shown = [f"{c.name} (the same in all rows)" if c.constant else c.name for c in left]
+    shown += [f"{n} (no text)" for n in columns.names if n not in columns and n not in (form.choices, "tools")]
+    return [f"not used: {', '.join(shown)}"] if shown else []
 
 
-def _inputs(rows: Sequence[Record], texts: Sequence[str], text: str | None) -> list[str]:
-    """The columns that are classified: the named one, a known pair, a known name, or the longest text."""
-    if text:
-        return [text]
-    for pair in PAIRS:
-        if set(pair) <= set(texts):
-            return list(pair)
-    known = _first(texts, TEXTS)
-    if known or not texts:
-        return [known or "text"]
-    return [max(texts, key=lambda name: sum(len(row[name]) for row in rows))]
-
-
-def _order(name: str) -> tuple[float, str]:
-    """Sorts numbers by size, and names behind them."""
-    return (float(name), "") if re.fullmatch(r"-?\d+(\.\d+)?", name) else (float("inf"), name)
+def _few(rows: Sequence[Record]) -> list[str]:
+    if len(rows) >= 50:
+        return []
+    return [f"only {len(rows)} rows: a share of them says little of how well it went; more examples help most"]
 
 
 def described(form: Form) -> dict[str, str]:
     """A form as a user should see it before anything starts: lines by their name."""
     kind = "classification" if form.labels else "multiple choice" if form.choices else "text to text"
+    if form.task:
+        kind = f"{kind}, as the task {form.task}"
     if form.chat:
         return {"kind": "chat", "trains on": "the assistant's messages", **_bounds(form)}
     if not form.template:
@@ -239,7 +285,9 @@ def described(form: Form) -> dict[str, str]:
     if form.target:
         shown["target"] = repr(form.target)
     if form.labels:
-        shown["classes"] = ", ".join(f"{name} ={word}" for name, word in form.labels)
+        first = [f"{name} ={word}" if word else name for name, word in form.labels[:_SHOWN]]
+        more = len(form.labels) - len(first)
+        shown["classes"] = ", ".join([*first, f"and {more} more"] if more else first)
     if form.choices:
         shown["choices"] = form.choices
     if form.labels or form.choices:
@@ -248,5 +296,6 @@ def described(form: Form) -> dict[str, str]:
 
 
 def _bounds(form: Form) -> dict[str, str]:
-    bounds = {"most tokens": str(form.max_tokens)}
-    return bounds if form.labels else bounds | {"most target tokens": str(form.max_targets)}
+    targets = None if form.labels else form.max_targets
+    bounds = {"most tokens": form.max_tokens, "most target tokens": targets}
+    return {name: str(bound) for name, bound in bounds.items() if bound}

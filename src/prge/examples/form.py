@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from string import Formatter
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
+from prge.examples.conversations import as_messages
+from prge.examples.json_rows import RecordNumber
 from prge.examples.read import Part, Record, part_file, place, read_records
 from prge.examples.task_rows import hub_rows
 from prge.examples.tasks import find_task
@@ -98,11 +101,16 @@ class Form:
             file = part_file(data, part)
             task = find_task(self.task) if self.task else None
             columns = task.columns if task else self.columns
-            rows = read_records(file, columns, [name for name, _ in task.renamed] if task else [])
+            aliases = [name for name, _ in task.renamed] if task else []
+            rows = read_records(file, columns, aliases, [] if task else [name for name, _ in self.labels])
             where = str(file)
+            if not (task or self.chat):  # JSON's rows may lack what is empty in them
+                held = {name for _, row in rows for name in row}
+                needed = [name for name in self.columns if name in held]
+                rows = [(n, row | {name: "" for name in needed if name not in row}) for n, row in rows]
         records = [(n, record) for n, row in rows for record in self.unfold(row, place(where, n))]
-        if Path(where).suffix == ".json":  # one document may hold them all
-            return [(i, record) for i, (_, record) in enumerate(records, 1)]
+        if self.task and Path(where).suffix == ".json":  # one document may hold them all
+            return [(RecordNumber(i), record) for i, (_, record) in enumerate(records, 1)]
         return records
 
     def unfold(self, row: Record, where: str) -> list[Record]:
@@ -114,7 +122,7 @@ class Form:
         if self.task:
             return find_task(self.task).records(row, where)
         if self.chat:
-            return self.chat.records(row, where)
+            return self.chat.records(as_messages(row, where), where)
         if self.choices:
             return [chosen(row, self.choices, self.label_column, where)]
         return [row]
@@ -122,6 +130,14 @@ class Form:
     def text(self, record: Record, where: str = "the data") -> str:
         """Prompt and target in one text, which tells a record from others; the label is no part of it."""
         return fill(self.template, {"mask": "", **record}, where) + fill(self.target, record, where)
+
+    def divide(self, records: Sequence[Numbered], fraction: float, seed: int) -> tuple[list[Numbered], list[Numbered]]:
+        """(train, dev): the `split` of records of this form, each class on both sides."""
+
+        def of_class(record: Record) -> str:
+            return str(record.get(self.label_column, "")) if self.labels else ""
+
+        return split(records, self.text, fraction, seed, of_class)
 
     def shown(self, record: Record) -> str:
         """A record's text as a person reads it: the columns that the prompt is made of."""
@@ -154,7 +170,7 @@ def fill(template: str, record: Record, where: str) -> str:
             if not isinstance(record[name], str):
                 kind = type(record[name]).__name__
                 raise UserError(f"{where}: column {name!r} holds a {kind}; a template takes text")
-        text = template.format_map(record)
+        text = _lines_with_text(template, record).format_map(record)
         size = len(text.encode())
     except KeyError as e:
         if e.args == (_CHOICE,):
@@ -165,6 +181,18 @@ def fill(template: str, record: Record, where: str) -> str:
     if size > TEXT:
         raise UserError(f"{where}: a text of {size:,} bytes; prge takes up to {TEXT:,}: split it into several")
     return text
+
+
+def _lines_with_text(template: str, record: Record) -> str:
+    """A template without the lines whose columns are all empty in a record, as long as one with columns is left.
+
+    So a row without the input that others have does not say ``Input:``.
+    """
+    if "\n" not in template:
+        return template
+    held = [(line, template_columns(line)) for line in template.split("\n")]
+    kept = [(line, columns) for line, columns in held if not columns or any(record[name] for name in columns)]
+    return "\n".join(line for line, _ in kept) if any(columns for _, columns in kept) else template
 
 
 def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
@@ -180,8 +208,8 @@ def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
     held, label = row.get(choices), row.get(label_column)
     if not isinstance(held, list) or len(held) < 2 or not all(isinstance(choice, str) for choice in held):
         raise UserError(f"{where}: column {choices!r} must be a list of at least two texts")
-    if label is None:
-        return {name: value for name, value in row.items() if name != _CHOICE}
+    if label is None or label == "":
+        return {name: value for name, value in row.items() if name not in (_CHOICE, label_column)}
     names = {chr(ord("A") + i): i for i in range(len(held))} | {str(i): i for i in range(len(held))}
     names |= {choice: i for i, choice in enumerate(held)}
     if not isinstance(label, str) or label not in names:
@@ -190,24 +218,39 @@ def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
 
 
 def split(
-    records: Sequence[Numbered], text: Callable[[Record], str], fraction: float, seed: int
+    records: Sequence[Numbered],
+    text: Callable[[Record], str],
+    fraction: float,
+    seed: int,
+    of_class: Callable[[Record], str] = lambda record: "",
 ) -> tuple[list[Numbered], list[Numbered]]:
     """(train, dev): a share of the distinct texts goes to dev.
 
-    Equal texts are on the same side, and so are all records of one row.
+    Equal texts are on the same side, and so are all records of one row. A class of which a side has no text is given
+    one, where the class has several.
 
     Args:
         text: what two equal records have in common.
         fraction: the share, from 0 to 1; dev gets at least one text.
         seed: of the shuffle.
+        of_class: a record's class.
     """
     first: dict[int, str] = {}
+    classes: dict[str, list[str]] = {}
     for number, record in records:
         if number not in first:
             first[number] = text(record)
+            classes.setdefault(of_class(record), []).append(first[number])
     distinct = list(dict.fromkeys(first.values()))
     random.Random(seed).shuffle(distinct)
     dev = set(distinct[: max(1, round(len(distinct) * fraction))])
+    order = {each: i for i, each in enumerate(distinct)}
+    for texts in classes.values() if len(classes) > 1 else ():
+        ranked = sorted(set(texts), key=order.__getitem__)
+        if len(ranked) > 1 and not dev & set(ranked):
+            dev.add(ranked[0])
+        elif len(ranked) > 1 and dev >= set(ranked):
+            dev.remove(ranked[-1])
     return [r for r in records if first[r[0]] not in dev], [r for r in records if first[r[0]] in dev]
 
 
@@ -222,6 +265,11 @@ def template_columns(template: str) -> list[str]:
     except ValueError as e:
         raise UserError(f"template {template!r}: {e}") from e
     # Formats and conversions, as in '{text:>9}', are refused: they could ask for gigabytes.
-    if any(not (name or "").isidentifier() or form or conversion for name, form, conversion in fields):
+    if any(not is_name(name or "") or form or conversion for name, form, conversion in fields):
         raise UserError(f"template {template!r}: write column names in braces, as '{{text}}'")
     return [str(name) for name, _, _ in fields if name != "mask"]
+
+
+def is_name(column: str) -> bool:
+    """Whether a column can be named in a template."""
+    return bool(re.fullmatch(r"[^\s.\[\]{}!:]([^.\[\]{}!:\n]*[^\s.\[\]{}!:])?", column)) and not column.isdecimal()

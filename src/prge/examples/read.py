@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from prge.errors import UserError
-from prge.files.bounded import DATA, TEXT, check_size, read_bounded
-from prge.files.typed import parse_json
+from prge.examples.decode import text_of
+from prge.examples.json_rows import RecordNumber, is_json, json_rows
+from prge.examples.table import Expected, table_rows
+from prge.files.bounded import DATA, check_size
 
 # A row: its text by column. JSON's lists and objects stay what they are.
 Record = dict[str, Any]
 Part = Literal["train", "dev"]
 
 _PARTS: dict[Part, set[str]] = {"train": {"train"}, "dev": {"dev", "val", "valid", "validation"}}
-_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
+_JSON = (".jsonl", ".ndjson", ".json")
+_KINDS = (*_JSON, ".csv", ".tsv", ".txt", ".parquet")
 
 
 def part_file(path: Path, part: Part) -> Path:
@@ -33,7 +35,7 @@ def part_file(path: Path, part: Part) -> Path:
     found = [
         file
         for file in sorted(path.iterdir())
-        if file.suffix.lower() in _KINDS and _PARTS[part] & set(re.split(r"[^a-z]+", file.stem.lower()))
+        if _kind(file) in _KINDS and _PARTS[part] & set(re.split(r"[^a-z]+", file.name.lower()))
     ]
     if len(found) != 1:
         held = f"several files for {part}: {', '.join(file.name for file in found)}" if found else f"no {part} file"
@@ -51,48 +53,77 @@ def has_part(path: Path, part: Part) -> bool:
 
 def place(path: Path | str, number: int) -> str:
     """A row's place, for messages: its file and line."""
-    return f"{path}, {'record' if Path(path).suffix in ('', '.json', '.parquet') else 'line'} {number}"
+    recorded = isinstance(number, RecordNumber) or Path(path).suffix in ("", ".parquet")
+    return f"{path}, {'record' if recorded else 'line'} {number}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds.
+
+    Attributes:
+        rows: each with the number of its line, or of the record where it has no line of its own.
+        notes: what is worth saying of how it was read, in sentences.
+    """
+
+    rows: list[tuple[int, Record]]
+    notes: list[str]
 
 
 def read_records(
-    path: Path, columns: Sequence[str] = ("text", "label"), aliases: Sequence[str] = ()
+    path: Path, columns: Sequence[str] = ("text", "label"), aliases: Sequence[str] = (), labels: Sequence[str] = ()
 ) -> list[tuple[int, Record]]:
-    """The rows of a file, each with the number of its line (of the record, in JSON and Parquet).
+    """The rows of `read_file`, where it is known which columns they have."""
+    return read_file(path, Expected(columns, aliases, labels)).rows
 
-    - CSV has a header.
-    - TSV has one if its first line holds any of ``columns`` or ``aliases``; if not, its columns are ``columns``.
-    - ``.txt`` is such a TSV if its first line has a tab; if not, each paragraph is a row with the column ``text``.
-    - JSON is a list of rows, or one row.
+
+def read_file(path: Path, expected: Expected = Expected()) -> Contents:
+    """The rows of a file.
+
+    Its name's end tells whether it is Parquet, JSON, a table or text, and its content the rest: how it is encoded,
+    which kind of JSON it is (`json_rows`), what separates the cells and whether there is a header (`table_rows`). A
+    ``.txt`` is a table if its first line has a tab; if not, each paragraph is a row with the column ``text``.
+
+    Args:
+        expected: what is known of a table's columns.
 
     Raises:
         UserError: missing, too large, empty, of an unknown kind, or malformed (with the line's number).
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        records = list(enumerate(map(as_text, _parquet(path)), 1))
-    elif suffix in _KINDS:
-        records = _parse(path, suffix, columns, aliases)
+    kind = _kind(path)
+    if kind not in _KINDS:
+        raise UserError(f"{path}: unknown kind of data file; use {', '.join(_KINDS)}, or one of these in .gz")
+    notes = list[str]()
+    if kind == ".parquet":
+        rows: list[tuple[int, dict[str, Any]]] = [*enumerate(_parquet(path), 1)]
     else:
-        raise UserError(f"{path}: unknown kind of data file; use {', '.join(_KINDS)}")
-    if not records:
+        text, notes = text_of(path)
+        rows, more = _parse(path, text.removeprefix("\ufeff"), kind, expected)
+        notes += more
+    if not rows:
         raise UserError(f"{path} holds no examples")
-    return records
+    return Contents([(number, as_text(row)) for number, row in rows], notes)
 
 
-def _parse(path: Path, suffix: str, columns: Sequence[str], aliases: Sequence[str]) -> list[tuple[int, Record]]:
-    try:
-        text = read_bounded(path, DATA).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not UTF-8 text (byte {e.start}); save it as UTF-8") from e
-    if suffix in (".jsonl", ".ndjson"):
-        return _jsonl(path, text)
-    if suffix == ".json":
-        return _json(path, text)
-    if suffix == ".txt" and "\t" not in text.partition("\n")[0]:
-        return _paragraphs(text)
-    return _table(path, text, "," if suffix == ".csv" else "\t", columns, aliases)
+def _kind(path: Path) -> str:
+    """The end of a file's name, without that of its archive."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def _parse(path: Path, text: str, kind: str, expected: Expected) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+    if kind in _JSON:
+        return json_rows(path, text), []
+    if is_json(text):
+        try:
+            return json_rows(path, text), [f"the file holds JSON, although its name ends in {kind}"]
+        except UserError:
+            pass  # a table or a text that begins with a bracket
+    if kind == ".txt" and "\t" not in text.partition("\n")[0]:
+        return _paragraphs(text), []
+    return table_rows(path, text, "," if kind == ".csv" else "\t", expected)
 
 
 def as_text(row: dict[str, Any]) -> Record:
@@ -103,35 +134,11 @@ def as_text(row: dict[str, Any]) -> Record:
 def _as_text(value: Any) -> Any:
     if isinstance(value, (str, list, dict)):
         return value
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or value != value:  # missing, as an empty cell of a table is; pandas writes NaN
+        return ""
+    if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     return str(value)  # Parquet and the hub also have dates, decimals and bytes
-
-
-def _jsonl(path: Path, text: str) -> list[tuple[int, Record]]:
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as e:
-            raise UserError(f"{path}, line {number}: not a JSON object ({e})") from e
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {number}: a JSON object was expected, as {{"text": ..., "label": ...}}')
-        records.append((number, as_text(row)))
-    return records
-
-
-def _json(path: Path, text: str) -> list[tuple[int, Record]]:
-    try:
-        document = parse_json(text)
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON ({e})") from e
-    rows = document if isinstance(document, list) else [document]
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: a list of JSON objects was expected")
-    return list(enumerate(map(as_text, rows), 1))
 
 
 def _parquet(path: Path) -> Iterable[dict[str, Any]]:
@@ -158,34 +165,4 @@ def _paragraphs(text: str) -> list[tuple[int, Record]]:
         else:
             records.append((number, {"text": line}))
             inside = True
-    return records
-
-
-def _table(
-    path: Path, text: str, delimiter: str, columns: Sequence[str], aliases: Sequence[str]
-) -> list[tuple[int, Record]]:
-    # In a TSV only tabs separate: quotes are part of the text.
-    quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    csv.field_size_limit(TEXT)
-    header: list[str] | None = None
-    records = []
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                names = [name.strip() for name in row]
-                if delimiter == "," or set(names) & {*columns, *aliases}:
-                    header = names
-                    continue
-                header = list(columns)
-            if len(row) != len(header):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} columns where {len(header)} were expected "
-                    f"({', '.join(header)})"
-                )
-            records.append((reader.line_num, dict(zip(header, row, strict=True))))
-    except csv.Error as e:
-        raise UserError(f"{path}, line {reader.line_num}: {e}") from e
     return records

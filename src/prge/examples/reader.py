@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.form import Form, Numbered
+from prge.examples.keep import Kept, keep
 from prge.examples.read import Part, place
 from prge.examples.rows import Example, RowMaker
 from prge.manifest import AnswerAt
@@ -19,7 +20,8 @@ class Reader(RowMaker):
 
     Attributes:
         truncate: whether texts longer than the form's bound are cut from the left. If not, they are refused.
-        skipped: how many records held nothing to learn and were left out, in all that `encode_all` has encoded so far.
+        skipped: how many records held nothing to learn and were left out, in all that were read so far.
+        told: what a user should know of the records that were left out or read otherwise, in sentences.
     """
 
     def __init__(
@@ -34,10 +36,22 @@ class Reader(RowMaker):
     ):
         super().__init__(form, tokenizer, answer_at, mask_token, stop_tokens)
         self.truncate, self.skipped = truncate, 0
+        self.told: list[str] = []
 
     def records(self, path: Path | None, part: Part = "train") -> list[Numbered]:
-        """`Form.records` of the reader's form."""
-        return self.form.records(path, part)
+        """`Form.records` of the reader's form, without those that lack something (`keep`).
+
+        Raises:
+            UserError: as both.
+        """
+        found = keep(self.form, self.form.records(path, part), path or self.form.task)
+        self.note(found)
+        return found.records
+
+    def note(self, found: Kept) -> None:
+        """Count what was left out of a file."""
+        self.skipped += found.skipped
+        self.told += found.told
 
     def examples(self, path: Path | None, limit: int | None = None, part: Part = "train") -> list[Example]:
         """Read and encode a file, in its order; with ``limit`` only the first so many records.

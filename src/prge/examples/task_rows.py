@@ -68,14 +68,13 @@ def _answered(passage: str, question: str, answers: Iterable[str]) -> Iterable[R
 
 
 def squad(row: Row) -> Iterable[Row]:
-    if "data" in row:  # the whole file
-        for article in row["data"]:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    yield from squad({"context": paragraph["context"], **asked})
+    if "paragraphs" in row:  # an article of the file
+        for paragraph in row["paragraphs"]:
+            for asked in paragraph["qas"]:
+                yield from squad({"context": paragraph["context"], **asked})
         return
     answers = row["answers"]
-    texts = answers["text"] if isinstance(answers, dict) else [answer["text"] for answer in answers]
+    texts = answers["text"] if isinstance(answers, dict) else [a if isinstance(a, str) else a["text"] for a in answers]
     yield from _answered(row["context"], row["question"], texts)
 
 

@@ -75,7 +75,7 @@ class Task:
                     del record["label"]
                 if names and "label" in record:
                     label = str(record["label"])
-                    label = {"false": "0", "true": "1"}.get(label, label)
+                    label = {"false": "0", "true": "1"}.get(label.lower(), label)
                     record["label"] = names[int(label)] if label.isdecimal() else label
                 if "choices" in record and "label" in record:
                     right = int(record["label"])
@@ -158,6 +158,7 @@ TASKS: dict[str, Task] = {
         "{passage}\nQuestion: {question}?\nAnswer:",
         ("aps/super_glue", "boolq"),
         labels=_named("no", "yes"),
+        renamed=(("answer", "label"),),
         max_tokens=512,
     ),
     "wsc": Task(

@@ -14,7 +14,7 @@ import org.prge.tokenizer.Tokenizer
  */
 class Encoder private constructor(form: Form, tokenizer: Tokenizer, private val truncate: Boolean) :
     RowMaker(form, tokenizer) {
-    /** How many records held nothing to learn and were left out, in all that [encodeAll] has encoded so far. */
+    /** How many records held nothing to learn and were left out, in all that were read so far. */
     var skipped = 0
         private set
 
@@ -23,7 +23,25 @@ class Encoder private constructor(form: Form, tokenizer: Tokenizer, private val 
      *
      * @throws UserError as [Form.records] and [encodeAll].
      */
-    fun examples(file: File): List<Example> = encodeAll(form.records(file), file)
+    fun examples(file: File): List<Example> = encodeAll(records(file), file)
+
+    /**
+     * The records of a file, without those that lack a label, a text or an answer, which add to [skipped].
+     *
+     * @throws UserError as [Form.records], or none is left.
+     */
+    internal fun records(file: File): List<Numbered> {
+        val found = form.records(file)
+        val labelled = found.any { form.hasLabel(it.record) }
+        val kept = found.filter { !form.lacks(it.record) && (!labelled || form.hasLabel(it.record)) }
+        if (kept.isEmpty()) {
+            throw UserError(
+                "$file: nothing is left to learn from: its ${found.size} records lack a label, a text or an answer"
+            )
+        }
+        skipped += found.size - kept.size
+        return kept
+    }
 
     /**
      * Encodes the records of a file, cut to the program's bound. Those with nothing to learn add to [skipped].

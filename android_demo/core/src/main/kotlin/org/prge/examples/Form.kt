@@ -5,6 +5,9 @@ import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonPrimitive
 import org.prge.UserError
 
+// What programs write where there is no label.
+private val MISSING = setOf("", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>")
+
 /**
  * What an example is, by a program's manifest. prge's manifest.py explains the fields.
  *
@@ -63,11 +66,16 @@ class Form(manifest: String, private val pieces: Chat? = null) {
      */
     fun records(file: File): List<Numbered> {
         val task = if (taskName == "") null else task(taskName)
-        val rows = readRecords(file, task?.columns ?: columns, task?.renamed?.keys.orEmpty())
+        var rows = readRecords(file, task?.columns ?: columns, task?.renamed?.keys.orEmpty())
+        if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them
+            val held = rows.flatMapTo(HashSet()) { it.record.keys }
+            val needed = columns.filter(held::contains)
+            rows = rows.map { Numbered(it.number, it.record + (needed - it.record.keys).associateWith { "" }) }
+        }
         val records = rows.flatMap { row ->
             unfold(row.record, task, place(file, row.number)).map { Numbered(row.number, it) }
         }
-        if (file.extension != "json") return records
+        if (task == null || file.extension != "json") return records
         return records.mapIndexed { i, it -> Numbered(i + 1, it.record) } // one document may hold them all
     }
 
@@ -91,7 +99,7 @@ class Form(manifest: String, private val pieces: Chat? = null) {
         if (held == null || held.size < 2 || held.size != (row[choices] as List<*>).size) {
             throw UserError("$where: column '$choices' must be a list of at least two texts")
         }
-        val label = row[labelColumn] ?: return row - CHOICE
+        val label = row[labelColumn]?.takeIf { it != "" } ?: return row - CHOICE - labelColumn
         val named = held.lastIndexOf(label as? String)
         val right = when {
             named >= 0 -> named
@@ -100,6 +108,21 @@ class Form(manifest: String, private val pieces: Chat? = null) {
                 ?: throw UserError("$where: $labelColumn '$label' is none of the choices, nor a letter or index of one")
         }
         return row + mapOf(labelColumn to "$right", CHOICE to held[right])
+    }
+
+    /** A record's class; empty where there are none. */
+    internal fun classOf(record: Record): String =
+        if (labels.isEmpty()) "" else record[labelColumn]?.toString().orEmpty()
+
+    /** Whether a record has the label that the form asks for, or the form asks for none. */
+    internal fun hasLabel(record: Record): Boolean {
+        val label = record[labelColumn]?.toString()?.trim().orEmpty()
+        return (labels.isEmpty() && choices == "") || label in labels || label !in MISSING
+    }
+
+    /** Whether a record lacks the whole text or the whole answer. */
+    internal fun lacks(record: Record): Boolean = listOf(target.columns, template.columns).any { columns ->
+        columns.isNotEmpty() && columns.all { record[it] == "" }
     }
 
     /** Prompt and target in one text, which tells a record from others; the label is no part of it. */

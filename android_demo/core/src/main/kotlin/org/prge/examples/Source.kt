@@ -29,11 +29,12 @@ class Source(
      * @throws UserError a file cannot be read or encoded, no example is left to train on, or all have one class.
      */
     fun read(encoder: Encoder): Divided {
-        var records = encoder.form.records(train)
-        var held = dev?.let(encoder.form::records).orEmpty()
-        if (dev == null) for (r in records) encoder.form.text(r.record, place(train, r.number)) // names the line
+        val form = encoder.form
+        var records = encoder.records(train)
+        var held = dev?.let(encoder::records).orEmpty()
+        if (dev == null) for (r in records) form.text(r.record, place(train, r.number)) // names the line
         if (dev == null && devFraction > 0) {
-            split(records, { encoder.form.text(it) }, devFraction, seed).let { (kept, aside) ->
+            split(records, { form.text(it) }, devFraction, seed, form::classOf).let { (kept, aside) ->
                 records = kept
                 held = aside
             }
@@ -44,7 +45,7 @@ class Source(
         val known = devExamples.map { it.tokens.asList() }.toSet()
         val kept = examples.filter { it.tokens.asList() !in known }
         if (kept.isEmpty()) throw UserError("$train: no example is left to train on beside those of the dev set")
-        val labels = encoder.form.labels
+        val labels = form.labels
         if (labels.isNotEmpty() && kept.all { it.label == kept[0].label }) {
             throw UserError(
                 "$train: every example has the label '${labels[kept[0].label]}'; training needs at least two classes"
@@ -56,17 +57,33 @@ class Source(
 
 /**
  * (train, dev): a share of the distinct texts goes to dev. Equal texts are on the same side, and so are all records of
- * one row.
+ * one row. A class of which a side has no text is given one, where the class has several.
  *
  * @param text what two equal records have in common.
+ * @param ofClass a record's class.
  */
 internal fun split(
     records: List<Numbered>, text: (Record) -> String, fraction: Double, seed: Int,
+    ofClass: (Record) -> String = { "" },
 ): Pair<List<Numbered>, List<Numbered>> {
     val first = HashMap<Int, String>()
-    for (r in records) if (r.number !in first) first[r.number] = text(r.record)
+    val classes = LinkedHashMap<String, LinkedHashSet<String>>()
+    for (r in records) {
+        if (r.number in first) continue
+        first[r.number] = text(r.record)
+        classes.getOrPut(ofClass(r.record), ::LinkedHashSet).add(first.getValue(r.number))
+    }
     val distinct = records.map { first.getValue(it.number) }.distinct().toMutableList()
     Twister(seed).shuffle(distinct)
-    val dev = distinct.take(maxOf(1, Math.rint(distinct.size * fraction).toInt())).toSet()
+    val dev = distinct.take(maxOf(1, Math.rint(distinct.size * fraction).toInt())).toMutableSet()
+    val order = distinct.withIndex().associate { (i, it) -> it to i }
+    for (texts in if (classes.size > 1) classes.values else emptyList()) {
+        val ranked = texts.sortedBy(order::getValue)
+        if (ranked.size > 1 && ranked.none(dev::contains)) {
+            dev += ranked.first()
+        } else if (ranked.size > 1 && dev.containsAll(ranked)) {
+            dev -= ranked.last()
+        }
+    }
     return records.partition { first[it.number] !in dev }
 }

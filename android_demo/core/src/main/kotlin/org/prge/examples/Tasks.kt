@@ -23,7 +23,7 @@ private val TASKS = mapOf(
     "qqp" to Task(listOf("id", "qid1", "qid2", "question1", "question2", "label"), mapOf("is_duplicate" to "label")),
     "qnli" to Task(listOf("question", "sentence", "label")),
     "wnli" to Task(PAIR),
-    "boolq" to Task(emptyList()),
+    "boolq" to Task(emptyList(), mapOf("answer" to "label")),
     "wic" to Task(emptyList()),
     "cb" to Task(emptyList()),
 )
@@ -35,7 +35,8 @@ internal fun task(name: String): Task = TASKS[name]
 /** A row as the template of a task takes it. Its label becomes the class's name; files have its number. */
 internal fun Task.record(row: Record, names: List<String>, where: String): Record {
     val record = row.mapKeys { (name, _) -> renamed[name] ?: name }
-    val label = when (val given = record["label"] ?: return record) {
+    val given = record["label"] ?: return record
+    val label = when ((given as? String)?.lowercase()) {
         "-1" -> return record - "label" // the hub's test sets
         "false" -> "0"
         "true" -> "1"

@@ -17,13 +17,18 @@ private const val TEXT = 32 shl 20
  * @throws UserError it holds more than text and names in braces.
  */
 internal class Template(private val text: String) {
-    private val parts = ArrayList<String>() // text and names in turn
-    private val names get() = parts.filterIndexed { i, _ -> i % 2 == 1 }
+    private val lines = text.split('\n').map(::parsed) // of each line, text and names in turn
+    private val names get() = lines.flatMap(::namesOf)
 
     /** The columns that it names, without the mask. */
-    val columns: List<String> get() = names.filter { it != MASK }
+    val columns: List<String> get() = lines.flatMap(::columnsOf)
 
-    init {
+    private fun namesOf(line: List<String>) = line.filterIndexed { i, _ -> i % 2 == 1 }
+
+    private fun columnsOf(line: List<String>) = namesOf(line).filter { it != MASK }
+
+    private fun parsed(text: String): List<String> {
+        val parts = ArrayList<String>()
         val literal = StringBuilder()
         var at = 0
         while (at < text.length) {
@@ -36,18 +41,19 @@ internal class Template(private val text: String) {
             } else {
                 val end = text.indexOf('}', at)
                 if (c == '}' || end < 0 || !isName(text.substring(at, end))) {
-                    throw UserError("template '$text': write column names in braces, as '{text}'")
+                    throw UserError("template '${this.text}': write column names in braces, as '{text}'")
                 }
                 parts += listOf(literal.toString(), text.substring(at, end))
                 literal.clear()
                 at = end + 1
             }
         }
-        parts += literal.toString()
+        return parts + literal.toString()
     }
 
     /**
-     * The text with a record's columns in it.
+     * The text with a record's columns in it, without the lines whose columns are all empty, as long as one with
+     * columns is left.
      *
      * @throws UserError a column is missing or holds no text, or the text is too large.
      */
@@ -65,7 +71,11 @@ internal class Template(private val text: String) {
                 throw UserError("$where: column '$name' holds a $kind; a template takes text")
             }
         }
-        val filled = parts.mapIndexed { i, part -> if (i % 2 == 1) record[part] else part }.joinToString("")
+        val held = lines.filter { line -> columnsOf(line).run { isEmpty() || any { record[it] != "" } } }
+        val shown = if (held.any { columnsOf(it).isNotEmpty() }) held else lines
+        val filled = shown.joinToString("\n") { line ->
+            line.mapIndexed { i, part -> if (i % 2 == 1) record[part] else part }.joinToString("")
+        }
         if (!isText(filled)) throw UserError("$where is not text: it holds half a surrogate pair")
         if (filled.length > TEXT) {
             throw UserError("$where: a text of ${filled.length} letters; prge takes up to $TEXT: split it into several")
@@ -74,6 +84,5 @@ internal class Template(private val text: String) {
     }
 }
 
-private fun isName(text: String): Boolean = text.isNotEmpty() &&
-    (text[0] == '_' || Character.isUnicodeIdentifierStart(text.codePointAt(0))) &&
-    text.codePoints().skip(1).allMatch(Character::isUnicodeIdentifierPart)
+private fun isName(text: String): Boolean = text.isNotEmpty() && text.none { it in ".[]{}!:" } &&
+    !text.first().isWhitespace() && !text.last().isWhitespace() && !text.all(Char::isDigit)
