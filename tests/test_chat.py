@@ -160,6 +160,7 @@ def test_long_text_is_cut_into_windows(language_model: Path, tmp_path: Path) -> 
     data.write_text(text)
     whole = encoder.tokenizer.encode(text).ids
     windows = encoder.examples(data)
+    whole.append(m.stop_tokens[0])
     assert [token for e in windows for token in e.tokens[-e.targets :]] == whole[1:]
     seen = 1
     for e in windows:

@@ -180,7 +180,7 @@ def test_bounds_hold_the_data(tiny_model: Path) -> None:
     records = [(i, {"text": text, "reply": "yes, call me"}) for i, text in enumerate(texts)]
     classes = fitted(Form("{text}", (("a", ""), ("b", ""))), checkpoint, records)
     assert longest <= (classes.max_tokens or 0) < longest + 8 and all(word for _, word in classes.labels)
-    reply = len(tokenizer("yes, call me")["input_ids"])
+    reply = len(tokenizer("yes, call me")["input_ids"]) + 1  # and the end
     text_to_text = fitted(Form("{text}", target="{reply}"), checkpoint, records)
     assert text_to_text.max_targets == reply and longest + reply <= (text_to_text.max_tokens or 0)
     assert fitted(Form("", target="{text}"), checkpoint, records).max_targets == min(32, longest)
@@ -202,9 +202,9 @@ def test_bounds_are_of_the_driver_s_tokens(make_model: Callable[..., Path], enco
         return len(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     prompt = "call me" * 16
-    while bare(prompt) % 8 != 7:  # with the answer's one token they fill the bound, and no special token fits
+    while bare(prompt) % 8 != 6:  # with the answer's one token and the end they fill the bound, and no other fits
         prompt += "x"
-    row, form = bare(prompt) + bare(" today"), Form("{prompt}", target="{answer}")
+    row, form = bare(prompt) + bare(" today") + 1, Form("{prompt}", target="{answer}")
     records = [(1, {"prompt": prompt, "answer": " today"}), (2, {"prompt": "x", "answer": " call me back today"})]
     assert row % 8 == 0
     assert fitted(replace(form, chat=Chat("x")), checkpoint, records).max_tokens == row

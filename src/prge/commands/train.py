@@ -23,7 +23,7 @@ from prge.commands.probe import below_probe
 from prge.errors import UserError
 from prge.examples.detect import FormOptions
 from prge.examples.rows import Example
-from prge.files.folders import PROGRAM_FOLDER, refuse_used
+from prge.files.folders import PROGRAM_FOLDER
 from prge.files.typed import parse
 from prge.memory import return_freed
 from prge.options import AnyPath, Option
@@ -40,6 +40,8 @@ from prge.runtime_driver.program.state import steps_behind
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import PICTURE_FILE, RunFolder, read_config, read_log, refuse_begun, summary
 from prge.shell import word
+
+_EXACT = "the gradient of this program is exact and perturbs nothing; leave --eps out"
 
 
 def parse_lr(text: str) -> float | None:
@@ -102,8 +104,9 @@ def train(
         if form != FormOptions():
             raise UserError(f"{program} is a program and has its form; options of the form go with a model")
     else:
-        # A call that failed before the run began may have left these.
-        refuse_used(output, (PROGRAM_FOLDER, *HIDDEN_FILES))
+        if eps is not None:
+            raise UserError(_EXACT)
+        refuse_begun(output)  # a call that failed before the run began may have left the program
         exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks)
         program = output / PROGRAM_FOLDER
         gc.collect()  # the model, so that training takes no memory on top of the export's
@@ -113,7 +116,7 @@ def train(
     source = replace(source, **whole)
     loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
     if eps is not None and not loaded.manifest.estimates:
-        raise UserError("the gradient of this program is exact and perturbs nothing; leave --eps out")
+        raise UserError(_EXACT)
     state = read_state(loaded, start)
     behind = steps_behind(state_file(Path(start)), loaded.manifest) if start else 0
     encoder = loaded.encoder()
