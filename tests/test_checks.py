@@ -42,22 +42,19 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 ROWS = [{"text": f"call me, number {i}", "label": ("today", "later")[i % 2]} for i in range(12)]
 CLASSES = ["--template", "{text} Reply", "--label", "today= today", "--label", "later= later"]
-LONG = {"text": "nobody can deploy until it's reverted " * 99, "label": "today"}
+LONG = {"text": "nobody can deploy until it's reverted " * 400, "label": "today"}
 
 
 @pytest.mark.parametrize(
     ("command", "rows", "options", "message"),
     [
-        ("train", [*ROWS, LONG], [], "data.jsonl, line 13: [0-9,]+ tokens, more than the 512"),
-        ("export", [*ROWS, LONG], [], "data.jsonl, line 13: [0-9,]+ tokens, more than the 512"),
+        ("train", [*ROWS, LONG], [], "data.jsonl, line 13: [0-9,]+ tokens, more than the 2048"),
+        ("export", [*ROWS, LONG], [], "data.jsonl, line 13: [0-9,]+ tokens, more than the 2048"),
         ("train", [*ROWS, {**LONG, "text": "call me " * 40}], ["--max-tokens", 30], "1 of .* longer than .* 30 tokens"),
-        ("train", [*ROWS, {"text": "x"}], ["--template", "{text} Reply", "--label", "label"], "no column 'label'"),
-        ("train", [*ROWS, {"label": "today"}], CLASSES, "line 13: no column 'text'"),
-        ("export", [*ROWS, {"label": "today"}], CLASSES, "line 13: no column 'text'"),
         ("train", [*ROWS, {"text": "x", "label": "never"}], CLASSES, "line 13: unknown label 'never'"),
         ("export", [*ROWS, {"text": "x", "label": "never"}], CLASSES, "line 13: unknown label 'never'"),
         ("train", ROWS, ["--label", "today=qzxj", "--label", "later= later"], "label word 'qzxj'"),
-        ("train", ROWS[::2], CLASSES, "every example has the label 'today'"),
+        ("train", ROWS[::2], CLASSES, "holds no two classes"),
     ],
 )  # fmt: skip
 def test_data_are_judged_before_a_model_is_loaded(
@@ -68,6 +65,22 @@ def test_data_are_judged_before_a_model_is_loaded(
     code, printed = prge(command, tiny_model, "--data", data, *options, "-o", tmp_path / "run")
     assert code == 1 and not (tmp_path / "run").exists()
     assert re.search(message, printed["error"]), printed
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"text": "x"}, "left out for having no label: 1 row (line 13)"),
+     ({"label": "today"}, "left out for an empty text: 1 row (line 13)")],
+)  # fmt: skip
+def test_rows_that_lack_something_are_told(
+    tiny_model: Path, tmp_path: Path, no_weights: None, row: dict[str, Any], message: str
+) -> None:
+    data, said = written(tmp_path / "data.jsonl", [*ROWS, row]), list[str]()
+    labels = (("today", " today"), ("later", " later"))
+    form = Form("{text} Reply", labels, "label", "", "", None, "", None, None)
+    found = fit(str(tiny_model), form, standard, Source(str(data)), Hooks(tell=said.append), trains=True)
+    assert any(message in text for text in said), said
+    assert len(found.records) == 9  # of 12 the dev set has a fifth, and some of each class
 
 
 def test_what_training_will_cut_is_told(tiny_model: Path, tmp_path: Path) -> None:

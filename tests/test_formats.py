@@ -44,6 +44,7 @@ def seen(path: Path, **options: Any) -> dict[str, Any]:
 
 
 ASKED = [{"role": "user", "content": "Where?"}]
+CALL = {"function": {"name": "clock", "arguments": {}}}
 SAID = [{"role": "assistant", "content": "There."}]
 TURNS = "user: Where?\nassistant: "
 
@@ -103,8 +104,8 @@ KINDS: dict[str, tuple[str, str, str, str]] = {
         "messages", TURNS, "There.",
     ),
     "openai, a null content": (
-        jsonl({"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, *ASKED]}),
-        "messages", TURNS, '[{"id": "1"}]',
+        jsonl({"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, *ASKED]}),
+        "messages", TURNS, '[{"type": "function", "function": {"name": "clock", "arguments": {}}}]',
     ),
     "trl, text": (
         many(lambda i, p: {"prompt": f"Where is {p}?", "completion": f" At gate {i}."}),
@@ -258,9 +259,9 @@ def test_a_format_that_does_not_fit_says_what_it_needs(tmp_path: Path) -> None:
         ({"messages": [*ASKED, {"role": "poet", "content": "x"}]}, "line 2, message 2: role 'poet' is none of"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "line 2, message 1: a part of the type image_url",
+            "line 2, message 1: a part of its content is of the type image_url",
         ),
-        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "line 2, message 1: a content must be text"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, 'line 2: "messages" must be a list'),
         ({"messages": ["x"]}, 'line 2: "messages" must be a list'),
         ({"messages": ASKED}, "line 2: no message of the role assistant"),
     ],

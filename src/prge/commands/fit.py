@@ -77,8 +77,10 @@ def fit(
     if outline.answer_at == "mask" and form.open and "{mask}" not in form.template:
         form = replace(form, template=form.template + " {mask}")
     check_template(outline, form.template)
-    records, held, _ = source.records(form) if source else ([], [], [])
+    records, held, files = source.records(form) if source else ([], [], [])
     name = source.train or form.task if source else ""
+    for text in dict.fromkeys(text for kept in files for text in kept.told):
+        hooks.tell(f"Of {name}, {text}")
     form = fitted(form, outline, [*records, *held], name or "the data", source.truncate if source and trains else None)
     if asked.labels and not form.labels:
         hooks.tell(f"{len(asked.labels)} classes are more than there are words for: their names are learned as text")

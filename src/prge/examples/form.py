@@ -11,7 +11,7 @@ from string import Formatter
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.conversations import as_messages
+from prge.examples.chat_spellings import as_messages
 from prge.examples.json_rows import RecordNumber
 from prge.examples.read import Part, Record, part_file, place, read_records
 from prge.examples.task_rows import hub_rows

@@ -29,13 +29,13 @@ def is_conversation(row: Record) -> bool:
 
 
 def as_messages(row: Record, where: str) -> Record:
-    """A row with its conversation as ``messages``: a list of ``role`` and ``content``, both text.
+    """A row with its conversation as ``messages``: a list of ``role`` and ``content``, for `Conversation.of`.
 
     The known spellings are OpenAI's, with contents in parts or null; ShareGPT's; TRL's ``prompt`` and ``completion``;
     preference pairs, of which ``chosen`` is taken; and Alpaca's ``history``.
 
     Raises:
-        UserError: it is in none of them, or a message has an unknown role or a part that is no text.
+        UserError: it is in none of them, or a message has an unknown role.
     """
     found = next((_turns(row[name]) for name in CHATS if row.get(name)), None)
     if found is None:
@@ -108,24 +108,4 @@ def _message(turn: Message, where: str) -> Message:
         raise UserError(f"{where}: role {role!r} is none of {', '.join(sorted(_KNOWN))}")
     content = next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), "")
     kept = {name: value for name, value in turn.items() if name not in ("from", "value", "speaker", "text")}
-    return {**kept, "role": role, "content": _text(content, where)}
-
-
-def _text(content: Any, where: str) -> str:
-    """The text of a content, which may be in parts."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise UserError(f"{where}: a content must be text, and this is {type(content).__name__}")
-    texts = []
-    for part in content:
-        if (
-            isinstance(part, dict)
-            and isinstance(part.get("text"), str)
-            and str(part.get("type", "text")).endswith("text")
-        ):
-            texts.append(part["text"])
-        else:
-            kind = part.get("type", "unknown") if isinstance(part, dict) else type(part).__name__
-            raise UserError(f"{where}: a part of the type {kind}; prge learns from text alone: leave such rows out")
-    return "".join(texts)
+    return {**kept, "role": role, "content": content}
