@@ -74,6 +74,8 @@ def squad(row: Row) -> Iterable[Row]:
                 yield from squad({"context": paragraph["context"], **asked})
         return
     answers = row["answers"]
+    if isinstance(answers, str):
+        raise TypeError("answers that are no list")
     texts = answers["text"] if isinstance(answers, dict) else [a if isinstance(a, str) else a["text"] for a in answers]
     yield from _answered(row["context"], row["question"], texts)
 
