@@ -7,7 +7,7 @@ from prge.export.config import ExportConfig, default_eps, default_lr
 from prge.manifest import Adapter, Label, Manifest
 from prge.models.adapter import layout
 from prge.models.build import architecture
-from prge.models.checkpoints import Checkpoint
+from prge.models.checkpoints import Outline
 from prge.models.families import Parts, answer_at
 from prge.models.optimizer import BETAS, SLOTS
 
@@ -69,7 +69,7 @@ def refuse_unusable(manifest: Manifest) -> None:
         raise UserError(f"--{field.replace('_', '-')} {rule}")
 
 
-def label_tokens(checkpoint: Checkpoint, pairs: tuple[tuple[str, str], ...]) -> tuple[Label, ...]:
+def label_tokens(checkpoint: Outline, pairs: tuple[tuple[str, str], ...]) -> tuple[Label, ...]:
     """Look the label words up.
 
     Args:

@@ -73,8 +73,8 @@ def text_rows(checkpoint: Outline, config: ExportConfig, records: Sequence[Recor
     """The rows that the fisher subspace is taken from: those that the driver will train on. Labels are not needed.
 
     They are of at most 64 records, spread over all of them. If these give more than 64 rows (windows of long targets,
-    or choices of which the right one is unknown), 64 of them are drawn. A row with more than its share of 256 positions
-    gives some of them, spread over all of its own.
+    or choices of which the right one is unknown), 64 of them are drawn. If the rows have more than 256 positions, each
+    gives at most its share of so many, spread over all of its own.
 
     Raises:
         UserError: as `RowMaker.encode` and `row_maker`; or the records hold nothing to learn.
@@ -93,7 +93,9 @@ def text_rows(checkpoint: Outline, config: ExportConfig, records: Sequence[Recor
         raise UserError("the texts hold nothing to learn: each is empty, or a single token with nothing before it")
     if len(examples) > _TEXTS:
         examples = random.Random(0).sample(examples, _TEXTS)
-    return [Row(e.tokens, _spread(_positions(e, maker), _POSITIONS // len(examples))) for e in examples]
+    found = [_positions(e, maker) for e in examples]
+    most = _POSITIONS // len(found) if sum(map(len, found)) > _POSITIONS else _POSITIONS
+    return [Row(e.tokens, _spread(positions, most)) for e, positions in zip(examples, found, strict=True)]
 
 
 def _spread(positions: Sequence[int], most: int) -> tuple[int, ...]:

@@ -24,23 +24,23 @@ def lock(file: int, *, wait: bool = True) -> None:
         BlockingIOError: another process holds the lock, and there is no ``wait``.
         OSError: the file system has no locks.
     """
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        before = os.lseek(file, 0, os.SEEK_CUR)
+        try:
+            while True:
+                os.lseek(file, _BYTE, os.SEEK_SET)
+                try:
+                    msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                    return
+                except OSError as e:
+                    if e.errno not in (errno.EACCES, errno.EDEADLK):
+                        raise
+                    if not wait:
+                        raise BlockingIOError(e.errno, e.strerror) from e  # with wait it tries for ten seconds
+        finally:
+            os.lseek(file, before, os.SEEK_SET)
+    else:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    before = os.lseek(file, 0, os.SEEK_CUR)
-    try:
-        while True:
-            os.lseek(file, _BYTE, os.SEEK_SET)
-            try:
-                msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-                return
-            except OSError as e:
-                if e.errno not in (errno.EACCES, errno.EDEADLK):
-                    raise
-                if not wait:
-                    raise BlockingIOError(e.errno, e.strerror) from e  # with wait it tries for ten seconds
-    finally:
-        os.lseek(file, before, os.SEEK_SET)
 
 
 def open_folder(path: Path) -> int:
