@@ -4,6 +4,7 @@ import java.io.File
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonPrimitive
 import org.prge.UserError
+import org.prge.files.Odd
 
 /**
  * What an example is, by a program's manifest. prge's manifest.py explains the fields.
@@ -14,8 +15,8 @@ import org.prge.UserError
  */
 class Form(manifest: String, private val pieces: Chat? = null) {
     private val json = try {
-        parseJson(manifest) as? Map<*, *> ?: throw NotJson("it is no object")
-    } catch (e: NotJson) {
+        readJson(manifest) as? Map<*, *> ?: throw Odd("it is no object")
+    } catch (e: Odd) {
         throw UserError("the program's manifest cannot be read: ${e.message}")
     }
     internal val template = Template(text("template"))
@@ -31,6 +32,10 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     internal val maxTargets = whole("max_targets")
     internal val tokenizerSha256 = text("tokenizer_sha256")
     internal val chatTemplate = text("chat_template")
+
+    /** Whether the program's examples are conversations. */
+    val takesChats: Boolean get() = chatTemplate != ""
+
     /** How the model takes a conversation; a [UserError] where it takes none, or that is not known here. */
     val chat: Chat
         get() = pieces ?: throw UserError(
