@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,25 @@ from edits import json_edits, resealed
 from forked import Forks
 from hypothesis import given
 from kotlin import compiled
+from test_bench import small_limits as small_limits
+from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
 from test_hostile import mutated as share_of
 from test_native import HARMS as HARMS
 from test_native import LIES as LIES
-from test_native import THOROUGH, Prge, Run, contents, lying, mutated, packed_for, said, same_run
+from test_native import (
+    THOROUGH,
+    VERSIONS,
+    Prge,
+    Run,
+    contents,
+    is_refused_as_of_another_version,
+    lying,
+    mutated,
+    packed_for,
+    said,
+    same_run,
+)
 from test_native import built as built
 from test_native import packed as packed
 from test_native import programs as programs
@@ -39,7 +55,8 @@ from prge.models.step import StepConfig
 from prge.runtime_driver.data.hidden import HIDDEN_FILE
 from prge.runtime_driver.data.packed import pack, unpack
 from prge.runtime_driver.loop.evaluate import evaluate
-from prge.runtime_driver.program.state import load_state
+from prge.runtime_driver.program.generate import GenerateProgram
+from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import read_journal
 
@@ -86,7 +103,7 @@ def kotlin(host: list[str]) -> Run:
     def run(*arguments: object) -> tuple[int, Any]:
         words = list(map(str, arguments))
         words = ["resume", *words[1:]] if words[0] == "--resume" else words
-        if words[0] not in ("resume", "evaluate", "predict"):
+        if words[0] not in ("resume", "evaluate", "predict", "generate", "bench", "export"):
             words.insert(0, "train")
         done = subprocess.run([*host, *words], capture_output=True, text=True, timeout=300)
         assert done.returncode in (0, 1) and "Exception" not in done.stderr, done
@@ -123,6 +140,9 @@ def test_all_drivers_make_the_same_run(
         for one in described:
             del one["data"]["dev_fraction"]  # of what was split before it was packed
         assert described[0] == described[1]
+    adapters = [contents(tmp_path / run / "adapter") for run in ("kotlin", "python")]
+    assert adapters[0] == adapters[1] and len(adapters[0]) == 2
+    assert ours["adapter"] == str(tmp_path / "kotlin" / "adapter")
 
 
 def test_evaluations_and_predictions_are_python_s(
@@ -146,6 +166,69 @@ def test_evaluations_and_predictions_are_python_s(
             assert code == 0 and right / len(dev) == theirs.accuracy
             if theirs.scores is not None:
                 assert ours["answers"] == theirs.scores.argmax(1).tolist()
+
+
+def test_text_is_continued_as_by_python(kotlin: Run, export: Callable[..., Path], tmp_path: Path) -> None:
+    """Token by token, with and without what was trained; from prompts of one execution and of more."""
+    folder = export(adapter=FISHER, **SIZES)
+    step, program, path = StepProgram(folder), GenerateProgram(folder), tmp_path / "state.safetensors"
+    state = trained_state(step)
+    save_state(path, state, step.manifest)
+    for prompt in (random_tokens(n) for n in (7, 129)):
+        words = ("generate", folder, "--prompt", " ".join(map(str, prompt)), "--max-new-tokens", 24)
+        found = [kotlin(*words, *more)[1]["tokens"] for more in ((), ("--from", path))]
+        assert found == [list(program.generate(prompt, with_, 24)) for with_ in (step.initial_state(), state)]
+        assert found[0] != found[1]
+        assert kotlin(*words, "--temperature", 5, "--seed", 1)[1] == kotlin(*words, "--temperature", 5, "--seed", 1)[1]
+    for refused, sentence in (
+        (("generate", folder, "--prompt", " ".join(["5"] * CONTEXT)), f"the prompt has {CONTEXT} tokens; "),
+        (("generate", export(), "--prompt", "5"), "generate.pte does not exist"),
+    ):
+        code, result = kotlin(*refused)
+        assert code == 1 and sentence in result["error"]
+
+
+def test_an_exported_run_goes_on_in_python_and_is_merged(
+    kotlin: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """As docs/phone.md says: the zip that the app writes, unpacked where the program has another path."""
+    phone, whole = tmp_path / "phone", tmp_path / "whole"
+    shutil.copytree(program_folder, phone / "program")
+    shutil.copy(packed, phone / "data.prge")
+    run = (phone / "program", "--data", phone / "data.prge", "--steps", 6, "--eval-every", 3, "--lr", 0.01)
+    assert kotlin(*run, "--output", phone / "run", "--max-minutes", 0)[0] == 0
+    assert kotlin(*run, "--output", whole)[0] == 0
+    for steps, more in ((2, ("--max-minutes", 0)), (6, ())):  # one that was stopped, and one that came to its end
+        assert kotlin("--resume", phone / "run", *more)[1]["steps"] == steps
+        laptop = tmp_path / f"laptop-{steps}"
+        exported = kotlin("export", phone / "run", "--data", phone / "data.prge", "--output", tmp_path / "demo.zip")
+        assert exported == (0, {"zip": str(tmp_path / "demo.zip")})
+        with zipfile.ZipFile(tmp_path / "demo.zip") as file:
+            assert not any(HIDDEN_FILE in name for name in file.namelist())
+            file.extractall(laptop)
+        assert (laptop / "run" / "adapter").is_dir() == (steps == 6)
+        resumed = ("train", program_folder, "--data", laptop / "data.prge", "--resume", laptop / "run")
+        code, result = prge(*resumed)
+        assert code == 0 and result["completed"] and result["steps"] == 6
+        same_run(laptop / "run", whole)
+        assert contents(laptop / "run" / "adapter") == contents(whole / "adapter")
+        code, result = prge("merge", laptop / "run", "--output", laptop / "merged")
+        assert code == 0 and (laptop / "merged" / "config.json").is_file(), result
+
+
+def test_a_phone_s_report_stands_beside_a_local_one(
+    kotlin: Run, prge: Prge, program_folder: Path, small_limits: None, tmp_path: Path
+) -> None:
+    """The report that the app saves, of the same program's step."""
+    code, report = kotlin("bench", program_folder, "--tokens", 9, "--threads", 1)
+    assert code == 0
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "step.json").write_text(json.dumps(report))
+    local = ("bench", "step", program_folder, "--peers", "none", "--tokens", 9, "--rounds", 1, "--threads", 1)
+    assert prge(*local, "--output", tmp_path / "here")[0] == 0
+    code, compared = prge("bench", "compare", tmp_path / "here", tmp_path / "phone")
+    (row,) = (row for row in compared["rows"] if row["contender"] == program_folder.name)
+    assert code == 0 and row["tokens"] == 9 and row["seconds"][1] == report["rows"][0]["seconds"] > 0
 
 
 def test_the_drivers_take_turns(
@@ -328,18 +411,13 @@ def test_what_does_not_fit_is_refused_in_the_same_words(
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 4, 6, "5"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_run_of_another_version_is_refused(
-    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path, version: Any
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path, version: Any
 ) -> None:
     run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
     assert kotlin(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
-    config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 5
-    changed = config if version is None else {"version": version, **config}
-    (run / "config.json").write_text(json.dumps(changed))
-    before = contents(run)
-    assert kotlin("--resume", run) == runner("--resume", run) and contents(run) == before
+    is_refused_as_of_another_version(run, version, partial(kotlin, "--resume"))
 
 
 @pytest.mark.parametrize("cache", ["other.safetensors", "../hidden.safetensors", "/etc/passwd", 7])

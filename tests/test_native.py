@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,30 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         find_cmake()
     except UserError as e:
         pytest.skip(str(e))
-    shared = tmp_path_factory.getbasetemp()
+    return made_once(
+        tmp_path_factory,
+        "native",
+        lambda folder: build_runner(folder, settings=["-DPRGE_GOLDEN=ON", *["-DPRGE_SANITIZE=ON"] * THOROUGH]),
+    )
+
+
+@pytest.fixture(scope="session")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the runner, cross-built for 64-bit Arm."""
+    return made_once(tmp_path_factory, "arm", lambda folder: build_runner(folder, "aarch64"))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker that asks makes, for all."""
+    shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder = shared / "native"
-    with (shared / "native.lock").open("w") as lock:
+    folder = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            scratch = tmp_path_factory.mktemp("native") / "out"
-            build_runner(scratch, settings=["-DPRGE_GOLDEN=ON", *["-DPRGE_SANITIZE=ON"] * THOROUGH])
+            scratch = factory.mktemp(name) / "out"
+            make(scratch)
             scratch.rename(folder)
     return folder
 
@@ -474,21 +490,31 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
         shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("version", [None, 1, 4, 6, "5"])
+VERSIONS = [None, 1, 4, 6, "5"]
+
+
+def is_refused_as_of_another_version(run: Path, version: Any, *resumes: Run) -> None:
+    """By every driver that resumes a run whose description is changed to say so; nothing in its folder changes."""
+    config = json.loads((run / "config.json").read_text())
+    assert next(iter(config)) == "version" and config.pop("version") == 5
+    changed = config if version is None else {"version": version, **config}
+    (run / "config.json").write_text(json.dumps(changed))
+    content = contents(run)
+    for resume in resumes:
+        code, result = resume(run)
+        assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
+        assert "this one reads 5); " in result["error"]
+    assert contents(run) == content
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_run_of_another_version_is_refused_by_both(
     runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, version: Any
 ) -> None:
     run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
     assert runner(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
-    config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 5
-    changed = config if version is None else {"version": version, **config}
-    (run / "config.json").write_text(json.dumps(changed))
-    content = {file.name: file.read_bytes() for file in run.iterdir()}
-    for code, result in (runner("--resume", run), prge("train", "--resume", run)):
-        assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
-        assert "this one reads 5); " in result["error"]
-    assert {file.name: file.read_bytes() for file in run.iterdir()} == content
+    resumes = partial(runner, "--resume"), partial(prge, "train", "--resume")
+    is_refused_as_of_another_version(run, version, *resumes)
 
 
 def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
@@ -594,18 +620,20 @@ def test_the_documentation_s_program_compiles(runner: Run, tmp_path: Path) -> No
 
 
 MISSING = [tool for tool in ("aarch64-linux-gnu-g++", "qemu-aarch64") if not shutil.which(tool)]
-
-
-@pytest.mark.skipif(
+needs_arm = pytest.mark.skipif(
     bool(MISSING), reason=f"no {' and no '.join(MISSING)} here: Debian's g++-aarch64-linux-gnu, qemu-user"
 )
-def test_64_bit_arm_makes_the_same_losses(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+
+
+@needs_arm
+def test_64_bit_arm_makes_the_same_losses(
+    runner: Run, arm: Path, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
     """Cross-built, under qemu's user emulation."""
-    build_runner(tmp_path / "arm", "aarch64", None)
     common = (program_folder, "--data", packed, "--steps", 20, "--lr", 1e-3)
     assert runner(*common, "--output", tmp_path / "here")[0] == 0
     # A processor must be named: qemu 7's default has a wrong instruction (its issue 2083).
-    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "cortex-a72", str(tmp_path / "arm" / RUNNER)]
+    command = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "cortex-a72", str(arm / RUNNER)]
     subprocess.run([*command, *map(str, common), "--output", tmp_path / "there"], check=True, capture_output=True)
     here, there = (read_journal(tmp_path / run / "log.jsonl")[0] for run in ("here", "there"))
     assert [row["examples"] for row in here] == [row["examples"] for row in there]

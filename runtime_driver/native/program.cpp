@@ -1,21 +1,10 @@
-#include <executorch/extension/module/module.h>
-#include <executorch/extension/tensor/tensor_ptr.h>
-
 #include <algorithm>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
 #include "internal.h"
-
-// The wheel has the library, not its header (extension/threadpool/threadpool.h).
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  bool _unsafe_reset_threadpool(uint32_t threads);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
+#include "runtime.h"
 
 namespace prge {
 

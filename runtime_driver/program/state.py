@@ -45,8 +45,19 @@ def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, t
         a, d = factors[module.name]
         rows, columns = module.core
         core = state[module.offset : module.offset + rows * columns].reshape(rows, columns).T
-        pairs[module.name] = a.contiguous(), (core if d is None else d @ core).contiguous()
+        pairs[module.name] = a.contiguous(), (core if d is None else _product(d, core)).contiguous()
     return pairs
+
+
+def _product(d: Tensor, core: Tensor) -> Tensor:
+    """D R, summed in doubles and in order, so that all drivers have the same bits.
+
+    A product of two float32 is exact there. How a matrix product sums is up to the library.
+    """
+    total = torch.zeros(d.shape[0], core.shape[1], dtype=torch.float64)
+    for k in range(len(core)):
+        total += d[:, k : k + 1].double() * core[k].double()
+    return total.float()
 
 
 def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -> None:

@@ -18,10 +18,10 @@ from prge.runtime_driver.data.packed import pack
 _STEPS = 3
 
 
-def find_runner(given: str, scratch: Path) -> Path:
+def find_runner(given: str, scratch: Path, target: str | None = None) -> Path:
     """The runner: the file that is given, or the one in the folder that is given; for "native" it is built."""
     if given == "native":
-        build_runner(scratch, None, None)
+        build_runner(scratch, target)
         return scratch / RUNNER
     return Path(given) / RUNNER if Path(given).is_dir() else Path(given)
 
@@ -42,10 +42,10 @@ class NativeProcess(Process):
         data = Path(self.scratch.name) / f"{tokens}.prge"
         if not data.exists():
             pack(data, self.manifest, synthetic(self.manifest, tokens, self.manifest.batch), [], 0)
-        command = [str(self.runner), self.contender.program, "--json", "--data", str(data), "--bench", str(_STEPS)]
-        command += ["--threads", str(self.contender.threads)] if self.contender.threads else []
+        words = ["--json", "--bench", str(_STEPS)]
+        words += ["--threads", str(self.contender.threads)] if self.contender.threads else []
         try:
-            said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+            said = json.loads(self.run(data, words))
         except (OSError, ValueError) as e:
             raise UserError(f"{self.runner} cannot be run; make it with `prge build-runner` ({e})") from e
         if "error" in said:
@@ -55,6 +55,11 @@ class NativeProcess(Process):
         self.megabytes[tokens] = max(self.megabytes.get(tokens, 0.0), said["peak_megabytes"])
         self.process_megabytes = self.megabytes
         self.start_seconds = min(self.start_seconds or said["start_seconds"], said["start_seconds"])
+
+    def run(self, data: Path, words: list[str]) -> str:
+        """What the runner prints for packed data and more words."""
+        command = [str(self.runner), self.contender.program, "--data", str(data), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout
 
     def stop(self) -> None:
         if hasattr(self, "scratch"):

@@ -64,11 +64,7 @@ def step(
         raise UserError("a program is given twice")
     loaded = {path: StepProgram(path).manifest for path in paths}
     called = dict(zip(paths, names(paths), strict=True))
-    lengths = sorted(set(tokens)) or [min(32, *(m.max_tokens for m in loaded.values()))]
-    for path, m in loaded.items():
-        for length in lengths:
-            if not m.min_tokens <= length <= m.max_tokens:
-                raise UserError(f"{path} takes {m.min_tokens} to {m.max_tokens} tokens, not {length}")
+    lengths = lengths_of(tokens, loaded)
     with new_folder(output) as out, tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         listener("making programs to measure against")
         processes = _limits(Path(scratch))
@@ -103,12 +99,26 @@ def step(
                 process.stop()
         limits = {p.name: _limit(p) for p in processes if not p.manifest}
         rows = [row(p, length, limits) for p in processes for length in lengths if p.manifest]
-        sizes = {called[path]: _sizes(path, m) for path, m in loaded.items()}
-        report = {"machine": describe(threads), "limits": limits, "sizes": sizes, "rows": rows}
+        report = {
+            "machine": describe(threads),
+            "limits": limits,
+            "sizes": {called[path]: sizes(StepProgram(path)) for path in loaded},
+            "rows": rows,
+        }
         (out / "step.json").write_text(to_json(report, indent=1) + "\n", encoding="utf-8")
         (out / "step.md").write_text(markdown(report), encoding="utf-8")
         plot(out / "step.png", report)
     return report | {"picture": str(output / "step.png")}
+
+
+def lengths_of(tokens: Sequence[int], loaded: dict[Path, Manifest]) -> list[int]:
+    """The lengths to measure, which every program must take: those that are given, or 32."""
+    lengths = sorted(set(tokens)) or [min(32, *(m.max_tokens for m in loaded.values()))]
+    for path, m in loaded.items():
+        for length in lengths:
+            if not m.min_tokens <= length <= m.max_tokens:
+                raise UserError(f"{path} takes {m.min_tokens} to {m.max_tokens} tokens, not {length}")
+    return lengths
 
 
 def _limits(scratch: Path) -> list[Process]:
@@ -165,6 +175,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
 
     ``seconds`` is the median of the rounds. ``multiply_adds`` is the work that the method needs, counted from the
     model's sizes. It is None for backpropagation, and where there is none: the frozen part may be the embedding alone.
+    ``share_of_limit`` is None too where ``limits`` are not known, as on a phone.
     ``driver_seconds`` is the part of a step outside the runtime's execute: the batch and its rows, the guard, the
     journal's line and the snapshot.
     """
@@ -183,7 +194,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     on_runtime = kind in ("program", "frozen", "native", "inference")
     held = m if on_runtime else replace(m, quantization="f32")
     below = frozen_weight_bytes(held)
-    limit = limits["f32" if held.quantization == "f32" else "int8"]
+    limit = limits.get("f32" if held.quantization == "f32" else "int8")
     speed = 2.0 * needed / median / 1e9 if needed else None
     return {
         "contender": process.name,
@@ -199,7 +210,7 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
         "driver_seconds": statistics.median(drivers) if drivers else None,
         "multiply_adds": needed,
         "gflops": speed,
-        "share_of_limit": speed / limit if speed else None,
+        "share_of_limit": speed / limit if speed and limit else None,
         "peak_megabytes": process.megabytes[tokens],
         "process_megabytes": process.process_megabytes[tokens],
         "start_seconds": process.start_seconds,
@@ -207,21 +218,23 @@ def row(process: Process, tokens: int, limits: dict[str, float]) -> dict[str, An
     }
 
 
-def _sizes(path: Path, m: Manifest) -> dict[str, float]:
-    step = StepProgram(path)
-    size = step.path.stat().st_size + step.frozen_part().path.stat().st_size
-    return {"program_bytes": size, "weight_bytes": weight_bytes(m), "ratio": size / weight_bytes(m)}
+def sizes(step: StepProgram) -> dict[str, float]:
+    """Bytes of a program's two files, and of its weights alone."""
+    size, held = step.path.stat().st_size + step.frozen_part().path.stat().st_size, weight_bytes(step.manifest)
+    return {"program_bytes": size, "weight_bytes": held, "ratio": size / held}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables in Markdown. The last column sets each contender against the first program."""
     limits, machine = report["limits"], report["machine"]
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in machine.items()),
-        "",
-        f"Products reach {limits['f32']:.0f} GFLOP/s in f32 and {limits['int8']:.0f} in int8; "
-        f"matrices are read at {limits['bandwidth']:.0f} GB/s.",
-        "",
+    lines = [", ".join(f"{key} {value}" for key, value in machine.items()), ""]
+    if limits:
+        lines += [
+            f"Products reach {limits['f32']:.0f} GFLOP/s in f32 and {limits['int8']:.0f} in int8; "
+            f"matrices are read at {limits['bandwidth']:.0f} GB/s.",
+            "",
+        ]
+    lines += [
         "| contender | q x B x T | seconds (least to most) | positions/s | GFLOP/s | of the limit | peak MB | times |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -252,7 +265,7 @@ def cells(r: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{r['seconds']:.3f} ({r['least']:.3f} to {r['most']:.3f})",
         f"{r['positions'] / r['seconds']:,.0f}" if counted else "",
         f"{r['gflops']:.0f}" if counted else "",
-        f"{r['share_of_limit']:.2f}" if counted else "",
+        "" if r["share_of_limit"] is None else f"{r['share_of_limit']:.2f}",
         f"{r['peak_megabytes']:,.0f}",
         f"{r['seconds'] / first['seconds']:.2f}",
     ]

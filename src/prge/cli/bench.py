@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from prge.bench.android import android
 from prge.bench.compare import compare
 from prge.bench.convergence import convergence
 from prge.bench.step import cells, step
@@ -30,7 +31,9 @@ def _stepped(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         table.add_row(*cells(row, report["rows"]))
     out.print(table)
-    out.print(f"tables and picture beside {report['picture']}")
+    out.print(f"tables beside {report.get('picture', report.get('report'))}")
+    if report.get("folder"):
+        out.print(f"on the phone: {report['folder']}", highlight=False)
 
 
 def _side_by_side(result: dict[str, Any]) -> None:
@@ -57,3 +60,4 @@ bench.command()(command(tasks, render=_by_task))
 bench.command()(command(convergence, render=_raced))
 bench.command()(command(step, render=_stepped))
 bench.command()(command(compare, render=_side_by_side))
+bench.command()(command(android, render=_stepped))

@@ -22,7 +22,8 @@ SOURCES = Path(runtime_driver.__file__).parent.resolve() / "native"
 RUNNER = "prge-run"
 
 _CMAKE = (3, 28)
-_CROSS = {"aarch64": ("aarch64-linux-gnu-g++", "apt install g++-aarch64-linux-gnu")}
+# Other processors: the compiler for one, and how to get it.
+CROSS = {"aarch64": ("aarch64-linux-gnu-g++", "apt install g++-aarch64-linux-gnu")}
 
 
 def build_runner(
@@ -45,11 +46,11 @@ def build_runner(
         UserError: CMake or the compiler are missing, or the build fails.
     """
     output, wheel = Path(output), Path(wheel) if wheel else None
-    if target not in (None, *_CROSS):
-        raise UserError(f"--target {target}: known are {', '.join(_CROSS)}; leave it out for this machine")
+    if target not in (None, *CROSS):
+        raise UserError(f"--target {target}: known are {', '.join(CROSS)}; leave it out for this machine")
     if wheel and not target:
         raise UserError("--wheel goes with --target; this machine's wheel is the installed one")
-    compiler, install = _CROSS[target] if target else (os.environ.get("CXX", "c++"), "apt install g++")
+    compiler, install = CROSS[target] if target else (os.environ.get("CXX", "c++"), "apt install g++")
     if not shutil.which(compiler):
         raise UserError(f"building needs the C++ compiler {compiler}: {install}")
     cmake = find_cmake()

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prge.examples.chat import Chat
+from prge.examples.chat_spellings import is_conversation
 from prge.examples.class_columns import class_notes, label_columns, labelled, order
 from prge.examples.columns import ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, Columns, key
-from prge.examples.chat_spellings import is_conversation
 from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
 from prge.examples.keep import classes_of

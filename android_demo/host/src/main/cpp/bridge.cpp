@@ -1,19 +1,10 @@
 // The native methods of org.pytorch.executorch.Module, on the C++ libraries of the executorch wheel.
-#include <executorch/extension/module/module.h>
-#include <executorch/extension/tensor/tensor_ptr.h>
 #include <jni.h>
 
 #include <string>
 #include <vector>
 
-// The wheel has the library, not its header (extension/threadpool/threadpool.h).
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  bool _unsafe_reset_threadpool(uint32_t threads);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
+#include "runtime.h"
 
 namespace {
 

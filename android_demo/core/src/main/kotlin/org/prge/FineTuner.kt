@@ -7,9 +7,12 @@ import org.prge.loop.Evaluation
 import org.prge.loop.Prediction
 import org.prge.loop.StepRecord
 import org.prge.program.ExecuTorch
+import org.prge.program.GENERATE
+import org.prge.program.GenerateProgram
 import org.prge.program.Manifest
 import org.prge.program.Runtime
 import org.prge.program.StepProgram
+import org.prge.program.Writing
 import org.prge.program.readState
 import org.prge.run.Hears
 import org.prge.run.Run
@@ -74,6 +77,7 @@ interface Progress {
  * @property best the best evaluation; its state is [state].
  * @property bestSteps behind how many steps that was.
  * @property state the file of the best state, or of the last one where nothing was evaluated.
+ * @property adapter the folder of the PEFT adapter of that state; null before the run has come to its end.
  */
 class Outcome(
     val completed: Boolean,
@@ -85,13 +89,17 @@ class Outcome(
     val best: Evaluation?,
     val bestSteps: Int?,
     val state: File?,
+    val adapter: File?,
 )
 
 /**
  * A program that fine-tunes itself, open on a runtime. Use it from one thread at a time, and not from the main thread:
  * [open] packs weights, a step takes about a second. Everything throws a [UserError] with a sentence for the user.
  */
-class FineTuner private constructor(private val program: StepProgram) : AutoCloseable {
+class FineTuner private constructor(private val program: StepProgram, private val runtime: Runtime) : AutoCloseable {
+    private val beside = File(program.file.absoluteFile.parentFile, GENERATE)
+    private val generator = lazy { generateProgram() }
+
     /** What the program says about itself. */
     val manifest: Manifest get() = program.manifest
 
@@ -144,7 +152,42 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     fun predict(state: File?, examples: List<Example>): List<Prediction> =
         enough { org.prge.loop.predict(program, numbers(state), examples) }
 
-    override fun close() = program.close()
+    /** Whether there is a generate.pte beside the program, for [generate]. */
+    val generates: Boolean get() = beside.isFile
+
+    /**
+     * Continues a prompt, up to a token that ends a text, or to the context's end. The weights that it packs stay in
+     * memory until [close], beside those of steps that were made.
+     *
+     * @param state as for [evaluate].
+     * @param prompt at least one token; a chat's ends where the assistant begins to speak.
+     * @param heard hears each token as it comes, for a [org.prge.tokenizer.TextStream]; false stops.
+     * @return the tokens, without the prompt.
+     */
+    fun generate(
+        state: File?, prompt: IntArray, writing: Writing = Writing(), heard: (Int) -> Boolean = { true },
+    ): List<Int> = enough {
+        val writer = generator.value
+        val found = ArrayList<Int>()
+        for (token in writer.generate(prompt, numbers(state), writing)) {
+            found += token
+            if (!heard(token)) break
+        }
+        found
+    }
+
+    private fun generateProgram(): GenerateProgram {
+        val found = GenerateProgram(beside, runtime)
+        val (m, other) = manifest to found.manifest
+        if (other.identity == m.identity && other.stateSize == m.stateSize && other.parameters == m.parameters) return found
+        found.close()
+        throw UserError("$beside continues text of another program than ${program.file}; copy both again")
+    }
+
+    override fun close() {
+        if (generator.isInitialized()) generator.value.close()
+        program.close()
+    }
 
     private fun numbers(state: File?): FloatArray =
         if (state == null) program.initialState() else readState(Run.stateIn(state), manifest).numbers
@@ -160,6 +203,7 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
                 settled = patience > 0 && record.dev != null && run.best.waited >= patience
                 progress.stepped(record, run.records.size)
             }
+            if (run.done || settled) run.finish()
         } catch (e: Stopped) { // between two executions; the step that was begun is made anew by a resume
         } finally {
             program.beforeEach = {}
@@ -169,10 +213,10 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
     }
 
     private fun outcome(run: Run?, settled: Boolean): Outcome {
-        if (run == null) return Outcome(false, false, 0, null, emptyList(), null, null, null, null)
+        if (run == null) return Outcome(false, false, 0, null, emptyList(), null, null, null, null, null)
         return Outcome(
             run.done, settled, run.records.size, run.config.lr, run.records, run.records.firstOrNull()?.before,
-            run.best.evaluation, run.best.steps, run.stateFile,
+            run.best.evaluation, run.best.steps, run.stateFile, run.adapter.takeIf { run.done || settled },
         )
     }
 
@@ -191,7 +235,8 @@ class FineTuner private constructor(private val program: StepProgram) : AutoClos
         fun open(folder: File, threads: Int = 0): FineTuner = open(folder, ExecuTorch(threads))
 
         /** As above, on another runtime: tests of an app may bring their own. */
-        fun open(folder: File, runtime: Runtime): FineTuner = enough { FineTuner(StepProgram(folder, runtime)) }
+        fun open(folder: File, runtime: Runtime): FineTuner =
+            enough { FineTuner(StepProgram(folder, runtime), runtime) }
 
         /** Where the program and the packed examples of a run are, as its folder says. */
         fun sources(run: File): Pair<File, File> = sourcesOf(run)

@@ -23,11 +23,13 @@ class FakeRuntime : Runtime {
     override fun load(file: File): Loaded = object : Loaded {
         private val text = file.readBytes().decodeToString().substringBefore("prge-seal")
 
-        override val methods = setOf("manifest", "forward")
+        override val methods = setOf("manifest", "forward", "frozen")
 
         override fun prepare(method: String) = Unit
 
         override fun text(method: String) = text
+
+        override fun numbers(method: String) = FloatArray(FROZEN) { 0.5f - it }
 
         override fun forward(inputs: List<Input>): List<FloatArray> {
             executions++
@@ -54,17 +56,23 @@ class FakeRuntime : Runtime {
     companion object {
         private const val WIDTH = 8
 
+        /** Numbers of the frozen factors: A [2, 8] and D [8, 3]. */
+        private const val FROZEN = 40
+
+        /** What a step's program says. */
+        val manifest: Map<String, JsonElement> =
+            Json.parseToJsonElement(File("../../tests/golden/manifests.json").readText()).jsonObject
+                .getValue("classification").jsonObject
+
         /** Writes both parts of a program into a folder. */
         fun program(folder: File): File {
             folder.mkdirs()
-            val golden = Json.parseToJsonElement(File("../../tests/golden/manifests.json").readText()).jsonObject
-            val manifest = golden.getValue("classification").jsonObject
             val frozen = seal(File(folder, "frozen.pte"), manifest + ("kind" to JsonPrimitive("frozen")))
             seal(File(folder, "program.pte"), manifest + ("frozen_sha256" to JsonPrimitive(frozen)))
             return folder
         }
 
-        private fun seal(file: File, manifest: Map<String, JsonElement>): String {
+        fun seal(file: File, manifest: Map<String, JsonElement>): String {
             val bytes = JsonObject(manifest).toString().toByteArray()
             val digest = MessageDigest.getInstance("SHA-256").digest(bytes)
             file.writeBytes(bytes + "prge-seal".toByteArray() + digest)

@@ -13,7 +13,7 @@ class JsonTest {
     @ValueSource(
         strings = [
             "", " ", "tru", "nul", "NaN", "Infinity", "01", "1.", ".5", "+1", "0x1", "1e", "{", "}", "[1,]", "[1 2]",
-            "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{'a':1}", "[1]]", "1 2", "\"a", "\"\\x\"", "\"\\u12\"",
+            "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{'a':1}", "[1]]", "[1]2]", "[1]2", "{}}", "{} {}", "{\"a\":1}2}", "1 2", "\"a", "\"\\x\"", "\"\\u12\"",
             "\"a\nb\"", "\"a\u0000b\"", "{\"a\tb\":1}", "// a\n1", "[tru]", "[\"\\ud800\"]", "{\"\\udc00\":1}",
             "{\"a\":[{\"b\":fals}]}",
         ],
@@ -31,6 +31,13 @@ class JsonTest {
     )
     fun `JSON comes back as it was`(text: String) {
         assertEquals(text, dump(parseJson(" $text\n")))
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = ["NaN", "[-Infinity]", "{\"a\":Infinity}"])
+    fun `numbers that JSON lacks are read where they are asked for`(text: String) {
+        assertThrows(Odd::class.java) { parseJson(text) }
+        assertEquals(text, dump(parseJson(text, loose = true)))
     }
 
     @ParameterizedTest

@@ -8,6 +8,7 @@ import android.widget.Button
 import android.widget.Spinner
 import android.widget.TextView
 import java.io.File
+import org.prge.Benchmark
 
 /** Times a program's step on this phone, for a report that a workstation compares with others. */
 class BenchmarkActivity : Activity() {
@@ -32,11 +33,14 @@ class BenchmarkActivity : Activity() {
                 button(R.string.time_it, main = true) { time(programs[program.selectedItemPosition]) }
                 gap(8)
                 found = text().apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }
-                save = button(R.string.save_report) { startActivityForResult(createDocument("application/json", report.name), 1) }
+                save = button(R.string.save_report, pressed = ::saveReport)
                 save.visibility = View.GONE
             }
         }
     }
+
+    /** Not in the lambda above: there a hidden method of the view, of the same name, would take the result. */
+    private fun saveReport() = startActivityForResult(createDocument("application/json", report.name), 1)
 
     private fun time(program: File) {
         if (app.training.now.phase.active) return say(getString(R.string.one_at_a_time))

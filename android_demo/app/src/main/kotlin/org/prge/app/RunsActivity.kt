@@ -5,6 +5,7 @@ import android.content.Intent
 import android.widget.CheckBox
 import android.widget.LinearLayout
 import android.widget.TextView
+import org.prge.run.exportRun
 
 /** The runs that are kept: compared, exported for a workstation, gone on with, or removed. */
 class RunsActivity : Activity() {
@@ -99,7 +100,7 @@ class RunsActivity : Activity() {
         val uri = given?.data ?: return
         val run = app.shelf.run(exported ?: return)
         if (result != RESULT_OK) return
-        later(R.string.exporting, { contentResolver.openOutputStream(uri)!!.use { exportRun(run, it) } }) {
+        later(R.string.exporting, { contentResolver.openOutputStream(uri)!!.use { exportRun(run.run, run.data, it) } }) {
             say(getString(R.string.exported, run.name))
         }
     }

@@ -18,7 +18,15 @@ class StartActivity : Activity() {
     private lateinit var steps: Spinner
     private val watch = Watch(::refresh)
 
-    private fun draw() = screen {
+    /** The screen, with what was chosen on it before. */
+    private fun draw() {
+        val before = if (::steps.isInitialized) listOf(program, data, steps).map { it.selectedItem as String } else emptyList()
+        show()
+        for ((spinner, name) in listOf(program, data, steps).zip(before))
+            (0 until spinner.count).firstOrNull { spinner.getItemAtPosition(it) == name }?.let { spinner.setSelection(it) }
+    }
+
+    private fun show() = screen {
         heading(getString(R.string.app_name), 32f)
         text(getString(R.string.what_it_does))
         busy = faint().apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }

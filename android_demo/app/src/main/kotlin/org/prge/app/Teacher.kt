@@ -1,15 +1,19 @@
 package org.prge.app
 
 import java.io.File
+import org.prge.Benchmark
 import org.prge.FineTuner
 import org.prge.Outcome
 import org.prge.Progress
 import org.prge.Settings
 import org.prge.UserError
 import org.prge.examples.Encoder
+import org.prge.examples.Message
 import org.prge.examples.Source
-import org.prge.loop.StepRecord
+import org.prge.program.GENERATE
 import org.prge.program.Runtime
+import org.prge.program.Writing
+import org.prge.tokenizer.TextStream
 
 /** The driver, as the app uses it. */
 class Teacher(private val runtime: () -> Runtime) : Teaching {
@@ -32,58 +36,63 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
     /**
      * What a program answers to a text before and after a run.
      *
-     * @property labels what it can answer.
+     * @property labels what it can answer; empty for a program that writes text.
      * @property before, after f32[labels], shares that sum to 1.
      */
     class Answers(val labels: List<String>, val before: FloatArray, val after: FloatArray)
 
-    /** What is answered to a text. */
+    /** What is answered to a text, by a program that chooses a label. */
     fun ask(run: Kept, text: String): Answers {
         val program = Asked.read(run).program
         return open(program).use { tuner ->
             val labels = tuner.manifest.labels.map { it.name }
-            if (labels.isEmpty()) throw UserError("this program writes text; here only those that choose a label answer")
+            if (labels.isEmpty()) return Answers(labels, FloatArray(0), FloatArray(0))
             val examples = encoder(tuner, program).run { encode(mapOf("text" to text), "your message", labelled = false).map(::fit) }
             val (before, after) = listOf(null, run.run).map { tuner.predict(it, examples).first().scores }
             Answers(labels, shares(before), shares(after))
         }
     }
 
+    /** Whether a run's program can write text: it has a generate.pte. */
+    fun writes(run: Kept): Boolean = File(Asked.read(run).program, GENERATE).isFile
+
     /**
-     * Times a program's step by a run that is thrown away.
+     * Continues a text, or answers it where the program takes chats. Its generate.pte has the weights once more, so
+     * the program is opened anew.
      *
-     * @param scratch a folder for it.
-     * @param tokens of each row, or as many as the program takes.
-     * @param hear hears how many steps are timed.
+     * @param piece hears whether the text is that of before or after the run, and each piece of it. False stops.
      */
-    fun time(program: File, scratch: File, tokens: Int, hear: (Int) -> Unit): Benchmark = open(program).use { tuner ->
-        val m = tuner.manifest
-        val length = tokens.coerceIn(m.minTokens, m.maxTokens)
-        val seconds = ArrayList<Double>()
-        scratch.deleteRecursively()
-        scratch.mkdirs()
-        try {
-            val examples = tuner.pack(File(scratch, "data.prge"), Benchmark.examples(m, length))
-            val timed = object : Progress {
-                override fun stepped(record: StepRecord, steps: Int) {
-                    seconds += record.seconds
-                    hear(steps - 1)
+    fun write(run: Kept, text: String, piece: (after: Boolean, String) -> Boolean) {
+        val program = Asked.read(run).program
+        open(program).use { tuner ->
+            val encoder = encoder(tuner, program)
+            val chat = encoder.form.takesChats
+            val whole = if (chat) encoder.form.chat.render(listOf(Message("user", text)), reply = true) else text
+            val prompt = encoder.tokenizer.encode(whole, special = !chat) // a chat template writes its own
+            for ((after, state) in listOf(false to null, true to run.run)) {
+                val stream = TextStream(encoder.tokenizer, prompt)
+                var goesOn = true
+                tuner.generate(state, prompt, Writing(MOST)) { token ->
+                    goesOn = piece(after, stream.next(token))
+                    goesOn
                 }
+                if (!goesOn) return
             }
-            // A learning rate that is given need not be measured.
-            tuner.train(File(scratch, "run"), examples, Settings(Benchmark.ROUNDS + 1, lr = 1e-6, evalEvery = 0), timed)
-        } finally {
-            scratch.deleteRecursively()
         }
-        // The first step makes buffers.
-        Benchmark(program.name, length, seconds.drop(1))
     }
+
+    /** Times a program's step; see [Benchmark.of]. */
+    fun time(program: File, scratch: File, tokens: Int, hear: (Int) -> Unit): Benchmark =
+        open(program).use { Benchmark.of(it, program.name, scratch, tokens, hear) }
 
     private fun encoder(tuner: FineTuner, program: File) = Encoder.of(tuner.manifest.json.toString(), program, true)
 
     companion object {
         /** How often a run is evaluated. */
         const val CHECKS = 10
+
+        /** Tokens that are written, at most. */
+        private const val MOST = 64
 
         /** Logits as shares that sum to 1. */
         fun shares(scores: FloatArray): FloatArray {

@@ -18,6 +18,9 @@ class TryActivity : Activity() {
     private lateinit var answers: LinearLayout
     private var runs: List<Kept> = emptyList()
 
+    /** How often something was asked; text that an earlier question began is not gone on with. */
+    @Volatile private var asked = 0
+
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         runs = app.shelf.runs.filter { it.begun }.sortedByDescending { it.folder.lastModified() }
@@ -56,7 +59,32 @@ class TryActivity : Activity() {
         answers.removeAllViews()
         answers.faint(getString(R.string.thinking))
         answers.visibility = View.VISIBLE
-        later(R.string.thinking, { app.teacher.ask(chosen, text) }, ::show)
+        val turn = ++asked
+        later(R.string.thinking, { app.teacher.ask(chosen, text) to app.teacher.writes(chosen) }) { (found, writes) ->
+            if (turn != asked) return@later
+            show(found)
+            if (writes) write(chosen, text, if (found.labels.isEmpty()) PLAIN else BESIDE_LABELS, turn)
+            else if (found.labels.isEmpty()) answers.text(getString(R.string.cannot_write))
+        }
+    }
+
+    /** Shows what is written as it comes. */
+    private fun write(chosen: Kept, text: String, titles: List<Int>, turn: Int) {
+        val written = titles.map { title ->
+            answers.heading(getString(title), 18f)
+            answers.text().also { answers.gap(10) }
+        }
+        later(R.string.writing, {
+            app.teacher.write(chosen, text) { after, piece ->
+                runOnUiThread { written[if (after) 1 else 0].append(piece) }
+                turn == asked
+            }
+        }) {}
+    }
+
+    override fun onDestroy() {
+        asked++
+        super.onDestroy()
     }
 
     fun show(found: Teacher.Answers) {
@@ -79,5 +107,10 @@ class TryActivity : Activity() {
             importantForAccessibility = View.IMPORTANT_FOR_ACCESSIBILITY_NO
         }
         addView(bar, context.below(2))
+    }
+
+    private companion object {
+        val PLAIN = listOf(R.string.before, R.string.after)
+        val BESIDE_LABELS = listOf(R.string.text_before, R.string.text_after)
     }
 }

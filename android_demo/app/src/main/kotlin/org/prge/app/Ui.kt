@@ -87,7 +87,9 @@ fun ViewGroup.button(label: Int, main: Boolean = false, pressed: () -> Unit): Bu
         this@button.addView(this, context.below(12))
     }
 
+/** Something to choose from. A screen that is made anew, as by turning the phone, keeps what was chosen. */
 fun ViewGroup.choice(described: Int, entries: List<String>, chosen: Int = 0): Spinner = Spinner(context).apply {
+    id = described
     adapter = ArrayAdapter(context, android.R.layout.simple_spinner_item, entries).apply {
         setDropDownViewResource(android.R.layout.simple_spinner_dropdown_item)
     }

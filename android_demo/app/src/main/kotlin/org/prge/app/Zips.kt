@@ -4,10 +4,8 @@ import java.io.File
 import java.io.IOException
 import java.io.InputStream
 import java.io.OutputStream
-import java.util.zip.ZipEntry
 import java.util.zip.ZipException
 import java.util.zip.ZipInputStream
-import java.util.zip.ZipOutputStream
 import org.prge.UserError
 
 /** The files of a program that may be in its folder. Nothing else is taken out of a zip. */
@@ -82,23 +80,5 @@ private fun copy(source: InputStream, target: OutputStream, most: Long): Long {
         left -= count
         if (left < 0) throw ZipException("what it holds is larger than ${most shr 30} GB")
         target.write(block, 0, count)
-    }
-}
-
-/**
- * Writes a run as a zip: `run/`, which `prge train --resume` takes, and `data.prge`, the examples that it was begun with.
- *
- * Hidden states stay out. They are large, tell of the texts, and are made again where they are needed.
- */
-fun exportRun(kept: Kept, to: OutputStream) {
-    ZipOutputStream(to).use { zip ->
-        fun add(file: File, name: String) {
-            zip.putNextEntry(ZipEntry(name).apply { time = file.lastModified() })
-            file.inputStream().use { it.copyTo(zip) }
-            zip.closeEntry()
-        }
-        add(kept.data, kept.data.name)
-        for (file in kept.run.listFiles().orEmpty().filter { it.isFile }.sorted())
-            if (!file.name.startsWith("hidden") && !file.name.endsWith(".partial")) add(file, "run/${file.name}")
     }
 }

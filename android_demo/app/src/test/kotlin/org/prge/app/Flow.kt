@@ -76,8 +76,10 @@ fun service(): ServiceController<TrainingService> {
 
 private val open = ArrayList<ActivityController<*>>()
 
-fun <A : Activity> screenOf(kind: Class<A>, intent: Intent? = null): A =
-    Robolectric.buildActivity(kind, intent).setup().also { open += it }.get()
+fun <A : Activity> screenOf(kind: Class<A>, intent: Intent? = null): A = controllerOf(kind, intent).get()
+
+fun <A : Activity> controllerOf(kind: Class<A>, intent: Intent? = null): ActivityController<A> =
+    Robolectric.buildActivity(kind, intent).setup().also { open += it }
 
 /** Ends what a test has begun. */
 fun end() {
@@ -87,10 +89,10 @@ fun end() {
     open.clear()
 }
 
-/** A toy program on the shelf, as if it had been imported. */
-fun withProgram(): File {
+/** A toy program on the shelf, as if it had been imported; perhaps one that also writes text. */
+fun withProgram(generates: Boolean = false): File {
     val start = screenOf(StartActivity::class.java)
     start.press(R.string.import_program)
-    choose(start, "toy.zip", Toy.zip())
+    choose(start, "toy.zip", Toy.zip(generates = generates))
     return toyApp.shelf.programs.single()
 }

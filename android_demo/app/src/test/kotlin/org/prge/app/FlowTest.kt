@@ -14,7 +14,6 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
-import org.junit.Ignore
 import org.junit.Test
 import org.junit.runner.RunWith
 import org.robolectric.RobolectricTestRunner
@@ -31,8 +30,8 @@ class FlowTest {
     @After fun end() = org.prge.app.end()
 
     /** Teaches the demo until [steps] are made, or all of them. */
-    private fun teachDemo(steps: Int = 300): Kept {
-        withProgram()
+    private fun teachDemo(steps: Int = 300, generates: Boolean = false): Kept {
+        withProgram(generates)
         val start = screenOf(StartActivity::class.java)
         start.press(R.string.demo_button)
         until("the demo is asked for") { toyApp.shelf.runs.isNotEmpty() }
@@ -171,6 +170,49 @@ class FlowTest {
     }
 
     @Test
+    fun `text is written with and without what was learned, as the tokenizer spells it`() {
+        val run = teachDemo(generates = true)
+        until("done") { training.now.phase == Phase.Done }
+        val screen = screenOf(TryActivity::class.java)
+        screen.root.all().filterIsInstance<EditText>().single().setText("hello")
+        screen.press(R.string.ask)
+        val title = screen.getString(R.string.text_before)
+        until("both texts") { title in screen.texts() && toyApp.busyWith == 0 }
+        val (before, after) = screen.texts().run { listOf(get(indexOf(title) + 1), last()) }
+        assertTrue("$before, $after", before.isNotEmpty() && after.isNotEmpty() && before != after)
+        val tokenizer = org.prge.tokenizer.Tokenizer.read(File(Asked.read(run).program, "tokenizer.json"))
+        val prompt = tokenizer.encode("hello")
+        val tokens = prompt + IntArray(64) { (prompt.last() + 1 + it) % 393 }
+        assertEquals(tokenizer.decode(tokens).removePrefix(tokenizer.decode(prompt)).trimEnd('\uFFFD'), before)
+    }
+
+    @Test
+    fun `what was chosen stays when the phone is turned, and when the screen comes back`() {
+        withProgram()
+        for (name in listOf("a.tsv", "c.tsv")) {
+            val start = screenOf(StartActivity::class.java)
+            start.press(R.string.import_data)
+            choose(start, name, GOOD.toByteArray())
+        }
+        val start = controllerOf(StartActivity::class.java)
+        fun chosen() = start.get().root.all().filterIsInstance<android.widget.Spinner>().map { it.selectedItem }.toList()
+        fun spinner(place: Int) = start.get().root.all().filterIsInstance<android.widget.Spinner>().elementAt(place)
+        spinner(1).setSelection(1)
+        spinner(2).setSelection(2)
+        idle()
+        val expected = listOf("toy", "c.tsv", "${StartActivity.STEPS[2]}")
+        assertEquals(expected, chosen())
+        start.recreate()
+        idle()
+        assertEquals(expected, chosen())
+        start.pause().stop()
+        toyApp.shelf.free("data", "b.tsv").writeText(GOOD) // which stands before the chosen one
+        start.restart().start().resume()
+        idle()
+        assertEquals(expected, chosen())
+    }
+
+    @Test
     fun `runs are compared, exported without hidden states, and removed`() {
         val run = teachDemo()
         until("done") { training.now.phase == Phase.Done }
@@ -189,7 +231,10 @@ class FlowTest {
         val names = ZipInputStream(written.toByteArray().inputStream()).use { zip ->
             generateSequence { zip.nextEntry }.map { it.name }.toSet()
         }
-        val expected = setOf("config.json", "log.jsonl", "state.safetensors", "best.safetensors").map { "run/$it" }
+        val expected = setOf(
+            "config.json", "log.jsonl", "state.safetensors", "best.safetensors", "adapter/adapter_config.json",
+            "adapter/adapter_model.safetensors",
+        ).map { "run/$it" }
         assertTrue(names.toString(), names.containsAll(expected + "data.prge"))
         assertFalse(names.any { "hidden" in it })
 
@@ -209,7 +254,6 @@ class FlowTest {
     }
 
     @Test
-    @Ignore("the sentence that says so does not appear; the reason is not found yet")
     fun `a benchmark's report is saved where its owner chooses`() {
         withProgram()
         val screen = screenOf(BenchmarkActivity::class.java)

@@ -15,6 +15,7 @@ import kotlinx.serialization.json.buildJsonArray
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.jsonArray
 import kotlinx.serialization.json.jsonObject
+import kotlinx.serialization.json.jsonPrimitive
 import kotlinx.serialization.json.put
 import org.prge.program.Input
 import org.prge.program.Loaded
@@ -23,6 +24,10 @@ import org.prge.program.Runtime
 private val GOLDEN = File("../../tests/golden")
 private const val WEIGHTS = 384
 private const val HIDDEN = 8
+private const val WORDS = 393
+
+/** Numbers of the frozen factors: A [2, 8], and D [8, WEIGHTS / 16]. */
+private const val FACTORS = 16 + 8 * WEIGHTS / 16
 
 /**
  * A runtime without native code, for tests of all that is around it. Its programs are files that hold their manifest.
@@ -34,15 +39,21 @@ private const val HIDDEN = 8
 class Toy(private val pause: Long = 0) : Runtime {
     override fun load(file: File): Loaded {
         val text = file.readBytes().decodeToString().substringBefore('\n')
-        val trains = Json.parseToJsonElement(text).jsonObject.getValue("kind") == JsonPrimitive("step")
+        val kind = Json.parseToJsonElement(text).jsonObject.getValue("kind").jsonPrimitive.content
         return object : Loaded {
-            override val methods = setOf("forward", "manifest")
+            override val methods = setOf("forward", "manifest", "frozen")
 
             override fun prepare(method: String) = Unit
 
             override fun text(method: String) = text
 
-            override fun forward(inputs: List<Input>) = if (trains) step(inputs) else frozen(inputs)
+            override fun numbers(method: String) = FloatArray(FACTORS) { it.toFloat() }
+
+            override fun forward(inputs: List<Input>) = when (kind) {
+                "step" -> step(inputs)
+                "frozen" -> frozen(inputs)
+                else -> next(inputs)
+            }
 
             override fun close() = Unit
         }
@@ -50,6 +61,14 @@ class Toy(private val pause: Long = 0) : Runtime {
 
     private fun frozen(inputs: List<Input>): List<FloatArray> =
         listOf(FloatArray((inputs[0] as Input.Longs).numbers.size * HIDDEN))
+
+    /** The token behind the last one, or one that is as far away as the parameters say. */
+    private fun next(inputs: List<Input>): List<FloatArray> {
+        val shift = (100 * (inputs[0] as Input.Floats).numbers.sumOf { kotlin.math.abs(it.toDouble()) }).toInt()
+        val tokens = (inputs[1] as Input.Longs).numbers
+        val logits = FloatArray(WORDS).also { it[((tokens.last() + 1 + shift) % WORDS).toInt()] = 1f }
+        return listOf(logits, FloatArray(HIDDEN * tokens.size), FloatArray(HIDDEN * tokens.size))
+    }
 
     private fun step(inputs: List<Input>): List<FloatArray> {
         val state = (inputs[0] as Input.Floats).numbers
@@ -78,10 +97,13 @@ class Toy(private val pause: Long = 0) : Runtime {
         private const val SCALE = 3.0
 
         /** A zip of a folder `NAME/` with a program for the demo's labels. */
-        fun zip(name: String = "toy", change: (String, ByteArray) -> ByteArray? = { _, bytes -> bytes }): ByteArray {
+        fun zip(
+            name: String = "toy", generates: Boolean = false, change: (String, ByteArray) -> ByteArray? = { _, bytes -> bytes },
+        ): ByteArray {
             val bytes = ByteArrayOutputStream()
+            val kept = if (generates) files() else files() - "generate.pte"
             ZipOutputStream(bytes).use { zip ->
-                for ((file, content) in files()) {
+                for ((file, content) in kept) {
                     zip.putNextEntry(ZipEntry("$name/$file"))
                     zip.write(change(file, content) ?: continue)
                 }
@@ -94,6 +116,7 @@ class Toy(private val pause: Long = 0) : Runtime {
             val step = sealed(manifest("frozen_sha256" to JsonPrimitive(sha256(frozen.first))))
             return mapOf(
                 "program.pte" to step.second, "frozen.pte" to frozen.second,
+                "generate.pte" to sealed(manifest("kind" to JsonPrimitive("generate"), "chunk" to JsonPrimitive(16))).second,
                 "tokenizer.json" to File(GOLDEN, "tokenizers/bpe.json").readBytes(),
             )
         }

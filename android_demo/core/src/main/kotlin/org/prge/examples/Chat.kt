@@ -4,6 +4,7 @@ import java.io.File
 import java.io.IOException
 import kotlinx.serialization.json.JsonNull
 import org.prge.UserError
+import org.prge.files.Odd
 
 /** A message of a conversation; the role is "system", "user" or "assistant". */
 class Message(val role: String, val content: String)
@@ -143,10 +144,10 @@ class Chat private constructor(json: Map<*, *>) {
         fun read(file: File, manifest: String): Chat? {
             if (!file.isFile) return null
             val (pieces, program) = try {
-                parseJson(file.readText()) as Map<*, *> to parseJson(manifest) as Map<*, *>
+                readJson(file.readText()) as Map<*, *> to readJson(manifest) as Map<*, *>
             } catch (e: IOException) {
                 throw UserError("$file cannot be read: ${e.message}")
-            } catch (e: NotJson) {
+            } catch (e: Odd) {
                 throw UserError("$file cannot be read: ${e.message}")
             } catch (e: ClassCastException) {
                 throw UserError("$file cannot be read: it is no JSON object")

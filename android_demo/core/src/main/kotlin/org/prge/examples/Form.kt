@@ -4,6 +4,7 @@ import java.io.File
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonPrimitive
 import org.prge.UserError
+import org.prge.files.Odd
 
 // What programs write where there is no label.
 private val MISSING = setOf("", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>")
@@ -17,8 +18,8 @@ private val MISSING = setOf("", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<N
  */
 class Form(manifest: String, private val pieces: Chat? = null) {
     private val json = try {
-        parseJson(manifest) as? Map<*, *> ?: throw NotJson("it is no object")
-    } catch (e: NotJson) {
+        readJson(manifest) as? Map<*, *> ?: throw Odd("it is no object")
+    } catch (e: Odd) {
         throw UserError("the program's manifest cannot be read: ${e.message}")
     }
     internal val template = Template(text("template"))
@@ -37,6 +38,10 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     }
     internal val tokenizerSha256 = text("tokenizer_sha256")
     internal val chatTemplate = text("chat_template")
+
+    /** Whether the program's examples are conversations. */
+    val takesChats: Boolean get() = chatTemplate != ""
+
     /** How the model takes a conversation; a [UserError] where it takes none, or that is not known here. */
     val chat: Chat
         get() = pieces ?: throw UserError(

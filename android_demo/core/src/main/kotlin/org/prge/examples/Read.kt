@@ -6,6 +6,7 @@ import java.nio.ByteBuffer
 import java.nio.CharBuffer
 import java.nio.charset.CodingErrorAction
 import org.prge.UserError
+import org.prge.files.Odd
 
 /** A record, and the number of its line (or of the record itself, in JSON). */
 class Numbered(val number: Int, val record: Record)
@@ -69,8 +70,8 @@ private fun jsonLines(file: File, text: String): List<Numbered> {
     for ((i, line) in text.splitToSequence('\n').withIndex()) {
         if (isBlank(line)) continue
         val row = try {
-            parseJson(line)
-        } catch (e: NotJson) {
+            readJson(line)
+        } catch (e: Odd) {
             throw UserError("$file, line ${i + 1}: not a JSON object (${e.message})")
         }
         if (row !is Map<*, *>) {
@@ -83,8 +84,8 @@ private fun jsonLines(file: File, text: String): List<Numbered> {
 
 private fun json(file: File, text: String): List<Numbered> {
     val document = try {
-        parseJson(text)
-    } catch (e: NotJson) {
+        readJson(text)
+    } catch (e: Odd) {
         throw UserError("$file: not JSON (${e.message})")
     }
     return (document as? List<*> ?: listOf(document)).mapIndexed { i, row ->

@@ -1,6 +1,7 @@
 package org.prge.examples
 
 import org.prge.UserError
+import org.prge.files.isText
 
 /** Stands for one of the choices. */
 internal const val CHOICE = "choice"

@@ -75,6 +75,44 @@ internal fun checked(metadata: Map<String, String>, vectors: Map<String, Vector>
     return all.array()
 }
 
+/**
+ * Replaces a safetensors file of float32 tensors, with a checksum of all of it in its metadata. One tensor at a time is
+ * in memory. An interrupted write leaves the file that was there.
+ *
+ * @param shapes of the tensors by name, in the file's order.
+ * @param numbers gives a tensor.
+ * @throws UserError it cannot be written.
+ */
+internal fun replaceChecked(
+    file: File, metadata: Map<String, String>, shapes: Map<String, List<Int>>, numbers: (String) -> FloatArray,
+) = writing(file) {
+    var end = 0L
+    val head = checkedHeader(
+        metadata,
+        shapes.mapValues { (_, shape) ->
+            val from = end
+            val sizes = shape.map { it.toLong() }
+            end += 4 * sizes.reduce(Long::times)
+            described("F32", sizes, from, end)
+        },
+    )
+    val crc = CRC32().apply { update(head) }
+    val scratch = scratchOf(file)
+    anew(scratch).use { to ->
+        var at = head.size.toLong()
+        for (name in shapes.keys) {
+            val bytes = bytesOf(numbers(name))
+            crc.update(bytes)
+            to.writeAt(at, ByteBuffer.wrap(bytes))
+            at += bytes.size
+        }
+        hex(crc).toByteArray().copyInto(head, crcPlace(String(head, Charsets.ISO_8859_1))!!)
+        to.writeAt(0, ByteBuffer.wrap(head))
+        to.force(true)
+    }
+    rename(scratch, file)
+}
+
 /** A safetensors file of vectors that all have one dtype. */
 internal class Tensors(val metadata: Map<String, String>, val vectors: Map<String, Vector>) {
     fun text(name: String): String = metadata[name] ?: ""

@@ -13,60 +13,68 @@ internal class Odd(what: String) : IllegalArgumentException(what)
 
 private const val DEEPEST = 64
 private val NUMBER = Regex("-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?")
+private val NO_NUMBER = setOf("NaN", "Infinity", "-Infinity")
 
 /**
  * Reads JSON.
  *
+ * @param loose whether NaN and the infinities are numbers, as they are to Python's json module.
  * @throws Odd it is none, or it is nested deeper than any file of ours, which would overflow the stack.
  */
-internal fun parseJson(text: String): JsonElement {
+internal fun parseJson(text: String, loose: Boolean = false): JsonElement {
     checkText(text)
     val parsed = try {
         Json.parseToJsonElement(text)
     } catch (e: SerializationException) {
-        throw Odd("it is not JSON")
+        throw Odd(e.message.orEmpty().lineSequence().first().ifEmpty { "it is not JSON" })
     }
-    return parsed.also(::checkWords)
+    return parsed.also { checkWords(it, loose) }
 }
 
-/** The library takes text of any depth, and control characters in quotes. */
+/** The library takes text of any depth, control characters in quotes, and more behind the end of a list. */
 private fun checkText(text: String) {
     var depth = 0
     var at = 0
     var quoted = false
+    var ended = false
     while (at < text.length) {
-        expect(!quoted || text[at] >= ' ')
-        when (text[at]) {
+        val letter = text[at]
+        if (quoted && letter < ' ') throw Odd("there is a control character at $at")
+        if (ended && letter !in " \t\n\r") throw Odd("there is more behind its end, at $at")
+        when (letter) {
             '\\' -> if (quoted) at++
             '"' -> quoted = !quoted
             '{', '[' -> if (!quoted && ++depth > DEEPEST) throw Odd("it is nested too deep")
-            '}', ']' -> if (!quoted) depth--
+            '}', ']' -> if (!quoted) ended = --depth == 0
         }
         at++
     }
 }
 
 /** The library takes any word without quotes, as `tru`, and half a surrogate pair, which is no text. */
-private fun checkWords(json: JsonElement) {
+private fun checkWords(json: JsonElement, loose: Boolean) {
     when (json) {
         is JsonObject -> json.forEach { (name, value) ->
-            expect(isText(name))
-            checkWords(value)
+            checkWhole(name)
+            checkWords(value, loose)
         }
-        is JsonArray -> json.forEach(::checkWords)
+        is JsonArray -> json.forEach { checkWords(it, loose) }
         is JsonNull -> Unit
-        is JsonPrimitive -> expect(
-            if (json.isString) isText(json.content)
-            else json.content == "true" || json.content == "false" || NUMBER.matches(json.content),
-        )
+        is JsonPrimitive -> {
+            val word = json.content
+            if (json.isString) checkWhole(word)
+            else if (word != "true" && word != "false" && !NUMBER.matches(word) && !(loose && word in NO_NUMBER))
+                throw Odd("${word.take(60)} is no value")
+        }
     }
 }
 
-private fun isText(text: String) = Charsets.UTF_8.newEncoder().canEncode(text)
-
-private fun expect(fits: Boolean) {
-    if (!fits) throw Odd("it is not JSON")
+private fun checkWhole(text: String) {
+    if (!isText(text)) throw Odd("half a surrogate pair is no character")
 }
+
+/** Whether a text has only whole characters, so that it can be written in UTF-8. */
+internal fun isText(text: String) = Charsets.UTF_8.newEncoder().canEncode(text)
 
 /** Spells JSON as the other drivers do: without spaces, and in ASCII. */
 internal fun dump(json: JsonElement): String {

@@ -22,7 +22,8 @@ abstract class Base internal constructor(val file: File, kind: String, runtime: 
         private set
 
     init {
-        if (!file.isFile) throw UserError("$file does not exist; make it with `prge export`")
+        val more = if (kind == "generate") " --generate" else ""
+        if (!file.isFile) throw UserError("$file does not exist; make it with `prge export$more`")
         // A damaged program could end the process, so the runtime gets none that is not as it was sealed.
         if (sealOf(file) == null)
             throw UserError("$file is no ExecuTorch program, or it is truncated or damaged; copy or export it again")
@@ -59,6 +60,26 @@ abstract class Base internal constructor(val file: File, kind: String, runtime: 
         } finally {
             executionSeconds += (System.nanoTime() - began) / 1e9
         }
+    }
+
+    /**
+     * The adapter's frozen factors, f32: of every module A [rank, in], and in a subspace behind it D [out, columns].
+     *
+     * @throws UserError they are not as many as the manifest says.
+     */
+    internal fun frozenFactors(): FloatArray {
+        val m = manifest
+        val each = m.modules.map {
+            m.rank.toLong() * it.inFeatures + if (m.subspace == null) 0 else it.outFeatures.toLong() * it.columns
+        }
+        val found = try {
+            if ("frozen" in loaded.methods) loaded.numbers("frozen") else null
+        } catch (e: RuntimeException) {
+            throw failed()
+        }
+        if (found == null || found.size.toLong() != each.sum())
+            throw UserError("$file is not what its manifest says: its frozen factors are not ${each.sum()} numbers")
+        return found
     }
 
     /** Gives back the memory of weights and buffers. */

@@ -1,5 +1,6 @@
 package org.prge.program
 
+import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonObject
 import org.prge.UserError
@@ -11,6 +12,7 @@ import org.prge.files.parseJson
 import org.prge.files.real
 import org.prge.files.short
 import org.prge.files.text
+import org.prge.files.textOrNull
 import org.prge.files.whole
 
 private const val VERSION = 4
@@ -23,6 +25,23 @@ private const val SIZE = 1L shl 20
  * @property word the label word that stands for it.
  */
 data class Label(val name: String, val word: String)
+
+/**
+ * An adapted linear: its sizes, and its place in the state. Its core is [rows, columns] from [offset] on.
+ *
+ * @property name the linear's full name in the checkpoint.
+ */
+class AdaptedModule internal constructor(json: JsonElement) {
+    val name = json.at("name").text()
+    val inFeatures = json.at("in_features").whole(SIZE).toInt()
+    val outFeatures = json.at("out_features").whole(SIZE).toInt()
+    val offset = json.at("offset").whole().toInt()
+    val rows = json.at("core").items()[0].whole(SIZE).toInt()
+    val columns = json.at("core").items()[1].whole(SIZE).toInt()
+
+    /** Numbers in the core. */
+    val size: Int get() = rows * columns
+}
 
 /**
  * What a program says about itself. prge's manifest.py explains every field.
@@ -49,7 +68,12 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val choicesColumn = json.at("choices").text()
     val stopTokens = json.at("stop_tokens").items().map { it.whole().toInt() }
     val labels = json.at("labels").items().map { Label(it.at("name").text(), it.at("word").text()) }
-    val subspace = json.at("adapter").at("subspace").let { if (it is JsonNull) null else it.text() }
+    val subspace = json.at("adapter").at("subspace").textOrNull()
+    val rank = json.at("adapter").at("rank").whole(SIZE).toInt()
+    val alpha = json.at("adapter").at("alpha").real()
+    val taskType = json.at("adapter").at("task_type").textOrNull()
+    val fanInFanOut = json.at("adapter").at("fan_in_fan_out").flag()
+    val modules = json.at("adapter").at("modules").items().map(::AdaptedModule)
     val queries = size("queries")
     val batch = size("batch")
     val frozenRows = size("frozen_rows")
@@ -59,6 +83,11 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val stateSize = json.at("state_size").whole().toInt()
     val padToken = json.at("pad_token").whole().toInt()
     val maskToken = json.at("mask_token").let { if (it is JsonNull) -1 else it.whole().toInt() }
+    val stopTokens = json.at("stop_tokens").items().map { it.whole().toInt() }.toSet()
+    val chunk = json.at("chunk").whole(SIZE).toInt()
+    val layers = json.at("architecture").at("layers").whole(SIZE).toInt()
+    val kvHeads = json.at("architecture").at("kv_heads").whole(SIZE).toInt()
+    val head = json.at("architecture").at("head").whole(SIZE).toInt()
     val vocabulary = json.at("architecture").at("vocabulary").whole().toInt()
     val hidden = json.at("architecture").at("hidden").whole(SIZE).toInt()
     val parameters: Int
@@ -70,16 +99,23 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val inner = json.at("inner").flag()
 
     init {
-        val cores = json.at("adapter").at("modules").items().map { it.at("core").items() }
-        val found = cores.sumOf { it[0].whole(SIZE) * it[1].whole(SIZE) }
+        val found = modules.sumOf { it.rows.toLong() * it.columns }
+        var next = 0L
+        val inOrder = modules.all { (it.offset.toLong() == next).also { _ -> next += it.rows.toLong() * it.columns } }
         val slots = stateSize.toLong() in listOf(found, 2 * found, 3 * found)
         val answers = if (labelWords) labels.size > 1 else labels.isEmpty() && maxTargets > 0 && maxTokens > 1
         val fits = minTokens <= maxTokens && hidden > 0 && 2L * queries * batch <= SIZE
-        if (found == 0L || !slots || !answers || !fits) throw Odd("its sizes make no step")
+        if (found == 0L || !inOrder || !slots || !answers || !fits) throw Odd("its sizes make no step")
         if (answerAt == "mask" && maskToken < 0) throw Odd("it has no mask_token")
         if (eps <= 0 || lr <= 0 || betaMean !in 0.0..<1.0 || betaSquare !in 0.0..<1.0)
             throw Odd("its settings make no step")
-        val other = if (kind == "step") "it does not train: take the program.pte beside it" else "it is no $kind part"
+        val other = when (kind) {
+            "step" -> "it does not train: take the program.pte beside it"
+            "generate" -> "it does not continue text: take the generate.pte of `prge export --generate`"
+            else -> "it is no $kind part"
+        }
+        if (kind == "generate" && (chunk < 1 || layers < 1 || kvHeads.toLong() * head !in 1..SIZE))
+            throw Odd("its sizes make no text")
         if (json.at("kind").text() != kind) throw Odd(other)
         parameters = found.toInt()
     }
@@ -113,7 +149,7 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
          * Reads a manifest, and checks it.
          *
          * @param where names the file in messages.
-         * @param kind "step", or "frozen" for the part that nothing trains.
+         * @param kind "step"; "frozen" for the part that nothing trains; or "generate".
          * @throws UserError it is none of prge's, of another version or kind, or contradicts itself.
          */
         fun read(text: String, where: String, kind: String = "step"): Manifest = try {

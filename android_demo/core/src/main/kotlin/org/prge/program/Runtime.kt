@@ -25,6 +25,9 @@ interface Loaded : AutoCloseable {
     /** What a method without inputs says; null if that is no text. */
     fun text(method: String): String?
 
+    /** The float32 numbers that a method without inputs gives; null where it gives something else. */
+    fun numbers(method: String): FloatArray?
+
     /** Executes `forward`. All outputs are float32; they are copies. */
     fun forward(inputs: List<Input>): List<FloatArray>
 }
@@ -51,6 +54,9 @@ class ExecuTorch(private val threads: Int = 0) : Runtime {
 
         override fun text(method: String): String? =
             module.execute(method).firstOrNull()?.takeIf { it.isString }?.toStr()
+
+        override fun numbers(method: String): FloatArray? =
+            module.execute(method).firstOrNull()?.takeIf { it.isTensor }?.toTensor()?.dataAsFloatArray
 
         override fun forward(inputs: List<Input>): List<FloatArray> {
             val values = inputs.map {

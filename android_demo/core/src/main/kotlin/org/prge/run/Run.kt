@@ -20,9 +20,11 @@ import org.prge.loop.TrainConfig
 import org.prge.loop.evaluate
 import org.prge.loop.meanOf
 import org.prge.loop.proposeLr
+import org.prge.program.ADAPTER
 import org.prge.program.StepProgram
 import org.prge.program.finite
 import org.prge.program.readState
+import org.prge.program.saveAdapter
 import org.prge.program.stateBytes
 
 /** Hears how far a run is while it does something long, in tokens or rows. */
@@ -68,6 +70,9 @@ internal class Run private constructor(
 
     /** The best state's file; the last state's where nothing was evaluated. */
     val stateFile: File get() = File(folder, if (best.steps == null) STATE else BEST)
+
+    /** The folder of the adapter, which [finish] writes. */
+    val adapter: File get() = File(folder, ADAPTER)
 
     /**
      * Makes one step, and the evaluations that are due beside it. After an error, go on with a new object.
@@ -119,6 +124,17 @@ internal class Run private constructor(
     fun sync() {
         journal.sync()
         for (path in listOf(File(folder, STATE), folder)) writing(path) { sync(path) }
+    }
+
+    /**
+     * Writes everything through to the disk, and the adapter of the best state.
+     *
+     * @throws UserError a file cannot be written; or that of the best state is damaged or gone.
+     */
+    fun finish() {
+        sync()
+        val kept = if (best.steps == null) state else readState(stateFile, m).numbers
+        saveAdapter(adapter, m, program.frozenFactors(), kept)
     }
 
     override fun close() = journal.close()

@@ -2,6 +2,7 @@ package org.prge.tokenizer
 
 import java.util.PriorityQueue
 import java.util.concurrent.ConcurrentHashMap
+import org.prge.files.Odd
 
 /**
  * Byte-pair encoding: a word begins as its characters, and the pair of the lowest rank is merged until none is left.

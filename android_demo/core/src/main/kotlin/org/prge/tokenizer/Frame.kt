@@ -3,6 +3,7 @@ package org.prge.tokenizer
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.intOrNull
+import org.prge.files.Odd
 
 /** The special tokens around every text. */
 internal class Frame(val before: IntArray = IntArray(0), val behind: IntArray = IntArray(0)) {

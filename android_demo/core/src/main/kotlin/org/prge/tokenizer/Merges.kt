@@ -1,5 +1,7 @@
 package org.prge.tokenizer
 
+import org.prge.files.Odd
+
 /** The pairs of tokens that BPE merges: each pair's rank, and the token that it becomes. Ranks count from 0. */
 internal class Merges(private val vocabulary: Vocabulary) {
     private var keys = LongArray(1 shl 12) { EMPTY } // a hash table of pairs, at most half full

@@ -3,6 +3,7 @@ package org.prge.tokenizer
 import java.text.Normalizer.Form
 import java.text.Normalizer.normalize
 import java.util.Locale
+import org.prge.files.Odd
 
 /** Changes a text before it is split into words. */
 internal fun interface Normalizer {

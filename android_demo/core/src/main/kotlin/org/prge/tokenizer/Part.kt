@@ -7,6 +7,7 @@ import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.booleanOrNull
 import kotlinx.serialization.json.intOrNull
+import org.prge.files.Odd
 
 /**
  * An object of tokenizer.json. Whatever is not as expected throws [Odd], with the object's place.

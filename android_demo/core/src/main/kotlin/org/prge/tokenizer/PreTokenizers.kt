@@ -1,6 +1,7 @@
 package org.prge.tokenizer
 
 import java.util.regex.Pattern
+import org.prge.files.Odd
 
 /** A piece of a text, and whether the text begins with it. */
 internal class Piece(val text: String, val begins: Boolean) {

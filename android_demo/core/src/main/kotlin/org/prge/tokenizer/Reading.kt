@@ -1,5 +1,6 @@
 package org.prge.tokenizer
 
+import java.io.InputStream
 import kotlinx.serialization.DeserializationStrategy
 import kotlinx.serialization.ExperimentalSerializationApi
 import kotlinx.serialization.builtins.ListSerializer
@@ -14,7 +15,7 @@ import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.decodeFromStream
-import java.io.InputStream
+import org.prge.files.Odd
 
 // A large tokenizer.json has 30 MB, and as a tree of objects many times that. So its vocabulary and its merges are
 // taken from the stream one by one. All else in it is small.

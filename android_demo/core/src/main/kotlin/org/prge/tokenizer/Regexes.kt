@@ -2,6 +2,7 @@ package org.prge.tokenizer
 
 import java.util.regex.Pattern
 import java.util.regex.PatternSyntaxException
+import org.prge.files.Odd
 
 /**
  * A tokenizer's regular expression in Java's syntax, so that it means the same on a desktop and on Android.

@@ -1,6 +1,7 @@
 package org.prge.tokenizer
 
 import java.util.regex.Pattern
+import org.prge.files.Odd
 
 /** A part of a text, from one index until another, and whether a pattern matched there. */
 internal class Span(val from: Int, val until: Int, val matched: Boolean) {

@@ -1,10 +1,11 @@
 package org.prge.tokenizer
 
-import kotlinx.serialization.SerializationException
-import org.prge.UserError
 import java.io.File
 import java.io.IOException
 import java.io.InputStream
+import kotlinx.serialization.SerializationException
+import org.prge.UserError
+import org.prge.files.Odd
 
 /**
  * Text to tokens and back, as a Hugging Face `tokenizer.json` describes it.

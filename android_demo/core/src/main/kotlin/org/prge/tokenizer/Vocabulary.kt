@@ -1,5 +1,7 @@
 package org.prge.tokenizer
 
+import org.prge.files.Odd
+
 /**
  * Tokens by their text and by their number.
  *
@@ -114,6 +116,3 @@ internal class Numbers {
 
     fun toArray() = held.copyOf(size)
 }
-
-/** What is wrong with a tokenizer.json, as the second half of a sentence. */
-internal class Odd(message: String) : Exception(message)

@@ -1,5 +1,7 @@
 package org.prge.tokenizer
 
+import org.prge.files.Odd
+
 /**
  * BERT's model: a word is cut from the left into the longest tokens that fit.
  *

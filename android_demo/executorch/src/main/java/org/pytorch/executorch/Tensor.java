@@ -5,11 +5,13 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
+import java.nio.ShortBuffer;
 
-/** A tensor of float32 or int64, in a direct buffer. */
+/** A tensor of float32 or int64, in a direct buffer; a view may be of float16 too. */
 public class Tensor {
-  // The runtime's numbers of the two dtypes.
+  // The runtime's numbers of the dtypes.
   private static final int INT64 = 4;
+  private static final int HALF = 5;
   private static final int FLOAT = 6;
 
   final Buffer data;
@@ -40,7 +42,16 @@ public class Tensor {
   /** A tensor over memory of the runtime's. */
   static Tensor view(ByteBuffer memory, int type, long[] shape) {
     ByteBuffer data = memory.order(ByteOrder.nativeOrder());
-    return new Tensor(type == FLOAT ? data.asFloatBuffer() : type == INT64 ? data.asLongBuffer() : data, type, shape);
+    switch (type) {
+      case FLOAT:
+        return new Tensor(data.asFloatBuffer(), type, shape);
+      case HALF:
+        return new Tensor(data.asShortBuffer(), type, shape);
+      case INT64:
+        return new Tensor(data.asLongBuffer(), type, shape);
+      default:
+        return new Tensor(data, type, shape);
+    }
   }
 
   public long[] shape() {
@@ -48,10 +59,19 @@ public class Tensor {
   }
 
   public float[] getDataAsFloatArray() {
-    if (type != FLOAT) throw new IllegalStateException("it is not of floats");
+    if (type != FLOAT && type != HALF) throw new IllegalStateException("it is not of floats");
     float[] numbers = new float[data.capacity()];
-    ((FloatBuffer) data.duplicate().rewind()).get(numbers);
+    if (type == FLOAT) ((FloatBuffer) data.duplicate().rewind()).get(numbers);
+    else for (int i = 0; i < numbers.length; i++) numbers[i] = ofHalf(((ShortBuffer) data).get(i));
     return numbers;
+  }
+
+  /** A number by the bits of its float16. */
+  private static float ofHalf(short bits) {
+    int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float size = exponent == 0 ? Math.scalb((float) fraction, -24) : Math.scalb(1024f + fraction, exponent - 25);
+    if (exponent == 31) size = fraction == 0 ? Float.POSITIVE_INFINITY : Float.NaN;
+    return bits < 0 ? -size : size;
   }
 
   private static ByteBuffer bytes(long size) {

@@ -1,6 +1,7 @@
 package org.prge.host
 
 import java.io.File
+import java.nio.file.Files
 import java.util.Locale
 import kotlin.system.exitProcess
 import kotlinx.serialization.json.JsonArray
@@ -10,6 +11,7 @@ import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
+import org.prge.Benchmark
 import org.prge.FineTuner
 import org.prge.Outcome
 import org.prge.Progress
@@ -17,12 +19,18 @@ import org.prge.Settings
 import org.prge.UserError
 import org.prge.loop.Evaluation
 import org.prge.loop.StepRecord
+import org.prge.program.Writing
+import org.prge.run.exportRun
 
 private const val USAGE =
     """train PROGRAM --data FILE --output RUN    with the options of prge-run
 resume RUN [PROGRAM]
 evaluate PROGRAM --data FILE [--from RUN]   the packed dev examples
 predict PROGRAM --data FILE [--from RUN]
+generate PROGRAM --prompt TOKENS [--from RUN]   the tokens that follow others
+  --max-new-tokens N  --temperature X  --top-p X
+bench PROGRAM [--tokens N]                  times its step, for `prge bench compare`
+export RUN --data FILE --output ZIP         as the app does
   --steps N  --lr X  --eps X  --seed N  --eval-every N  --from RUN  --cache X  --threads N  --max-minutes X
   --patience N"""
 
@@ -90,6 +98,7 @@ private fun json(o: Outcome): JsonObject = buildJsonObject {
     val seconds = o.records.map { it.seconds }.sorted()
     if (seconds.isNotEmpty()) put("seconds_per_step", (seconds[seconds.size / 2] + seconds[(seconds.size - 1) / 2]) / 2)
     o.state?.let { put("state", it.path) }
+    o.adapter?.let { put("adapter", it.path) }
 }
 
 private fun run(command: String, a: Arguments): JsonObject {
@@ -103,8 +112,16 @@ private fun run(command: String, a: Arguments): JsonObject {
             json(it.resume(run, it.examples(a["--data"]?.let(::File) ?: data), watch, patience))
         }
     }
+    if (command == "export") {
+        val run = a.word(0) ?: throw UserError("give a run's folder; usage:\n$USAGE")
+        val zip = a.file("--output")
+        zip.outputStream().use { exportRun(run, a.file("--data"), it) }
+        return buildJsonObject { put("zip", zip.path) }
+    }
     val path = a.word(0) ?: throw UserError("give a program; usage:\n$USAGE")
     return FineTuner.open(path, threads).use { tuner ->
+        if (command == "generate") return generated(tuner, a)
+        if (command == "bench") return bench(tuner, path, a)
         val examples = tuner.examples(a.file("--data"))
         val from = a["--from"]?.let(::File)
         when (command) {
@@ -117,6 +134,26 @@ private fun run(command: String, a: Arguments): JsonObject {
             else -> throw UserError("unknown command $command; known are:\n$USAGE")
         }
     }
+}
+
+private fun generated(tuner: FineTuner, a: Arguments): JsonObject {
+    val prompt = a.number("--prompt") { text -> text.split(" ").map { it.toIntOrNull() }.takeIf { null !in it } }
+        ?: throw UserError("--prompt is missing; usage:\n$USAGE")
+    val usual = Writing()
+    val writing = Writing(
+        a.number("--max-new-tokens", String::toIntOrNull) ?: usual.most,
+        a.number("--temperature", String::toDoubleOrNull) ?: usual.temperature,
+        a.number("--top-p", String::toDoubleOrNull) ?: usual.topP, a.number("--seed", String::toLongOrNull) ?: usual.seed,
+    )
+    val tokens = tuner.generate(a["--from"]?.let(::File), prompt.map { it!! }.toIntArray(), writing)
+    return JsonObject(mapOf("tokens" to JsonArray(tokens.map(::JsonPrimitive))))
+}
+
+private fun bench(tuner: FineTuner, path: File, a: Arguments): JsonObject {
+    val scratch = Files.createTempDirectory("prge-bench").toFile()
+    val name = path.absoluteFile.normalize().name
+    val times = Benchmark.of(tuner, name, scratch, a.number("--tokens", String::toIntOrNull) ?: 32)
+    return times.report(mapOf("system" to System.getProperty("os.name"), "cpu" to System.getProperty("os.arch")))
 }
 
 private fun settings(a: Arguments, from: File?): Settings {

@@ -1,17 +1,19 @@
-package org.prge.app
+package org.prge
 
+import java.io.File
 import kotlinx.serialization.json.JsonArray
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
 import org.prge.data.Example
+import org.prge.loop.StepRecord
 import org.prge.program.Manifest
 
 /**
- * Times of a program's step on this phone, as a report that `prge bench compare` reads.
+ * Times of a program's step on this device, as a report that `prge bench compare` reads.
  *
- * The report has no measured limits of the machine: the app has no products of matrices to time.
+ * The report has no measured limits of the machine: there are no products of matrices to time.
  *
  * @property program the contender's name; reports are compared by it.
  * @property tokens T, the length of the rows.
@@ -20,6 +22,7 @@ import org.prge.program.Manifest
 class Benchmark(val program: String, val tokens: Int, val seconds: List<Double>) {
     val median: Double get() = seconds.sorted().let { (it[(it.size - 1) / 2] + it[it.size / 2]) / 2 }
 
+    /** The report; [machine] tells of the device, by the names that `prge bench step` uses. */
     fun report(machine: Map<String, String>): JsonObject = buildJsonObject {
         put("machine", JsonObject(machine.mapValues { JsonPrimitive(it.value) }))
         put("limits", JsonObject(emptyMap()))
@@ -43,6 +46,37 @@ class Benchmark(val program: String, val tokens: Int, val seconds: List<Double>)
 
     companion object {
         const val ROUNDS = 7
+
+        /**
+         * Times a program's step by a run that is thrown away.
+         *
+         * @param name the contender's.
+         * @param scratch a folder for it.
+         * @param tokens of each row, or as many as the program takes.
+         * @param hear hears how many steps are timed.
+         */
+        fun of(tuner: FineTuner, name: String, scratch: File, tokens: Int, hear: (Int) -> Unit = {}): Benchmark {
+            val m = tuner.manifest
+            val length = tokens.coerceIn(m.minTokens, m.maxTokens)
+            val seconds = ArrayList<Double>()
+            scratch.deleteRecursively()
+            scratch.mkdirs()
+            try {
+                val examples = tuner.pack(File(scratch, "data.prge"), examples(m, length))
+                val timed = object : Progress {
+                    override fun stepped(record: StepRecord, steps: Int) {
+                        seconds += record.seconds
+                        hear(steps - 1)
+                    }
+                }
+                // A learning rate that is given need not be measured.
+                tuner.train(File(scratch, "run"), examples, Settings(ROUNDS + 1, lr = 1e-6, evalEvery = 0), timed)
+            } finally {
+                scratch.deleteRecursively()
+            }
+            // The first step makes buffers.
+            return Benchmark(name, length, seconds.drop(1))
+        }
 
         /** As many examples as two steps take. What they say does not matter to the time. */
         fun examples(m: Manifest, length: Int): List<Example> {
