@@ -87,8 +87,8 @@ def text_rows(checkpoint: Outline, config: ExportConfig, records: Sequence[Recor
     maker = row_maker(checkpoint, form)
     examples: list[Example] = []
     for i in range(0, len(records), -(-len(records) // _TEXTS)):
-        found = maker.encode(records[i], f"the texts, record {i + 1}", labelled=False)
-        examples += [maker.fit(e) for e in found]
+        made = maker.encode(records[i], f"the texts, record {i + 1}", labelled=False)
+        examples += [maker.fit(e) for e in made]
     if not examples:
         raise UserError("the texts hold nothing to learn: each is empty, or a single token with nothing before it")
     if len(examples) > _TEXTS:

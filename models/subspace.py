@@ -87,7 +87,7 @@ def principal_factors(
         words: vocabulary indices of the label words, among which the model answers; None for the whole vocabulary.
         r: directions of the inputs.
         k: directions of the outputs.
-        set_apart: whether A keeps to what tells the rows' positions from the others (`apart`). There the adapter then
+        set_apart: whether A keeps to what tells the rows' positions from those before them (`apart`). There the adapter then
             does little, and a gradient that does not see what it does there is close to the whole one.
 
     Returns:
@@ -153,14 +153,14 @@ def _seen_and_felt(
     return {name: (*inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
 
 
-# Positions of a row beside its own ones, which stand for all of them. With 64 rows that makes 256 vectors.
+# Positions of a row before its own ones, which stand for all of them. With 64 rows that makes 256 vectors.
 _BESIDE = 4
 
 
 def _others(row: Row) -> list[int]:
-    """Some of the positions that are not the row's own, evenly spread."""
-    found = [p for p in range(len(row.tokens)) if p not in row.positions]
-    return found[:: -(-len(found) // _BESIDE)] if found else []
+    """Some of the positions before the row's own ones, evenly spread; the tokens behind see those."""
+    found = range(min(row.positions))
+    return list(found[:: -(-len(found) // _BESIDE)]) if found else []
 
 
 # Added to E[b b^T], as a part of the mean square of the inputs a: so much may be seen of a direction that no b has.

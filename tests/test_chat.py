@@ -223,7 +223,7 @@ def test_a_template_without_a_prompt_for_replies_gets_what_stands_before_one() -
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
-WEATHER = [
+WEATHER: list[dict[str, Any]] = [
     {"role": "user", "content": "Rain?"},
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "1", "content": "none today"},
