@@ -550,7 +550,7 @@ def test_real_files_keep_all_their_inputs(name: str) -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the tasks' real files are not here")
-@pytest.mark.parametrize("name", [*(set(REAL) - {"ag_news", "mr", "self-instruct", "self-instruct-chat"})])
+@pytest.mark.parametrize("name", sorted(set(REAL) - {"ag_news", "mr", "self-instruct", "self-instruct-chat"}))
 def test_every_task_reads_its_usual_files(name: str) -> None:
     form = read_form(FormOptions(task=name), SHARED / "data" / name).form
     assert form.max_tokens is None  # the data have their own bounds
