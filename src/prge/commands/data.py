@@ -22,6 +22,7 @@ from prge.quiet import quiet
 
 # Stands for a chat template where the model's is not known.
 _TRANSCRIPT = (
+    "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}"
     "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
@@ -30,7 +31,7 @@ _TRANSCRIPT = (
 def look_at(
     file: Annotated[AnyPath, Option("Examples: .jsonl, .csv, .tsv, .txt ..., or a folder.", argument=True)],
     model: Annotated[
-        str | None, Option("Also count tokens and choose label words as for this model; it is loaded.")
+        str | None, Option("Also count tokens and choose label words as for this model.")
     ] = None,
     form: FormOptions = FormOptions(),
     hooks: Hooks = Hooks(),
@@ -93,9 +94,9 @@ def _of_model(model: str, reading: Reading, file: Path) -> tuple[Form, Callable[
     with quiet():
         from prge.export.fit_form import fitted
         from prge.export.prompts import row_maker
-        from prge.models.checkpoints import load_checkpoint
+        from prge.models.checkpoints import load_outline
 
-        checkpoint = load_checkpoint(model)
+        checkpoint = load_outline(model)
     form = reading.form
     if form.chat:
         if not checkpoint.chat_template:
