@@ -83,7 +83,6 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val stateSize = json.at("state_size").whole().toInt()
     val padToken = json.at("pad_token").whole().toInt()
     val maskToken = json.at("mask_token").let { if (it is JsonNull) -1 else it.whole().toInt() }
-    val stopTokens = json.at("stop_tokens").items().map { it.whole().toInt() }.toSet()
     val chunk = json.at("chunk").whole(SIZE).toInt()
     val layers = json.at("architecture").at("layers").whole(SIZE).toInt()
     val kvHeads = json.at("architecture").at("kv_heads").whole(SIZE).toInt()
