@@ -30,9 +30,7 @@ _TRANSCRIPT = (
 
 def look_at(
     file: Annotated[AnyPath, Option("Examples: .jsonl, .csv, .tsv, .txt ..., or a folder.", argument=True)],
-    model: Annotated[
-        str | None, Option("Also count tokens and choose label words as for this model.")
-    ] = None,
+    model: Annotated[str | None, Option("Also count tokens and choose label words as for this model.")] = None,
     form: FormOptions = FormOptions(),
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
