@@ -87,8 +87,8 @@ def principal_factors(
         words: vocabulary indices of the label words, among which the model answers; None for the whole vocabulary.
         r: directions of the inputs.
         k: directions of the outputs.
-        set_apart: whether A keeps to what tells the rows' positions from those before them (`apart`). There the adapter then
-            does little, and a gradient that does not see what it does there is close to the whole one.
+        set_apart: whether A keeps to what tells the rows' positions from those before them (`apart`). There the adapter
+            then does little, and a gradient that does not see what it does there is close to the whole one.
 
     Returns:
         by full name, A [r, in] and D [out, k].
@@ -127,14 +127,15 @@ def _seen_and_felt(
     for i, row in enumerate(batch):
         tokens[i, : len(row.tokens)], mask[i, : len(row.tokens)] = torch.tensor(row.tokens), 1
     at = torch.tensor([(i, p) for i, row in enumerate(batch) for p in row.positions]).unbind(1)
-    beside = torch.tensor([(i, p) for i, row in enumerate(batch) for p in _others(row)]).reshape(-1, 2).unbind(1)
+    beside = [(i, p) for i, row in enumerate(batch) for p in _others(row)]
+    around = torch.tensor(beside, dtype=torch.int64).reshape(-1, 2).unbind(1)
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
     outputs: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
             seen = x[0].detach().reshape(*tokens.shape, -1)  # in OPT's layers it is [rows * tokens, in]
-            inputs[name] = seen[at], seen[beside]
+            inputs[name] = seen[at], seen[around]
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 

@@ -184,7 +184,7 @@ def export(
     source = Source(str(examples), dev_fraction=0.0) if examples else None
     result = export_form(
         model, Path(output), of_form, configure, source, hooks, adapter=Path(adapter) if adapter else None,
-        allow_pickle=allow_pickle,
+        allow_pickle=allow_pickle, labelled=texts is None,
     )  # fmt: skip
     return result | reading.told
 
@@ -198,13 +198,14 @@ def export_form(
     hooks: Hooks,
     *,
     trains: bool = False,
+    labelled: bool = True,
     adapter: Path | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Export a program for examples of a form.
 
     Args:
-        form, configure, source, trains: as for `fit`. Where it trains next, a program that is there and was made of the
+        form, configure, source, trains, labelled: as for `fit`. Where it trains next, a program that is there and was made of the
             same is taken as it is; any other is made anew.
         adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
@@ -219,7 +220,7 @@ def export_form(
         config = configure(form)
         return replace(config, adapter=adapter_config(lora), lora=lora) if lora else config
 
-    found = fit(model, form, whole, source, hooks, trains=trains, allow_pickle=allow_pickle)
+    found = fit(model, form, whole, source, hooks, trains=trains, labelled=labelled, allow_pickle=allow_pickle)
     inferred = {"inferred": found.inferred} if found.inferred else {}
     if trains and is_program(output):
         if request_of(output) == found.request:

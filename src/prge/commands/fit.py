@@ -44,7 +44,7 @@ class Fitted:
 
 def fit(
     model: str, form: Form, configure: Callable[[Form], ExportConfig], source: Source | None, hooks: Hooks, *,
-    trains: bool, allow_pickle: bool = False,
+    trains: bool, labelled: bool = True, allow_pickle: bool = False,
 ) -> Fitted:  # fmt: skip
     """Read the examples, and fit the form and the settings to them, by the model's tokenizer alone.
 
@@ -53,6 +53,7 @@ def fit(
         configure: makes the settings of a whole form.
         source: the examples; None for none.
         trains: whether they are trained on next. Then they are judged as training judges them.
+        labelled: whether the labels that they have must be the form's.
 
     Raises:
         UserError: whatever is wrong with the examples, the form or the settings and shows without the model.
@@ -100,7 +101,7 @@ def fit(
         source.read(reader)
     elif source:
         reader = row_maker(outline, form)
-        _judge(reader, records, name or "", config.max_tokens, hooks)
+        _judge(reader, records, name or "", config.max_tokens, labelled, hooks)
     rows = text_rows(outline, config, directed) if directed else []
     if source and not form.labels and inferred:
         inferred |= _learned(reader, records, name or "")
@@ -113,11 +114,11 @@ def fit(
     return Fitted(config, directed, inferred, request)
 
 
-def _judge(reader: Reader, records: list[Numbered], name: str, bound: int, hooks: Hooks) -> None:
+def _judge(reader: Reader, records: list[Numbered], name: str, bound: int, labelled: bool, hooks: Hooks) -> None:
     """Encode all records: a wrong one is refused. Of those that are too long it is said that training cuts them."""
     long = 0
     for number, record in records:
-        found = reader.encode(record, place(name, number), labelled=reader.form.label_column in record)
+        found = reader.encode(record, place(name, number), labelled=labelled and reader.form.label_column in record)
         long += any(len(row.tokens) > bound for e in found for row in e.rows)
     if long:
         hooks.tell(f"{long} of {len(records)} texts are longer than {bound} tokens: `prge train --truncate` cuts them.")
