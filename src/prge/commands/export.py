@@ -205,8 +205,8 @@ def export_form(
     """Export a program for examples of a form.
 
     Args:
-        form, configure, source, trains, labelled: as for `fit`. Where it trains next, a program that is there and was made of the
-            same is taken as it is; any other is made anew.
+        form, configure, source, trains, labelled: as for `fit`. Where it trains next, a program that is there and was
+            made of the same is taken as it is; any other is made anew.
         adapter: the PEFT adapter folder to go on from, in place of the config's own.
     """
     with quiet():
