@@ -99,7 +99,9 @@ def fisher_factors(
     model.eval().requires_grad_(False)
     words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
     linears = {name: linear for name, (_, _, linear) in selected(Parts(model), adapter).items()}
-    found = principal_factors(model, linears, rows, words, adapter.rank, adapter.directions, words is not None and gradient == "exact")
+    found = principal_factors(
+        model, linears, rows, words, adapter.rank, adapter.directions, words is not None and gradient == "exact"
+    )
     return {name: as_long_as(linears[name].weight, f) for name, f in found.items()}
 
 
