@@ -443,7 +443,9 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
     assert kotlin(program_folder, *data, "--output", tmp_path / "first")[0] == 0
     assert kotlin(program_folder, *data, "--from", tmp_path / "first", "--output", run)[0] == 0
     for file in run.iterdir():
-        if file.name not in ("log.jsonl", "start.safetensors", "state.safetensors"):
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif file.name not in ("log.jsonl", "start.safetensors", "state.safetensors"):
             file.unlink()
     (run / "log.jsonl").write_bytes(b"")
     assert kotlin(program_folder, *data, "--output", run)[0] == 0

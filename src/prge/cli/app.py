@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -57,6 +58,7 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one sentence and exit code 1."""
+    _in_utf8()
     screen.take_any_letter()
     try:
         app()
@@ -73,3 +75,9 @@ def main() -> None:
     screen.err.print("error:", style="bold red", end=" ")
     screen.err.print(message, markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
+
+
+def _in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale is of another encoding: words and paths are of UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
