@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,13 +103,27 @@ def principal_factors(
             inputs[name].append(a)
             others[name].append(b)
             gradients[name].append(g)
-    factors = {}
-    for name in linears:
-        a, g = torch.cat(inputs[name]), torch.cat(gradients[name])
-        down = apart(a, torch.cat(others[name]), r) if set_apart else leading(a, r)
-        mean_square = (a @ down).square().mean().clamp_min(1e-30)
-        factors[name] = Factors((down / mean_square.sqrt()).T, leading(g, k))
-    return factors
+    with _one_thread():
+        found = {name: [torch.cat(seen[name]) for seen in (inputs, others, gradients)] for name in linears}
+        return {name: _factors(*tensors, r, k, set_apart) for name, tensors in found.items()}
+
+
+def _factors(a: Tensor, b: Tensor, g: Tensor, r: int, k: int, set_apart: bool) -> Factors:
+    """A linear's, from its inputs at the rows' positions and before them, and the gradients at its outputs."""
+    down = apart(a, b, r) if set_apart else leading(a, r)
+    mean_square = (a @ down).square().mean().clamp_min(1e-30)
+    return Factors((down / mean_square.sqrt()).T, leading(g, k))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small decompositions on several threads take many times as long where other work wants the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seen_and_felt(
