@@ -104,15 +104,13 @@ def principal_factors(
             others[name].append(b)
             gradients[name].append(g)
     with _one_thread():
-        found = {name: [torch.cat(seen[name]) for seen in (inputs, others, gradients)] for name in linears}
-        return {name: _factors(*tensors, r, k, set_apart) for name, tensors in found.items()}
-
-
-def _factors(a: Tensor, b: Tensor, g: Tensor, r: int, k: int, set_apart: bool) -> Factors:
-    """A linear's, from its inputs at the rows' positions and before them, and the gradients at its outputs."""
-    down = apart(a, b, r) if set_apart else leading(a, r)
-    mean_square = (a @ down).square().mean().clamp_min(1e-30)
-    return Factors((down / mean_square.sqrt()).T, leading(g, k))
+        factors = {}
+        for name in linears:
+            a, b, g = torch.cat(inputs[name]), torch.cat(others[name]), torch.cat(gradients[name])
+            down = apart(a, b, r) if set_apart else leading(a, r)
+            mean_square = (a @ down).square().mean().clamp_min(1e-30)
+            factors[name] = Factors((down / mean_square.sqrt()).T, leading(g, k))
+        return factors
 
 
 @contextmanager
