@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from prge.errors import UserError
+from prge.examples.chat import Chat
 from prge.examples.form import Form, Numbered
 from prge.examples.read import place
 from prge.export.prompts import row_maker
@@ -47,6 +48,26 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
     words = [free((f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name))) for name in names]
     words = [word or free([f" {letter}" for letter in string.ascii_uppercase]) for word in words]
     return words if all(words) else None
+
+
+def templated(form: Form, checkpoint: Outline, model: str) -> Form:
+    """The form with what the model gives its template: the chat template, or the place of the mask.
+
+    Args:
+        model: its name, for messages.
+
+    Raises:
+        UserError: the form is of chats, and the tokenizer has no chat template.
+    """
+    if form.chat:
+        if not checkpoint.chat_template:
+            raise UserError(
+                f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
+            )
+        form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
+    if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
+        form = replace(form, template=form.template + " {mask}")
+    return form
 
 
 def fitted(

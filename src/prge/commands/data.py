@@ -90,20 +90,12 @@ def look_at(
 def _of_model(model: str, reading: Reading, file: Path) -> tuple[Form, Callable[[Form, Any, str], int]]:
     """The form with what a model's tokenizer settles, and what counts an example's tokens."""
     with quiet():
-        from prge.export.fit_form import fitted
+        from prge.export.fit_form import fitted, templated
         from prge.export.prompts import row_maker
         from prge.models.checkpoints import load_outline
 
         checkpoint = load_outline(model)
-    form = reading.form
-    if form.chat:
-        if not checkpoint.chat_template:
-            raise UserError(
-                f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
-            )
-        form = replace(form, chat=Chat(checkpoint.chat_template, checkpoint.special_tokens))
-    if checkpoint.answer_at == "mask" and form.open and "{mask}" not in form.template:
-        form = replace(form, template=form.template + " {mask}")
+    form = templated(reading.form, checkpoint, model)
     form = fitted(form, checkpoint, keep(form, form.records(file), file).records, file)
     maker = row_maker(checkpoint, form)
     return form, lambda _, record, where: max(sum(map(len, pair)) for pair in maker.pairs(record, where))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prge.commands.hooks import Hooks
-from prge.errors import UserError
-from prge.examples.chat import Chat
 from prge.examples.detect import described
 from prge.examples.form import Form, Numbered
 from prge.examples.read import Record, place
@@ -61,7 +59,7 @@ def fit(
     with quiet():
         from prge.export.config import check_config
         from prge.export.describe import label_tokens
-        from prge.export.fit_form import fitted
+        from prge.export.fit_form import fitted, templated
         from prge.export.prompts import check_template, row_maker, text_rows
         from prge.models.checkpoints import load_outline
 
@@ -69,14 +67,7 @@ def fit(
     with quiet():
         outline = load_outline(model, allow_pickle)
     asked = form
-    if form.chat:
-        if not outline.chat_template:
-            raise UserError(
-                f"{model}: its tokenizer has no chat template; take an instruction-tuned model for messages"
-            )
-        form = replace(form, chat=Chat(outline.chat_template, outline.special_tokens))
-    if outline.answer_at == "mask" and form.open and "{mask}" not in form.template:
-        form = replace(form, template=form.template + " {mask}")
+    form = templated(form, outline, model)
     check_template(outline, form.template)
     records, held, files = source.records(form) if source else ([], [], [])
     name = source.train or form.task if source else ""
