@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -245,7 +246,7 @@ def test_the_whole_way_in_processes_of_their_own(
     assert all(0 <= row["score"] <= 1 for row in result["rows"])
     trained = [row for row in result["rows"] if row["seconds"] is not None]
     assert len(trained) == 3 and all(row["seconds"] > 0 and row["peak_megabytes"] > 0 for row in trained)
-    assert Path(result["picture"]).stat().st_size > 5000
+    assert Path(result["picture"]).stat().st_size > 5000 and (out / "curves" / "errands.png").stat().st_size > 5000
     saved = json.loads((out / "tasks.json").read_text())
     assert saved["rows"] == result["rows"] and saved["tasks"]["errands"]["train"] <= 24
     assert saved["machine"]["prge"] and saved["settings"]["steps"] == 4
@@ -318,6 +319,25 @@ def test_a_call_goes_on_where_the_last_one_stopped(
     gone.write_text("{")
     code, refused = prge(*command, "--seeds", 2)
     assert code == 1 and f"{gone} cannot be read" in refused["error"] and gone.read_text() == "{"
+
+
+def test_the_paper_s_settings_are_rows_beside_the_default(
+    prge: Callable[..., tuple[int, Any]], program_folder: Path, tiny_model: Path, data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    options = shlex.split(bench.PAPER["paper-4x4"])
+    code, result = prge("export", tiny_model, "-o", tmp_path / "paper", "--data", data / "errands", *options)
+    assert code == 0, result
+    found = StepProgram(tmp_path / "paper").manifest
+    assert (found.queries, found.batch, found.gradient, found.optimizer) == (4, 4, "weights", "sgd")
+    assert (found.adapter.rank, found.adapter.alpha, found.adapter.subspace) == (16, 32.0, None)
+    monkeypatch.setattr("prge.bench.tasks.measure", Recorded(really=False))
+    monkeypatch.setattr("prge.bench.tasks._Bench._program", lambda self, task, variant: program_folder)
+    command = ("bench", "tasks", data, "--model", "none", "--task", "errands", *FEW, "-o", tmp_path / "out")
+    code, result = prge(*command, "--lora-lr", 1e-3, "--seeds", 1, "--paper")
+    assert code == 0, result
+    methods = ["majority", ZERO_SHOT, "prge", "paper-1x16", "paper-4x4", "paper-16x1", LORA, PROBE]
+    assert [row["method"] for row in result["rows"]] == methods
 
 
 def test_an_interrupted_run_leaves_the_others(

@@ -193,14 +193,20 @@ def markdown(rows: Sequence[dict[str, Any]], target: float, program: StepProgram
     return "\n".join(lines) + "\n"
 
 
-def plot(path: Path, curves: Sequence[Curve], target: float) -> None:
-    """Draw accuracy over seconds of training: a color for each method, a line for each seed."""
+def plot(path: Path, curves: Sequence[Curve], target: float | None) -> None:
+    """Draw accuracy, or loss, over seconds of training: a color for each method, a line for each seed.
+
+    Args:
+        target: where to draw a line across; None for nowhere.
+    """
+    metric = curves[0].metric
     with picture(path) as axis:
         for i, name in enumerate(dict.fromkeys(c.name for c in curves)):
             for j, c in enumerate(c for c in curves if c.name == name):
                 label = name if j == 0 else None
-                x, y = [p["seconds"] for p in c.points], [p["accuracy"] for p in c.points]
+                x, y = [p["seconds"] for p in c.points], [p[metric] for p in c.points]
                 axis.plot(x, y, ".-", color=f"C{i}", label=label, linewidth=1)
-        axis.axhline(target, color="gray", linestyle=":", linewidth=1)
-        axis.set(xlabel="seconds of training", ylabel="dev accuracy")
-        axis.legend(loc="lower right")
+        if target is not None:
+            axis.axhline(target, color="gray", linestyle=":", linewidth=1)
+        axis.set(xlabel="seconds of training", ylabel=f"dev {metric}")
+        axis.legend(loc="lower right" if metric == "accuracy" else "upper right")

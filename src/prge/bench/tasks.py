@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.bench.convergence import Curve, measure
+from prge.bench.convergence import plot as plot_curves
 from prge.bench.machine import describe
 from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read
 from prge.bench.tasks_folder import Settings, read_curve, settle, write_json
-from prge.bench.tasks_report import MAJORITY, ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of
+from prge.bench.tasks_report import MAJORITY, ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of, target_of
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.read import has_part
@@ -34,7 +35,13 @@ THREE = ("sst2", "ag_news", "arc-easy")
 
 # The row of the default export.
 DEFAULT = "prge"
-_TAKEN = (MAJORITY, ZERO_SHOT, PROBE, LORA)
+# P-RGE's own protocol (arXiv 2409.15520): LoRA-FA, and q times B is 16.
+PAPER = {
+    f"paper-{q}x{b}": "--gradient weights --optimizer sgd --subspace none --layers : --rank 16 --alpha 32 "
+    f"--queries {q} --batch {b}"
+    for q, b in ((1, 16), (4, 4), (16, 1))
+}
+_TAKEN = (MAJORITY, ZERO_SHOT, PROBE, LORA, *PAPER)
 _POINTS = 12
 
 
@@ -55,6 +62,14 @@ def tasks(
         tuple[str, ...],
         Option("NAME=OPTIONS: one more row, exported with these options of `prge export`, as 'wide=--rank 32'."),
     ] = (),
+    paper: Annotated[
+        bool,
+        Option(
+            "Three more rows, P-RGE's own settings: LoRA-FA of rank 16, with 1, 4 and 16 queries for each of 16, 4 and "
+            "1 examples a step.",
+            ("--paper",),
+        ),
+    ] = False,
     seeds: Annotated[int | None, Option("Seeds per method; default: 3, or 1 with --short.", least=1)] = None,
     examples: Annotated[int, Option("Use only the first N records for training.", least=1)] = 1000,
     dev_examples: Annotated[
@@ -84,9 +99,9 @@ def tasks(
     A task is a folder of DATA. If its name is one of `prge tasks`, its files are read as that task's; else their form
     is inferred. Every method of a task gets the same examples. Texts that are too long are left out.
 
-    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output`` whenever a task is done. The programs are
-    kept in ``programs`` and each run in ``runs``, so that a call that was stopped goes on where it stood, and tasks,
-    seeds and variants can be added later.
+    Writes ``tasks.json``, ``tasks.md`` and ``tasks.png`` into ``output`` whenever a task is done, and a picture of the
+    task's curves into ``curves``. The programs are kept in ``programs`` and each run in ``runs``, so that a call that
+    was stopped goes on where it stood, and tasks, seeds and variants can be added later.
 
     Returns:
         ``rows``, one per task and method, with medians over the seeds; ``summary``, one per method; ``picture``.
@@ -96,7 +111,7 @@ def tasks(
             other settings.
     """
     folder, found = Path(output), _folders(Path(data), task or (THREE if short else TEN))
-    variants = _variants(variant)
+    variants = _variants(variant) | (PAPER if paper else {})
     here = str(Path(model).resolve()) if Path(model).exists() else model
     settings = Settings(
         here, str(Path(data).resolve()), examples, dev_examples or (200 if short else 500), max_tokens, steps,
@@ -222,6 +237,8 @@ def _report(folder: Path, tasks: Sequence[TaskRuns], described: dict[str, Any]) 
     page = markdown(tasks, result["summary"], described["settings"]["model"], described["machine"])
     replace_file(folder / "tasks.md", page.encode())
     plot(folder / "tasks.png", rows)
+    trained = [curve for curve in tasks[-1].curves if curve.name != ZERO_SHOT]
+    plot_curves(folder / "curves" / f"{tasks[-1].name}.png", trained, target_of(tasks[-1]))
     return result | {"picture": str(folder / "tasks.png")}
 
 

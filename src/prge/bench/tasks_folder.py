@@ -54,7 +54,7 @@ def settle(folder: Path, settings: Settings, variants: dict[str, str]) -> None:
                 raise UserError(f"{folder} was made with {name} {old!r}, not {new!r}; choose another --output")
     else:
         refuse_used(folder)
-    for name in ("programs", "runs"):
+    for name in ("programs", "runs", "curves"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_json(file, {"settings": content, "variants": known | variants})
 
