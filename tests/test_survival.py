@@ -14,7 +14,9 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,13 +62,27 @@ def undisturbed(program_folder: Path, demo_data: Path, tmp_path_factory: pytest.
     return run
 
 
+def life_of(context: ForkServerContext, program: Path, data: Path, run: Path) -> float:
+    """Seconds that a run of its own process takes. The second one: the first waits for the modules' import."""
+    for _ in range(2):
+        began = time.perf_counter()
+        process = context.Process(target=go_on, args=(program, data, run))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        found = time.perf_counter() - began
+        shutil.rmtree(run)
+    return found
+
+
 def test_killed_runs_end_with_the_same_bits(
     undisturbed: Path, program_folder: Path, demo_data: Path, tmp_path: Path
 ) -> None:
     """kill -9 at random moments of the run's whole life, loading and writing included."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["survivor", "matplotlib.pyplot"])
+    context.set_forkserver_preload(["prge.commands.train", "matplotlib.pyplot", "torch._dynamo"])
     expected, chance = outcome(undisturbed), random.Random(0)
+    life = life_of(context, program_folder, demo_data, tmp_path / "whole")
     kills, runs, behind = 0, 0, []
     while kills < (200 if THOROUGH else 4):
         runs += 1
@@ -74,7 +90,7 @@ def test_killed_runs_end_with_the_same_bits(
         while True:
             process = context.Process(target=go_on, args=(program_folder, demo_data, run))
             process.start()
-            process.join(chance.uniform(0.2, 3.0))
+            process.join(life * chance.uniform(0.05, 1.5))
             if process.exitcode is not None:
                 break
             assert process.pid is not None

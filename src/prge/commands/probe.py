@@ -22,9 +22,10 @@ def below_probe(
 ) -> str | None:
     """What to say of a run that ended below a linear probe; None where it did not, or where that cannot be told.
 
-    The probe is a logistic regression on the frozen part's hidden states at the position of the label word. They are
-    kept for the run, so it costs no pass of the model. "Below" is by more than the dev set's size lets happen by chance
-    (one standard error of the difference).
+    The probe is a logistic regression on the frozen part's hidden states: that at the position where the label word is
+    predicted, and the mean of those up to there. With all layers adapted they are the tokens' embeddings, and the mean
+    is what tells texts apart. They are kept for the run, so it costs no pass of the model. "Below" is by more than the
+    dev set's size lets happen by chance (one standard error of the difference).
 
     Args:
         program: with the hidden states of all examples kept.
@@ -40,15 +41,17 @@ def below_probe(
     if accuracy >= probe - math.sqrt(2 * probe * (1 - probe) / len(dev)):
         return None
     return (
-        f"the accuracy is {accuracy:.3f}, and a linear probe on the frozen layers alone has {probe:.3f}: "
+        f"the accuracy is {accuracy:.3f}, and a linear probe on what is frozen has {probe:.3f}: "
         "train for more --steps, give another --lr, or look at the labels"
     )
 
 
 def _features(program: StepProgram, examples: Sequence[Example]) -> Tensor:
-    """Hidden states f32[n, H] at the position of the label word."""
+    """Hidden states f32[n, 2 H]: at the position where the label word is predicted, and their mean up to there."""
     found = []
     for example in examples:
         tokens, (position, *_) = collate([example], program.manifest)
-        found.append(program.states(tokens)[0, position[0, 0]])
+        at = int(position[0, 0])
+        states = program.states(tokens)[0, : at + 1]
+        found.append(torch.cat([states[at], states.mean(0)]))
     return torch.stack(found)

@@ -286,17 +286,19 @@ def _go_on(
     if stopped:
         result |= {"stopped": stopped, "go_on": f"prge train --resume {word(run.folder)}"}
     result |= told(rows)
+    paths = _finish(run, state, rows)
     accuracy = result.get("after", {}).get("accuracy")
     if accuracy is not None and stopped != Stopping.why:
+        hooks.show("linear probe", 0, None, "")
         warning = below_probe(run.program, examples, dev, accuracy)
         result |= {"warning": warning} if warning else {}
-    return result | {"seconds": time.perf_counter() - began} | _finish(run, state, rows)
+    return result | {"seconds": time.perf_counter() - began} | paths
 
 
 def _finish(run: RunFolder, state: Tensor, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Close the run's folder and draw the curves of the journal's ``rows``; paths by name."""
     paths, picture = run.finish(state), run.folder / PICTURE_FILE
-    run.program.unload()  # drawing takes as much again
+    run.program.unload()  # drawing takes as much again, and so does the probe
     try:
         plot_curves(picture, rows)
     except OSError as e:
