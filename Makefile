@@ -16,7 +16,7 @@ test: check  ## check style and types, then run all tests
 
 test-android: $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
 	cd android_demo && mvn -q -B package -Dpython=$(CURDIR)/$(VENV)/bin/python
-	$(VENV)/bin/python -m pytest tests/test_kotlin.py tests/test_kotlin_tokenizer.py tests/test_apk.py
+	$(VENV)/bin/python -m pytest tests/test_kotlin*.py tests/test_apk.py
 
 check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff check .

@@ -282,21 +282,43 @@ def test_a_killed_run_loses_nothing(
 
 
 def test_a_run_is_one_process_s(
-    host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+    host: list[str], kotlin: Run, runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    words = ("train", program_folder, "--data", packed, "--output", run, "--steps", 1000000, "--lr", 1e-3)
-    process = subprocess.Popen([*host, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
-                break
-            time.sleep(0.05)
-        code, refused = kotlin("--resume", run)
-        assert code == 1 and "another process trains there" in refused["error"]
-    finally:
-        process.kill()
-        process.wait()
+    """Whichever drivers the two are: the second is refused, and the first goes on."""
+    drivers: dict[str, Run] = {"kotlin": kotlin, "native": runner, "python": lambda *words: prge("train", *words)}
+    beginning = {
+        "kotlin": [*host, "train"], "native": [str(runner.path)], "python": [sys.executable, "-m", "prge", "train"]  # type: ignore[attr-defined]
+    }  # fmt: skip
+    for name, command in beginning.items():
+        run = tmp_path / name
+        words = (program_folder, "--data", packed, "--output", run, "--steps", 100000, "--lr", 1e-3, "--eval-every", 0)
+        log = (tmp_path / f"{name}.log").open("wb")
+        process = subprocess.Popen([*command, *map(str, words)], stdout=log, stderr=log)
+        try:
+            until(lambda: lines_of(run / "log.jsonl") > 3)  # noqa: B023
+            for second in drivers.values():
+                code, refused = second("--resume", run)
+                assert code == 1 and "in use: another process trains there" in refused["error"]
+            before = lines_of(run / "log.jsonl")
+            until(lambda: lines_of(run / "log.jsonl") > before)  # noqa: B023
+        finally:
+            process.kill()
+            process.wait()
+        for each in drivers.values():
+            assert each("--resume", run, "--max-minutes", 0)[0] == 0
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what another process does; a minute or more, on a busy machine."""
+    for _ in range(2400):
+        if happened():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
 
 
 @pytest.mark.parametrize("cache", ["off", "0.01 MB"])

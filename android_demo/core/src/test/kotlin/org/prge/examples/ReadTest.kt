@@ -62,5 +62,5 @@ class ReadTest {
     }
 
     private fun read(name: String, content: String): List<Numbered> =
-        readRecords(folder.resolve(name).apply { writeText(content) }, listOf("text", "label"))
+        readRecords(folder.resolve(name).apply { writeText(content) }, Expected(listOf("text", "label")))
 }
