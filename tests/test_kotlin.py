@@ -11,10 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,35 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def kotlin(host: list[str]) -> Run:
-    """Run it as prge-run is run: (exit code, what it printed)."""
+def kotlin(host: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run it as prge-run is run: (exit code, what it printed). One process serves all, until it crashes."""
+    log, running = tmp_path_factory.mktemp("kotlin") / "stderr", list[subprocess.Popen[bytes]]()
 
     def run(*arguments: object) -> tuple[int, Any]:
         words = list(map(str, arguments))
         words = ["resume", *words[1:]] if words[0] == "--resume" else words
         if words[0] not in ("resume", "evaluate", "predict", "generate", "bench", "export"):
             words.insert(0, "train")
-        done = subprocess.run([*host, *words], capture_output=True, text=True, timeout=300)
-        assert done.returncode in (0, 1) and "Exception" not in done.stderr, done
-        return done.returncode, json.loads(done.stdout)
+        if not running or running[-1].poll() is not None:
+            running.append(
+                subprocess.Popen([*host, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"))
+            )
+        jvm = running[-1]
+        assert jvm.stdin and jvm.stdout
+        jvm.stdin.write(json.dumps(words).encode() + b"\n")
+        jvm.stdin.flush()
+        late = threading.Timer(600, jvm.kill)
+        late.start()
+        answer = jvm.stdout.readline()
+        late.cancel()
+        assert answer, (jvm.wait(), log.read_text(errors="replace")[-3000:])
+        result = json.loads(answer)
+        return int("error" in result), result
 
-    return run
+    yield run
+    for jvm in running:
+        jvm.kill()
+        jvm.communicate()
 
 
 @pytest.mark.parametrize(

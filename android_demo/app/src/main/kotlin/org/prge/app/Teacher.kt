@@ -22,7 +22,7 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
         val asked = Asked.read(run)
         return open(asked.program).use { tuner ->
             if (run.begun) return tuner.resume(run.run, tuner.examples(run.data), progress, patience = 0)
-            val examples = examples(tuner, asked, run.data)
+            val examples = examples(tuner, asked, run)
             val settings = Settings(asked.steps, evalEvery = maxOf(1, asked.steps / CHECKS))
             // All steps that were asked for: a few kept messages are too few to tell that it gets no better.
             tuner.train(run.run, examples, settings, progress, patience = 0)
@@ -30,10 +30,12 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
     }
 
     /** A copy of packed examples; or what the phone itself reads, packed. */
-    private fun examples(tuner: FineTuner, asked: Asked, packed: File): Examples {
-        if (asked.data.extension == PACKED) return tuner.examples(asked.data.copyTo(packed, overwrite = true))
-        val given = Source(asked.data, asked.dev).read(encoder(tuner, asked.program))
-        return tuner.pack(packed, given.train, given.dev, given.dropped)
+    private fun examples(tuner: FineTuner, asked: Asked, run: Kept): Examples {
+        if (asked.data.extension == PACKED) return tuner.examples(asked.data.copyTo(run.data, overwrite = true))
+        val encoder = encoder(tuner, asked.program)
+        val given = Source(asked.data, asked.dev).read(encoder)
+        run.told.writeText(encoder.told.joinToString("\n"))
+        return tuner.pack(run.data, given.train, given.dev, given.dropped)
     }
 
     /** Opens a program. The caller closes it. */

@@ -196,6 +196,8 @@ class FlowTest {
         taught("classification", "news.csv", { it.replace("{text} This is", template) }) {
             if (it == 1) "title,text,label\n" else "call me,number $it,${if (it % 2 == 0) "TODAY" else "later"}\n"
         }
+        val told = screenOf(TrainingActivity::class.java).texts()
+        assertTrue(told.toString(), told.any { it.startsWith("read as 'today', which they spell otherwise: 20 rows") })
         val screen = screenOf(TryActivity::class.java)
         val fields = screen.root.all().filterIsInstance<EditText>().toList()
         assertEquals(listOf("title", "text"), fields.map { it.hint.toString() })
