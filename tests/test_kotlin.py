@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -24,7 +23,7 @@ import pytest
 from edits import json_edits, resealed
 from forked import Forks
 from hypothesis import given
-from kotlin import compiled
+from kotlin import build, compiled
 from test_bench import small_limits as small_limits
 from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
@@ -39,6 +38,7 @@ from test_native import (
     contents,
     is_refused_as_of_another_version,
     lying,
+    made_once,
     mutated,
     packed_for,
     said,
@@ -61,7 +61,6 @@ from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import read_journal
 
-ANDROID = Path(__file__).parent.parent / "android_demo"
 MUTATIONS = 500 if THOROUGH else 12
 KILLS = 100 if THOROUGH else 10
 
@@ -72,28 +71,20 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver's test
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the driver. The first worker that asks builds all with Maven, and runs its tests."""
+    """The command that runs the driver."""
     try:
         cmake = find_cmake()
     except UserError as e:
         pytest.skip(str(e))
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    bridge, target = shared / "bridge", ANDROID / "host" / "target"
-    with (shared / "bridge.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not bridge.exists():
-            scratch = tmp_path_factory.mktemp("bridge") / "out"
-            source, wheel = ANDROID / "host" / "src" / "main" / "cpp", _package("executorch") / "share" / "cmake"
-            for command in (
-                ("mvn", "-q", "-B", "package", "--projects", "host", "--also-make"),
-                (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
-                (cmake, "--build", scratch),
-            ):
-                compiled([str(word) for word in command], ANDROID)
-            scratch.rename(bridge)
-    jars = f"{target / 'classes'}:{target / 'libraries'}/*"
+    source = build(tmp_path_factory) / "host"
+
+    def make(bridge: Path) -> None:
+        wheel = _package("executorch") / "share" / "cmake"
+        compiled([cmake, "-S", str(source / "src/main/cpp"), "-B", str(bridge), f"-Dexecutorch_DIR={wheel}"], source)
+        compiled([cmake, "--build", str(bridge)], source)
+
+    bridge = made_once(tmp_path_factory, "bridge", make)
+    jars = f"{source / 'target' / 'classes'}:{source / 'target' / 'libraries'}/*"
     return ["java", "-XX:+UseSerialGC", f"-Djava.library.path={bridge}", "-cp", jars, "org.prge.host.MainKt"]
 
 

@@ -86,33 +86,6 @@ def test_rare_classes_and_empty_cells_are_divided_alike(kotlin: Kotlin, folder: 
         ]
 
 
-ROWS = {
-    "a.jsonl": ("classification", b'{"text": "one, \\"1\\" \\u00e9", "label": 0}\n\n{"text": 1.50, "label": true}\n'),
-    "a.csv": ("classification", 'text,label\n"one, ""1""\nmore",0\r\ntwo\u2028é,1\n'.encode()),
-    "a.tsv": ("classification", 'text\tlabel\none, "1"\t0\r\ntwo\u00a0\t1\n'.encode()),
-    "a.txt": ("plain text", "The film was\nnot good.\n\n\x0c Second\u2028third\n \nfourth\n".encode()),
-    "b.jsonl": ("choices", b'{"premise": "It", "choices": ["he", "she was"], "label": 1}\n'),
-    "c.jsonl": ("chat", json.dumps({"messages": MESSAGES}).encode()),
-}
-
-
-@given(st.sampled_from(sorted(ROWS)), byte_edits())
-@HARMED
-def test_damaged_data_become_the_same_examples_or_a_sentence(
-    kotlin: Kotlin, folder: Path, tmp_path: Path, name: str, edit: Callable[[bytes], bytes]
-) -> None:
-    """Either side may refuse what the other takes: a device knows fewer roles, and Python is stricter about JSON."""
-    manifest = MANIFESTS[ROWS[name][0]]
-    path = tmp_path / name
-    path.write_bytes(edit(ROWS[name][1]))
-    found = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
-    try:
-        examples = Encoder(manifest, folder / "tokenizer.json", truncate=True).examples(path)
-    except UserError:
-        return
-    assert found == [*map(described, examples)] or (isinstance(found, str) and str(path) in found)
-
-
 SPAM = replace(
     MANIFESTS["classification"], max_tokens=200, labels=(Label("Spam", "a", 5), Label("not spam", "b", 6))
 )  # fmt: skip
@@ -211,3 +184,34 @@ def test_what_is_not_read_is_refused_with_what_to_do(kotlin: Kotlin, folder: Pat
     path.write_bytes(content)
     error = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
     assert isinstance(error, str) and error.startswith(str(path)) and sentence in error
+
+
+# Files that are damaged, beside those above.
+ROWS = FORMS | {
+    "a.jsonl": (
+        MANIFESTS["classification"],
+        b'{"text": "one, \\"1\\" \\u00e9", "label": 0}\n\n{"text": 1.50, "label": true}\n',
+    ),
+    "a.csv": (MANIFESTS["classification"], 'text,label\n"one, ""1""\nmore",0\r\ntwo\u2028é,1\n'.encode()),
+    "a.tsv": (MANIFESTS["classification"], 'text\tlabel\none, "1"\t0\r\ntwo\u00a0\t1\n'.encode()),
+    "a.txt": (MANIFESTS["plain text"], "The film was\nnot good.\n\n\x0c Second\u2028third\n \nfourth\n".encode()),
+    "b.jsonl": (MANIFESTS["choices"], b'{"premise": "It", "choices": ["he", "she was"], "label": 1}\n'),
+    "c.jsonl": (MANIFESTS["chat"], json.dumps({"messages": MESSAGES}).encode()),
+}
+
+
+@given(st.sampled_from(sorted(ROWS)), byte_edits())
+@HARMED
+def test_damaged_data_become_the_same_examples_or_a_sentence(
+    kotlin: Kotlin, folder: Path, tmp_path: Path, name: str, edit: Callable[[bytes], bytes]
+) -> None:
+    """Either side may refuse what the other takes: a device knows fewer roles, and Python is stricter about JSON."""
+    manifest, content = ROWS[name]
+    path = tmp_path / name
+    path.write_bytes(edit(content))
+    found = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
+    try:
+        examples = Encoder(manifest, folder / "tokenizer.json", truncate=True).examples(path)
+    except UserError:
+        return
+    assert found == [*map(described, examples)] or (isinstance(found, str) and str(path) in found)

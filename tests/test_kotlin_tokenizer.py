@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -269,8 +270,8 @@ def test_what_is_not_known_is_refused_by_name(
 
 
 HARMED = settings(
-    max_examples=150, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=list(HealthCheck),
+    max_examples=500 if os.environ.get("PRGE_THOROUGH") else 150, deadline=None, derandomize=True,
+    phases=(Phase.explicit, Phase.generate), suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 numbers = count()  # the other side keeps a tokenizer by its path
 
