@@ -132,7 +132,8 @@ class GenerateTest {
             // Its end.
             val tokens = tuner.generate(run, prompt).toIntArray()
             val whole = encoder.tokenizer.decode(prompt + tokens)
-            assertTrue(tokens.isNotEmpty() && "dull and far too long . It was$printed" == whole.trimEnd('\uFFFD'), "$printed, $whole")
+            assertTrue(tokens.isNotEmpty())
+            assertEquals(whole.trimEnd('\uFFFD'), "dull and far too long . It was$printed")
         }
     }
 

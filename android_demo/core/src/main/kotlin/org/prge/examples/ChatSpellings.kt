@@ -26,8 +26,13 @@ private val KNOWN = listOf("assistant", "function", "system", "tool", "user")
  */
 internal fun asMessages(row: Record, where: String): Record {
     val named = CHATS.firstOrNull { holds(row[it]) }
-    val history = turns(row["history"]).takeIf { holds(it) && (it as? List<*>)?.all { pair -> pair is List<*> && pair.size == 2 } == true }
-    val found = if (named != null) turns(row[named]) else if (history != null) ofHistory(row, history as List<*>) else ofPair(row)
+    val history = (turns(row["history"]) as? List<*>)
+        ?.takeIf { it.isNotEmpty() && it.all { pair -> pair is List<*> && pair.size == 2 } }
+    val found = when {
+        named != null -> turns(row[named])
+        history != null -> ofHistory(row, history)
+        else -> ofPair(row)
+    }
     if (!isTurns(found)) {
         throw UserError(
             "$where: \"messages\" must be a list of {\"role\": ..., \"content\": ...}, both text, as " +
@@ -36,8 +41,9 @@ internal fun asMessages(row: Record, where: String): Record {
     }
     val messages = (found as List<*>).mapIndexed { i, turn -> message(turn as Turn, "$where, message ${i + 1}") }
     val system = (row["system"].takeIf(::holds) ?: row["system_prompt"]) as? String
-    val begun = system != null && !isBlank(system) && messages.none { it["role"] == "system" }
-    return row + ("messages" to if (begun) listOf(mapOf("role" to "system", "content" to system)) + messages else messages)
+    val missing = system != null && !isBlank(system) && messages.none { it["role"] == "system" }
+    val begin = if (missing) listOf(mapOf("role" to "system", "content" to system)) else emptyList()
+    return row + ("messages" to begin + messages)
 }
 
 /** Whether a value is there, and not empty. */
@@ -54,7 +60,10 @@ private fun turns(value: Any?): Any? = if (value is String && stripped(value).st
     value
 }
 
-private fun isTurns(value: Any?) = turns(value).let { it is List<*> && it.isNotEmpty() && it.all { turn -> turn is Map<*, *> } }
+private fun isTurns(value: Any?): Boolean {
+    val turns = turns(value) as? List<*>
+    return !turns.isNullOrEmpty() && turns.all { it is Map<*, *> }
+}
 
 /** The turns of a prompt and what follows it. */
 private fun ofPair(row: Record): Any? {
@@ -68,22 +77,25 @@ private fun ofPair(row: Record): Any? {
 }
 
 private fun role(turn: Turn): String {
-    val role = listOf("role", "from", "speaker").firstNotNullOfOrNull { turn[it].takeIf(::holds) }?.toString().orEmpty().lowercase()
+    val found = listOf("role", "from", "speaker").firstNotNullOfOrNull { turn[it].takeIf(::holds) }
+    val role = found?.toString().orEmpty().lowercase()
     return ROLES[role] ?: role
 }
 
 /** Alpaca with the turns before: pairs of what was asked and answered. */
 private fun ofHistory(row: Record, history: List<*>): List<Turn> {
-    val asked = listOf("instruction", "prompt", "input", "query").mapNotNull { row[it].takeIf(::holds) }.joinToString("\n")
-    val pairs = history + listOf(listOf(asked, row["output"].takeIf(::holds) ?: row["response"] ?: ""))
-    return pairs.flatMap { pair ->
-        listOf("user", "assistant").zip(pair as List<*>).map { (role, text) -> mapOf("role" to role, "content" to text) }
+    val asked = listOf("instruction", "prompt", "input", "query").mapNotNull { row[it].takeIf(::holds) }
+    val last = listOf(asked.joinToString("\n"), row["output"].takeIf(::holds) ?: row["response"] ?: "")
+    return (history + listOf(last)).flatMap { pair ->
+        val (user, assistant) = pair as List<*>
+        listOf(mapOf("role" to "user", "content" to user), mapOf("role" to "assistant", "content" to assistant))
     }
 }
 
 private fun message(turn: Turn, where: String): Turn {
     val role = role(turn)
     if (role !in KNOWN) throw UserError("$where: role '$role' is none of ${KNOWN.joinToString()}")
-    val content = listOf("content", "value", "text").firstNotNullOfOrNull { name -> turn[name].takeIf { it !is JsonNull } } ?: ""
-    return turn.filterKeys { it !in listOf("from", "value", "speaker", "text") } + mapOf("role" to role, "content" to content)
+    val content = listOf("content", "value", "text").map { turn[it] }.firstOrNull { it != null && it !is JsonNull }
+    val kept = turn.filterKeys { it !in listOf("from", "value", "speaker", "text") }
+    return kept + mapOf("role" to role, "content" to (content ?: ""))
 }

@@ -59,9 +59,8 @@ private fun unmarked(bytes: ByteArray): Charset {
     val head = bytes.take(1000)
     for ((first, charset) in listOf(1 to Charsets.UTF_16LE, 0 to Charsets.UTF_16BE)) {
         val (every, others) = head.withIndex().partition { it.index % 2 == first }
-        if (head.size >= 8 && every.count { it.value == 0.toByte() } > 0.7 * every.size && others.all { it.value != 0.toByte() }) {
-            return charset
-        }
+        val zeros = every.count { it.value == 0.toByte() }
+        if (head.size >= 8 && zeros > 0.7 * every.size && others.none { it.value == 0.toByte() }) return charset
     }
     return Charsets.UTF_8
 }
@@ -71,7 +70,8 @@ private fun western(file: File, bytes: ByteArray, at: Int): String {
     val text = String(bytes, WESTERN)
     val foreign = text.indices.filter { text[it].code > 0x7F }
     val signs = foreign.filter { !text[it].isLetter() }
-    val within = signs.filter { text.getOrNull(it - 1)?.isLetter() == true && text.getOrNull(it + 1)?.isLetter() == true }
+    fun letter(at: Int) = text.getOrNull(at)?.isLetter() == true
+    val within = signs.filter { letter(it - 1) && letter(it + 1) }
     val odd = bytes.any { it.toInt() and 0xFF in NOTHING } || signs.any { text[it] !in SIGNS } ||
         within.any { text[it] !in WITHIN } || LONG.containsMatchIn(text) || // no Western word has so many together
         3 * (foreign.size - signs.size) > text.count(Char::isLetter) || text.any { it < ' ' && it !in "\t\n\r\u000C" }

@@ -72,7 +72,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
      */
     fun records(file: File): List<Numbered> {
         val task = if (isTask) task(taskName) else null
-        val expected = if (task == null) Expected(columns, labels = labels) else Expected(task.columns, task.renamed.keys)
+        val expected =
+            if (task == null) Expected(columns, labels = labels) else Expected(task.columns, task.renamed.keys)
         var rows = readRecords(file, expected)
         if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them
             val held = rows.flatMapTo(HashSet()) { it.record.keys }
@@ -83,7 +84,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
             unfold(row.record, task, place(file, row)).map(row::with)
         }
         if (task == null || file.extension != "json") return records
-        return records.mapIndexed { i, it -> Numbered(i + 1, it.record, recorded = true) } // one document may hold them all
+        // One document may hold them all.
+        return records.mapIndexed { i, it -> Numbered(i + 1, it.record, recorded = true) }
     }
 
     private fun unfold(row: Record, task: Task?, where: String): List<Record> = when {

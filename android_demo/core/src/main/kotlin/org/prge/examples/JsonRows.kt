@@ -35,8 +35,9 @@ internal fun jsonRows(file: File, text: String): List<Numbered> {
     val inside = only?.let { byColumn(it) ?: unwrapped(file, it) }
     if (inside != null) return numbered(file, inside)
     return rows.map { (number, row) ->
-        if (row !is Map<*, *>) throw UserError("$file, line $number: a JSON object was expected, as {\"text\": ..., \"label\": ...}")
-        Numbered(number, asText(row))
+        val fields = row as? Map<*, *>
+            ?: throw UserError("$file, line $number: a JSON object was expected, as {\"text\": ..., \"label\": ...}")
+        Numbered(number, asText(fields))
     }
 }
 
@@ -93,9 +94,8 @@ private fun end(text: String, start: Int): Int {
 /** The rows in an object that wraps them; null for an object that is a row itself. */
 private fun unwrapped(file: File, row: Map<*, *>): List<*>? {
     val lists = row.filterValues { it is List<*> && it.isNotEmpty() && it.all { each -> each is Map<*, *> } }
-    if (lists.isEmpty() || lists.values.any { (it as List<*>).first().let { turn -> (turn as Map<*, *>).keys.any(TURN::contains) } }) {
-        return null
-    }
+    fun isTurn(row: Any?) = (row as Map<*, *>).keys.any(TURN::contains)
+    if (lists.isEmpty() || lists.values.any { isTurn((it as List<*>)[0]) }) return null
     if (lists.size > 1) {
         throw UserError(
             "$file holds several lists (${lists.keys.joinToString()}): put the one to learn from into a file of its own"

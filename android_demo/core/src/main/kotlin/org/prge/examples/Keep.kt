@@ -8,15 +8,15 @@ private val MISSING = setOf("", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<N
 // A label that occurs once is a mistake where the others occur so often, by their median.
 private const val OFTEN = 10
 
-/** The records with something to learn, with the classes as the form names them; and of the others how many, and why. */
+/** The records with something to learn, with the classes as the form names them; and how many others, and why. */
 internal class Kept(val records: List<Numbered>, val leftOut: Int, val told: List<String>)
 
 /**
  * The records that a form can learn from.
  *
  * Left out are those without a label, without a text or without an answer, and labels that occur once where the others
- * are common and that are no class of the form. A label that differs from one class alone by case or white space is that
- * class.
+ * are common and that are no class of the form. A label that differs from one class alone by case or white space is
+ * that class.
  *
  * @throws UserError none is left, although there are some.
  */

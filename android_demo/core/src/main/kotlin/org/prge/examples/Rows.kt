@@ -71,8 +71,8 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
     }
 
     /**
-     * The tokens of what the model is given when it is to answer, as it learned it: in the program's template, or as the
-     * user's turn of a chat, or as they are where the program continues texts.
+     * The tokens of what the model is given when it is to answer, as it learned it: in the program's template, or as
+     * the user's turn of a chat, or as they are where the program continues texts.
      *
      * @param texts of the form's [Form.asked], in their order.
      */

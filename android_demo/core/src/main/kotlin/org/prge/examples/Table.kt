@@ -8,16 +8,21 @@ private typealias Cells = List<String>
 private const val SEPARATORS = ",;\t|"
 // So many rows tell the separator and the columns.
 private const val LOOK = 1000
-private val A_NUMBER = Regex("[+-]?(\\d+(_\\d+)*\\.?(\\d+(_\\d+)*)?|\\.\\d+(_\\d+)*)([eE][+-]?\\d+)?|[+-]?(?i:nan|inf|infinity)")
+private const val DIGITS = "\\d+(?:_\\d+)*"
+private val A_NUMBER =
+    Regex("[+-]?(?:(?:$DIGITS\\.?(?:$DIGITS)?|\\.$DIGITS)(?:[eE][+-]?\\d+)?|(?i:nan|inf|infinity))")
 
 /**
  * What a program knows of the tables that it takes.
  *
- * @property columns the names that a header would have, and the columns of a table without one; the label's is the last.
+ * @property columns the names that a header would have, and the columns of a table without one; the label's is last.
  * @property aliases more names that a header may have.
  * @property labels names of classes, which tell the label's column.
  */
-internal class Expected(val columns: List<String>, val aliases: Collection<String> = emptyList(), val labels: Collection<String> = emptyList())
+internal class Expected(
+    val columns: List<String>, val aliases: Collection<String> = emptyList(),
+    val labels: Collection<String> = emptyList(),
+)
 
 /**
  * The rows of a table, each with the number of its last line. Empty lines are none.
@@ -28,7 +33,8 @@ internal class Expected(val columns: List<String>, val aliases: Collection<Strin
  */
 internal fun tableRows(file: File, text: String, usual: Char, expected: Expected): List<Numbered> {
     val first = stripped(text.substringBefore('\n'))
-    val named = first.takeIf { it.length == 5 && it.startsWith("sep=") }?.last()?.takeIf { it in SEPARATORS } // as Excel begins some
+    // As Excel begins some.
+    val named = first.takeIf { it.length == 5 && it.startsWith("sep=") }?.last()?.takeIf { it in SEPARATORS }
     val separator = named ?: separator(file, text, usual)
     val rows = cells(file, text, separator).drop(if (named == null) 0 else 1).toList()
     if (rows.isEmpty()) return emptyList()
@@ -74,9 +80,8 @@ private fun isHeader(look: List<Cells>, usual: Char, expected: Expected): Boolea
 private fun looksLikeNames(names: Cells, rest: List<Cells>): Boolean {
     val held = names.filter { it != "" }
     val words = if (names.size > 1) 5 else 2 // one column alone is mostly a list of texts
-    if (held.toSet().size < held.size || names.any { it.length > 60 || words(it).size > words || A_NUMBER.matches(it) }) {
-        return false
-    }
+    fun isValue(name: String) = name.length > 60 || words(name).size > words || A_NUMBER.matches(name)
+    if (held.toSet().size < held.size || names.any(::isValue)) return false
     return rest.none { row -> names.withIndex().any { (i, cell) -> cell != "" && cell == row.getOrNull(i) } }
 }
 
