@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 OUT := demo-out
 
-.PHONY: help demo test test-android check apk clean
+.PHONY: help demo test test-android java check apk clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -14,9 +14,13 @@ demo: $(VENV)/.export  ## teach SmolLM2-135M which messages need a reply today
 test: check  ## check style and types, then run all tests
 	$(VENV)/bin/python -m pytest
 
-test-android: $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
+test-android: java $(VENV)/.test  ## build and test all under android_demo (needs a JDK 17 and Maven)
 	cd android_demo && mvn -q -B package -Dpython=$(CURDIR)/$(VENV)/bin/python
-	$(VENV)/bin/python -m pytest tests/test_kotlin.py tests/test_kotlin_tokenizer.py tests/test_apk.py
+	$(VENV)/bin/python -m pytest tests/test_kotlin*.py tests/test_apk.py
+
+java:
+	@for tool in javac mvn c++; do command -v $$tool >/dev/null || { echo "$$tool is missing: this needs a JDK 17, Maven \
+	and a C++ compiler; on Debian: apt-get install openjdk-17-jdk-headless maven g++"; exit 1; }; done
 
 check: $(VENV)/.test  ## check style and types
 	$(VENV)/bin/ruff check .

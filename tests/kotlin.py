@@ -15,25 +15,16 @@ from typing import Any
 import pytest
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
-_BUILD = (
-    *("mvn", "-q", "-B", "-pl", "core", "-am", "test-compile"),
-    *("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath", "-Dmdep.outputFile=target/classpath"),
-)
 
 
 class Kotlin:
     """A JVM with the test's own main class, `Lines.kt`."""
 
-    def __init__(self, core: Path):
-        target = core / "target"
-        jars = (target / "classpath").read_text().strip()
+    def __init__(self, android: Path):
+        core, libraries = android / "core" / "target", android / "host" / "target" / "libraries"
         command = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-Dstdout.encoding=UTF-8"]
-        command += [
-            "-Dfile.encoding=UTF-8",
-            "-cp",
-            f"{target}/classes:{target}/test-classes:{jars}",
-            "org.prge.LinesKt",
-        ]
+        command += ["-Dfile.encoding=UTF-8", "-cp", f"{core}/classes:{core}/test-classes:{libraries}/*"]
+        command += ["org.prge.LinesKt"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, **question: Any) -> Any:
@@ -59,19 +50,17 @@ def compiled(command: Sequence[str], folder: Path) -> None:
 
 
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `core`, compiled by the first worker that asks, for all."""
-    for tool, what in (("java", "a JDK"), ("mvn", "Maven")):
+    """The folder of the Kotlin driver. The first worker that asks builds it with Maven, and runs its tests, for all."""
+    for tool, what in (("javac", "a JDK 17"), ("mvn", "Maven")):
         if not shutil.which(tool):
             pytest.skip(f"the Kotlin driver's tests need {what}")
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder = shared / "kotlin"
+    built = shared / "kotlin-is-built"
     with (shared / "kotlin.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            scratch = tmp_path_factory.mktemp("kotlin") / "android_demo"
-            shutil.copytree(ANDROID, scratch, ignore=shutil.ignore_patterns("target"))
-            compiled(_BUILD, scratch)
-            scratch.rename(folder)
-    return folder / "core"
+        if not built.exists():
+            compiled(["mvn", "-q", "-B", "package", "--projects", "host", "--also-make"], ANDROID)
+            built.touch()
+    return ANDROID

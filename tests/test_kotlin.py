@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -11,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pytest
 from edits import json_edits, resealed
 from forked import Forks
 from hypothesis import given
-from kotlin import compiled
+from kotlin import build, compiled
 from test_bench import small_limits as small_limits
 from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
@@ -38,6 +38,7 @@ from test_native import (
     contents,
     is_refused_as_of_another_version,
     lying,
+    made_once,
     mutated,
     packed_for,
     said,
@@ -60,7 +61,6 @@ from prge.runtime_driver.program.state import load_state, save_state
 from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.journal import read_journal
 
-ANDROID = Path(__file__).parent.parent / "android_demo"
 MUTATIONS = 500 if THOROUGH else 12
 KILLS = 100 if THOROUGH else 10
 
@@ -71,45 +71,53 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the Kotlin driver's test
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the driver. The first worker that asks builds all with Maven, and runs its tests."""
+    """The command that runs the driver."""
     try:
         cmake = find_cmake()
     except UserError as e:
         pytest.skip(str(e))
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    bridge, target = shared / "bridge", ANDROID / "host" / "target"
-    with (shared / "bridge.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not bridge.exists():
-            scratch = tmp_path_factory.mktemp("bridge") / "out"
-            source, wheel = ANDROID / "host" / "src" / "main" / "cpp", _package("executorch") / "share" / "cmake"
-            for command in (
-                ("mvn", "-q", "-B", "package", "--projects", "host", "--also-make"),
-                (cmake, "-S", source, "-B", scratch, f"-Dexecutorch_DIR={wheel}"),
-                (cmake, "--build", scratch),
-            ):
-                compiled([str(word) for word in command], ANDROID)
-            scratch.rename(bridge)
-    jars = f"{target / 'classes'}:{target / 'libraries'}/*"
+    source = build(tmp_path_factory) / "host"
+
+    def make(bridge: Path) -> None:
+        wheel = _package("executorch") / "share" / "cmake"
+        compiled([cmake, "-S", str(source / "src/main/cpp"), "-B", str(bridge), f"-Dexecutorch_DIR={wheel}"], source)
+        compiled([cmake, "--build", str(bridge)], source)
+
+    bridge = made_once(tmp_path_factory, "bridge", make)
+    jars = f"{source / 'target' / 'classes'}:{source / 'target' / 'libraries'}/*"
     return ["java", "-XX:+UseSerialGC", f"-Djava.library.path={bridge}", "-cp", jars, "org.prge.host.MainKt"]
 
 
 @pytest.fixture(scope="session")
-def kotlin(host: list[str]) -> Run:
-    """Run it as prge-run is run: (exit code, what it printed)."""
+def kotlin(host: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run it as prge-run is run: (exit code, what it printed). One process serves all, until it crashes."""
+    log, running = tmp_path_factory.mktemp("kotlin") / "stderr", list[subprocess.Popen[bytes]]()
 
     def run(*arguments: object) -> tuple[int, Any]:
         words = list(map(str, arguments))
         words = ["resume", *words[1:]] if words[0] == "--resume" else words
         if words[0] not in ("resume", "evaluate", "predict", "generate", "bench", "export"):
             words.insert(0, "train")
-        done = subprocess.run([*host, *words], capture_output=True, text=True, timeout=300)
-        assert done.returncode in (0, 1) and "Exception" not in done.stderr, done
-        return done.returncode, json.loads(done.stdout)
+        if not running or running[-1].poll() is not None:
+            running.append(
+                subprocess.Popen([*host, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"))
+            )
+        jvm = running[-1]
+        assert jvm.stdin and jvm.stdout
+        jvm.stdin.write(json.dumps(words).encode() + b"\n")
+        jvm.stdin.flush()
+        late = threading.Timer(600, jvm.kill)
+        late.start()
+        answer = jvm.stdout.readline()
+        late.cancel()
+        assert answer, (jvm.wait(), log.read_text(errors="replace")[-3000:])
+        result = json.loads(answer)
+        return int("error" in result), result
 
-    return run
+    yield run
+    for jvm in running:
+        jvm.kill()
+        jvm.communicate()
 
 
 @pytest.mark.parametrize(
@@ -282,21 +290,43 @@ def test_a_killed_run_loses_nothing(
 
 
 def test_a_run_is_one_process_s(
-    host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+    host: list[str], kotlin: Run, runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    words = ("train", program_folder, "--data", packed, "--output", run, "--steps", 1000000, "--lr", 1e-3)
-    process = subprocess.Popen([*host, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
-                break
-            time.sleep(0.05)
-        code, refused = kotlin("--resume", run)
-        assert code == 1 and "another process trains there" in refused["error"]
-    finally:
-        process.kill()
-        process.wait()
+    """Whichever drivers the two are: the second is refused, and the first goes on."""
+    drivers: dict[str, Run] = {"kotlin": kotlin, "native": runner, "python": lambda *words: prge("train", *words)}
+    beginning = {
+        "kotlin": [*host, "train"], "native": [str(runner.path)], "python": [sys.executable, "-m", "prge", "train"]  # type: ignore[attr-defined]
+    }  # fmt: skip
+    for name, command in beginning.items():
+        run = tmp_path / name
+        words = (program_folder, "--data", packed, "--output", run, "--steps", 100000, "--lr", 1e-3, "--eval-every", 0)
+        log = (tmp_path / f"{name}.log").open("wb")
+        process = subprocess.Popen([*command, *map(str, words)], stdout=log, stderr=log)
+        try:
+            until(lambda: lines_of(run / "log.jsonl") > 3)  # noqa: B023
+            for second in drivers.values():
+                code, refused = second("--resume", run)
+                assert code == 1 and "in use: another process trains there" in refused["error"]
+            before = lines_of(run / "log.jsonl")
+            until(lambda: lines_of(run / "log.jsonl") > before)  # noqa: B023
+        finally:
+            process.kill()
+            process.wait()
+        for each in drivers.values():
+            assert each("--resume", run, "--max-minutes", 0)[0] == 0
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what another process does; a minute or more, on a busy machine."""
+    for _ in range(2400):
+        if happened():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
 
 
 @pytest.mark.parametrize("cache", ["off", "0.01 MB"])

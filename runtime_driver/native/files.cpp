@@ -98,17 +98,28 @@ void write_file(const std::string& path, std::string_view data) {
 
 std::string scratch_of(const std::string& path) { return fs::path(path).replace_extension("partial").string(); }
 
+// A record lock is all that Java knows; so the drivers in all languages keep out of each other's runs.
+static bool lock(int file) {
+  if (flock(file, LOCK_EX | LOCK_NB) != 0) return false;
+#ifdef F_OFD_SETLK
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  if (fcntl(file, F_OFD_SETLK, &whole) != 0 && errno != EINVAL) return false;  // that is a kernel which has none
+#endif
+  return true;
+}
+
 File::File(const std::string& path, int flags, const std::string& called)
     : path_(called.empty() ? path : called), number_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {
   check(number_ >= 0, path_);
-  if (!(flags & O_APPEND) || flock(number_, LOCK_EX | LOCK_NB) == 0) return;
+  if (!(flags & O_APPEND) || lock(number_)) return;
   close(number_);
   throw Error(path + " is in use: another process trains there");
 }
 
 void File::begin_alone(const std::string& path) {
   struct stat here{}, there{};
-  bool locked = flock(number_, LOCK_EX | LOCK_NB) == 0;
+  bool locked = lock(number_);
   // The other process may have renamed it since it was opened here.
   bool same = fstat(number_, &here) == 0 && stat(path.c_str(), &there) == 0 && here.st_ino == there.st_ino;
   if (!locked || !same) throw Error(path_ + " is being written by another process; wait for it, and run this again");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,9 @@ _BYTE = 2**31 - 2
 
 def lock(file: int, *, wait: bool = True) -> None:
     """Lock an open file for this process, until it is closed.
+
+    On Linux a file that is open for writing gets a record lock too, which is all that Java knows: so the drivers in all
+    languages keep out of each other's runs.
 
     Raises:
         BlockingIOError: another process holds the lock, and there is no ``wait``.
@@ -41,6 +45,13 @@ def lock(file: int, *, wait: bool = True) -> None:
             os.lseek(file, before, os.SEEK_SET)
     else:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if hasattr(fcntl, "F_OFD_SETLK") and fcntl.fcntl(file, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR):
+            whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole)
+            except OSError as e:
+                if e.errno != errno.EINVAL:  # a kernel, or a stand-in for one, that has none
+                    raise
 
 
 def open_folder(path: Path) -> int:

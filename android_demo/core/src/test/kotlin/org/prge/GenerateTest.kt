@@ -13,12 +13,15 @@ import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
 import org.junit.jupiter.api.io.TempDir
+import org.prge.data.Example
+import org.prge.examples.Encoder
 import org.prge.program.GENERATE
 import org.prge.program.Input
 import org.prge.program.Loaded
 import org.prge.program.Runtime
 import org.prge.program.Writing
 import org.prge.program.choose
+import org.prge.tokenizer.TextStream
 
 private const val LAYERS = 2
 private const val KV = 2
@@ -38,10 +41,10 @@ class GenerateTest {
      * Reads all earlier tokens out of the cache. Every number of it holds its token, and tells whether it lies in its
      * own place: the layer, row and column stand in the fraction.
      */
-    private inner class Reader : Loaded {
+    private inner class Reader(private val at: File) : Loaded {
         override val methods = setOf("manifest", "forward")
         override fun prepare(method: String) = Unit
-        override fun text(method: String) = File(folder, GENERATE).readBytes().decodeToString().substringBefore("prge-seal")
+        override fun text(method: String) = File(at, GENERATE).readBytes().decodeToString().substringBefore("prge-seal")
         override fun numbers(method: String): FloatArray? = null
         override fun close() = Unit
 
@@ -72,18 +75,18 @@ class GenerateTest {
         private fun mark(i: Int, kv: Int, d: Int, token: Int) = token + i / 64f + kv / 256f + d / 1024f
     }
 
-    private fun opened(): FineTuner {
-        FakeRuntime.program(folder)
+    private fun opened(at: File = folder): FineTuner {
+        FakeRuntime.program(at)
         val golden = JsonObject(FakeRuntime.manifest)
         val sizes = mapOf("layers" to LAYERS, "kv_heads" to KV, "head" to D, "vocabulary" to WORDS).mapValues { JsonPrimitive(it.value) }
         FakeRuntime.seal(
-            File(folder, GENERATE),
+            File(at, GENERATE),
             golden + ("kind" to JsonPrimitive("generate")) + ("chunk" to JsonPrimitive(16)) + ("min_tokens" to JsonPrimitive(1)) +
                 ("max_tokens" to JsonPrimitive(CONTEXT)) + ("stop_tokens" to JsonArray(listOf(JsonPrimitive(STOP)))) +
                 ("architecture" to JsonObject(golden.getValue("architecture").jsonObject + sizes)),
         )
         val fake = FakeRuntime()
-        return FineTuner.open(folder, Runtime { file -> if (file.name == GENERATE) Reader() else fake.load(file) })
+        return FineTuner.open(at, Runtime { file -> if (file.name == GENERATE) Reader(at) else fake.load(file) })
     }
 
     @Test
@@ -108,6 +111,33 @@ class GenerateTest {
     }
 
     @Test
+    fun `the page's second example runs`() {
+        val filesDir = folder
+        val (run, stopped) = File(folder, "run") to false
+        val page = File("README.md").readText().substringAfterLast("```kotlin\n").substringBefore("```")
+        val here = File("src/test/kotlin/org/prge/GenerateTest.kt").readText()
+            .substringAfter("// The page's example.\n").substringBefore("// Its end.").trimEnd(' ')
+        assertEquals(page.trimIndent(), here.trimIndent())
+        val printed = StringBuilder()
+        fun print(piece: String) = printed.append(piece)
+        opened(File(filesDir, "sst2")).use { tuner ->
+            File("../../tests/golden/tokenizers/bpe.json").copyTo(File(filesDir, "sst2/tokenizer.json"))
+            val data = tuner.pack(File(folder, "data.prge"), listOf(Example(intArrayOf(4, 6, 8, 2), 1)))
+            tuner.train(run, data, Settings(steps = 2, lr = 0.1))
+            // The page's example.
+            val encoder = Encoder.of(tuner.manifest.json.toString(), File(filesDir, "sst2"))
+            val prompt = encoder.tokenizer.encode("dull and far too long . It was")
+            val stream = TextStream(encoder.tokenizer, prompt)
+            tuner.generate(run, prompt) { token -> print(stream.next(token)); !stopped }
+            // Its end.
+            val tokens = tuner.generate(run, prompt).toIntArray()
+            val whole = encoder.tokenizer.decode(prompt + tokens)
+            assertTrue(tokens.isNotEmpty())
+            assertEquals(whole.trimEnd('\uFFFD'), "dull and far too long . It was$printed")
+        }
+    }
+
+    @Test
     fun `what leaves no room, or belongs to another program, is a sentence`() {
         opened().use { tuner ->
             for ((prompt, said) in listOf(0 to "the prompt is empty", CONTEXT to "the prompt has $CONTEXT tokens"))
@@ -118,7 +148,7 @@ class GenerateTest {
             ("chunk" to JsonPrimitive(1))
         FakeRuntime.seal(File(folder, GENERATE), changed)
         val fake = FakeRuntime()
-        FineTuner.open(folder, Runtime { file -> if (file.name == GENERATE) Reader() else fake.load(file) }).use { tuner ->
+        FineTuner.open(folder, Runtime { file -> if (file.name == GENERATE) Reader(folder) else fake.load(file) }).use { tuner ->
             assertTrue("of another program" in assertThrows<UserError> { tuner.generate(null, IntArray(1)) }.message!!)
         }
     }

@@ -42,6 +42,10 @@ fun main() {
                 }
                 "examples" -> Encoder.of(text("manifest"), File(text("folder")), flag("truncate"))
                     .examples(File(ask.jsonPrimitive.content)).map(::described)
+                "told" -> Encoder.of(text("manifest"), File(text("folder")), flag("truncate")).run {
+                    examples(File(ask.jsonPrimitive.content))
+                    told.map(::JsonPrimitive)
+                }
                 "divided" -> Source(File(ask.jsonPrimitive.content), seed = asked.getValue("seed").jsonPrimitive.int)
                     .read(Encoder.of(text("manifest"), File(text("folder")), flag("truncate")))
                     .run { listOf(train, dev).map { JsonArray(it.map(::described)) } + JsonPrimitive(dropped) }

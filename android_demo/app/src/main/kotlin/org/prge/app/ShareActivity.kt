@@ -9,7 +9,7 @@ class ShareActivity : Activity() {
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         val text = intent.getStringExtra(Intent.EXTRA_TEXT)?.trim().orEmpty()
-        val program = app.shelf.programs.firstOrNull { labelsOf(it).isNotEmpty() }
+        val program = app.shelf.programs.firstOrNull { labelsOf(it).isNotEmpty() && askedOf(it).size == 1 }
         screen {
             heading(getString(R.string.share_title), 26f)
             when {
@@ -19,7 +19,7 @@ class ShareActivity : Activity() {
                     card { text(text) }
                     text(getString(R.string.share_question)).setPadding(0, dp(16), 0, 0)
                     for (label in labelsOf(program)) button(R.string.keep_as, main = true) {
-                        app.messages.add(text, label, labelColumnOf(program))
+                        app.messages.add(mapOf(askedOf(program).single() to text, labelColumnOf(program) to label))
                         finish()
                     }.apply { this.text = getString(R.string.keep_as, label) }
                     button(android.R.string.cancel) { finish() }

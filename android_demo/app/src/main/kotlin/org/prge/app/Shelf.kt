@@ -59,6 +59,9 @@ class Kept(val folder: File) {
     /** The packed examples. */
     val data = File(folder, "data.prge")
 
+    /** What was left out of the examples, or read otherwise than they spell it, in sentences. */
+    val told = File(folder, "told.txt")
+
     /** As docs/run-folder.md describes it. */
     val run = File(folder, "run")
     val asked: Boolean get() = File(folder, "asked.json").isFile

@@ -7,8 +7,8 @@ import org.prge.Outcome
 import org.prge.Progress
 import org.prge.Settings
 import org.prge.UserError
+import org.prge.data.Examples
 import org.prge.examples.Encoder
-import org.prge.examples.Message
 import org.prge.examples.Source
 import org.prge.program.GENERATE
 import org.prge.program.Runtime
@@ -22,12 +22,20 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
         val asked = Asked.read(run)
         return open(asked.program).use { tuner ->
             if (run.begun) return tuner.resume(run.run, tuner.examples(run.data), progress, patience = 0)
-            val given = Source(asked.data, asked.dev).read(encoder(tuner, asked.program))
-            val examples = tuner.pack(run.data, given.train, given.dev, given.dropped)
+            val examples = examples(tuner, asked, run)
             val settings = Settings(asked.steps, evalEvery = maxOf(1, asked.steps / CHECKS))
             // All steps that were asked for: a few kept messages are too few to tell that it gets no better.
             tuner.train(run.run, examples, settings, progress, patience = 0)
         }
+    }
+
+    /** A copy of packed examples; or what the phone itself reads, packed. */
+    private fun examples(tuner: FineTuner, asked: Asked, run: Kept): Examples {
+        if (asked.data.extension == PACKED) return tuner.examples(asked.data.copyTo(run.data, overwrite = true))
+        val encoder = encoder(tuner, asked.program)
+        val given = Source(asked.data, asked.dev).read(encoder)
+        run.told.writeText(encoder.told.joinToString("\n"))
+        return tuner.pack(run.data, given.train, given.dev, given.dropped)
     }
 
     /** Opens a program. The caller closes it. */
@@ -41,13 +49,17 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
      */
     class Answers(val labels: List<String>, val before: FloatArray, val after: FloatArray)
 
-    /** What is answered to a text, by a program that chooses a label. */
-    fun ask(run: Kept, text: String): Answers {
+    /** What a run's program is asked with; see [org.prge.examples.Form.asked]. */
+    fun columns(run: Kept): List<String> = askedOf(Asked.read(run).program)
+
+    /** What is answered to texts of the [columns], by a program that chooses a label. */
+    fun ask(run: Kept, texts: List<String>): Answers {
         val program = Asked.read(run).program
         return open(program).use { tuner ->
             val labels = tuner.manifest.labels.map { it.name }
             if (labels.isEmpty()) return Answers(labels, FloatArray(0), FloatArray(0))
-            val examples = encoder(tuner, program).run { encode(mapOf("text" to text), "your message", labelled = false).map(::fit) }
+            val record = columns(run).zip(texts).toMap()
+            val examples = encoder(tuner, program).run { encode(record, "your message", labelled = false).map(::fit) }
             val (before, after) = listOf(null, run.run).map { tuner.predict(it, examples).first().scores }
             Answers(labels, shares(before), shares(after))
         }
@@ -57,18 +69,16 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
     fun writes(run: Kept): Boolean = File(Asked.read(run).program, GENERATE).isFile
 
     /**
-     * Continues a text, or answers it where the program takes chats. Its generate.pte has the weights once more, so
-     * the program is opened anew.
+     * Continues texts of the [columns], or answers them, as the program learned it. Its generate.pte has the weights
+     * once more, so the program is opened anew.
      *
      * @param piece hears whether the text is that of before or after the run, and each piece of it. False stops.
      */
-    fun write(run: Kept, text: String, piece: (after: Boolean, String) -> Boolean) {
+    fun write(run: Kept, texts: List<String>, piece: (after: Boolean, String) -> Boolean) {
         val program = Asked.read(run).program
         open(program).use { tuner ->
             val encoder = encoder(tuner, program)
-            val chat = encoder.form.takesChats
-            val whole = if (chat) encoder.form.chat.render(listOf(Message("user", text)), reply = true) else text
-            val prompt = encoder.tokenizer.encode(whole, special = !chat) // a chat template writes its own
+            val prompt = encoder.asked(texts, "your message")
             for ((after, state) in listOf(false to null, true to run.run)) {
                 val stream = TextStream(encoder.tokenizer, prompt)
                 var goesOn = true
@@ -90,6 +100,9 @@ class Teacher(private val runtime: () -> Runtime) : Teaching {
     companion object {
         /** How often a run is evaluated. */
         const val CHECKS = 10
+
+        /** The ending of a file that `prge pack` made. */
+        private const val PACKED = "prge"
 
         /** Tokens that are written, at most. */
         private const val MOST = 64

@@ -13,6 +13,7 @@ import android.widget.TextView
 class TrainingActivity : Activity() {
     private lateinit var name: TextView
     private lateinit var phase: TextView
+    private lateinit var told: TextView
     private lateinit var far: TextView
     private lateinit var fast: TextView
     private lateinit var good: TextView
@@ -32,6 +33,7 @@ class TrainingActivity : Activity() {
         screen {
             name = heading("", 26f)
             phase = text().apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }
+            told = faint()
             card {
                 far = heading("")
                 fast = faint()
@@ -69,6 +71,8 @@ class TrainingActivity : Activity() {
         name.text = now.run?.name ?: getString(R.string.nothing_trained)
         phase.text = words(now.phase)
         phase.setTextColor(getColor(if (now.phase is Phase.Failed) R.color.alarm else R.color.faint))
+        told.text = now.run?.told?.takeIf { it.isFile }?.readText().orEmpty()
+        told.show(told.text.isNotEmpty())
         val waits = now.phase == Phase.Paused || now.phase is Phase.Stopped || now.phase is Phase.Failed
         pause.show(now.phase.active && now.phase != Phase.Paused)
         goOn.show(waits && now.run != null)

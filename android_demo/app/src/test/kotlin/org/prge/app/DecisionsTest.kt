@@ -148,9 +148,9 @@ class DecisionsTest {
     @Test
     fun `a message that was cut off is no example, and is not joined with the next one`() {
         val messages = Messages(File(folder, "messages.jsonl"))
-        messages.add("one \"quoted\"\n\tline", "today", "label")
+        messages.add(mapOf("text" to "one \"quoted\"\n\tline", "label" to "today"))
         messages.file.appendText("{\"text\":\"cut o")
-        messages.add("two", "later", "kind")
+        messages.add(mapOf("text" to "two", "kind" to "later"))
         val rows = messages.file.readLines().map { Json.parseToJsonElement(it).jsonObject.mapValues { (_, v) -> v.toString() } }
         assertEquals(listOf("\"one \\\"quoted\\\"\\n\\tline\"", "\"two\""), rows.map { it["text"] })
         assertEquals("\"later\"", rows[1]["kind"])

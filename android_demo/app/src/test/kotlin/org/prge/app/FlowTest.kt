@@ -173,17 +173,81 @@ class FlowTest {
     fun `text is written with and without what was learned, as the tokenizer spells it`() {
         val run = teachDemo(generates = true)
         until("done") { training.now.phase == Phase.Done }
+        writes(run, "hello This is", R.string.text_before, "hello")
+    }
+
+    @Test
+    fun `a program of answers is taught, and writes its own before and after`() {
+        val run = taught("text", "qa.jsonl") { "{\"question\": \"who is $it\", \"answer\": \"number $it\"}\n" }
+        writes(run, "Question: who\nAnswer:", R.string.before, "who")
+    }
+
+    @Test
+    fun `a program of chats is taught with another app's conversations, and answers in turn`() {
+        val run = taught("chat", "talk.json") {
+            "{\"conversations\": [{\"from\": \"human\", \"value\": \"hi $it\"}, {\"from\": \"gpt\", \"value\": \"yes $it\"}]}\n"
+        }
+        writes(run, "<begin><start>user\ngood?<end>\n<start>assistant\n", R.string.before, "good?")
+    }
+
+    @Test
+    fun `a program of two columns has a field for each`() {
+        val template = "{title}: {text}"
+        taught("classification", "news.csv", { it.replace("{text} This is", template) }) {
+            if (it == 1) "title,text,label\n" else "call me,number $it,${if (it % 2 == 0) "TODAY" else "later"}\n"
+        }
+        val told = screenOf(TrainingActivity::class.java).texts()
+        assertTrue(told.toString(), told.any { it.startsWith("read as 'today', which they spell otherwise: 20 rows") })
         val screen = screenOf(TryActivity::class.java)
-        screen.root.all().filterIsInstance<EditText>().single().setText("hello")
+        val fields = screen.root.all().filterIsInstance<EditText>().toList()
+        assertEquals(listOf("title", "text"), fields.map { it.hint.toString() })
+        for (field in fields) field.setText("number")
         screen.press(R.string.ask)
-        val title = screen.getString(R.string.text_before)
+        until("the answers") { screen.root.all().filterIsInstance<ProgressBar>().count() == 4 }
+    }
+
+    @Test
+    fun `a file of prge pack is taught as it is`() {
+        val first = teachDemo()
+        until("done") { training.now.phase == Phase.Done }
+        val start = screenOf(StartActivity::class.java)
+        start.press(R.string.import_data)
+        choose(start, "packed.prge", first.data.readBytes())
+        start.press(R.string.teach)
+        service()
+        until("done") { training.now.run!!.name == "packed" && training.now.phase == Phase.Done }
+        assertTrue(first.data.readBytes().contentEquals(training.now.run!!.data.readBytes()))
+    }
+
+    /** A run of a program like a golden one, with 40 lines of examples; it is done. */
+    private fun taught(
+        golden: String, name: String, change: (String) -> String = { it }, line: (Int) -> String,
+    ): Kept {
+        val start = screenOf(StartActivity::class.java)
+        start.press(R.string.import_program)
+        choose(start, "toy.zip", Toy.zip(generates = true, golden = golden, text = change))
+        start.press(R.string.import_data)
+        choose(start, name, (1..40).joinToString("", transform = line).toByteArray())
+        start.press(R.string.teach)
+        service()
+        until("the end") { training.now.run != null && !training.now.phase.active }
+        assertEquals(words(), Phase.Done, training.now.phase)
+        return training.now.run!!
+    }
+
+    /** Asks a run's program, and looks whether it goes on with [prompt] before as the toy does, and otherwise after. */
+    private fun writes(run: Kept, prompt: String, heading: Int, vararg texts: String) {
+        val screen = screenOf(TryActivity::class.java)
+        for ((field, text) in screen.root.all().filterIsInstance<EditText>().toList().zip(texts)) field.setText(text)
+        screen.press(R.string.ask)
+        val title = screen.getString(heading)
         until("both texts") { title in screen.texts() && toyApp.busyWith == 0 }
         val (before, after) = screen.texts().run { listOf(get(indexOf(title) + 1), last()) }
         assertTrue("$before, $after", before.isNotEmpty() && after.isNotEmpty() && before != after)
         val tokenizer = org.prge.tokenizer.Tokenizer.read(File(Asked.read(run).program, "tokenizer.json"))
-        val prompt = tokenizer.encode("hello")
-        val tokens = prompt + IntArray(64) { (prompt.last() + 1 + it) % 393 }
-        assertEquals(tokenizer.decode(tokens).removePrefix(tokenizer.decode(prompt)).trimEnd('\uFFFD'), before)
+        val asked = tokenizer.encode(prompt)
+        val tokens = asked + IntArray(64) { (asked.last() + 1 + it) % 393 }
+        assertEquals(tokenizer.decode(tokens).removePrefix(tokenizer.decode(asked)).trimEnd('\uFFFD'), before)
     }
 
     @Test

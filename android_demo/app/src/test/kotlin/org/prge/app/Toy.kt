@@ -73,9 +73,15 @@ class Toy(private val pause: Long = 0) : Runtime {
     private fun step(inputs: List<Input>): List<FloatArray> {
         val state = (inputs[0] as Input.Floats).numbers
         val tokens = inputs[2] as Input.Longs
-        val targets = (inputs[4] as Input.Longs).numbers
-        val lr = (inputs[6] as Input.Floats).numbers[0]
+        val targets = inputs[4] as Input.Longs
+        val lr = (inputs[inputs.size - 2] as Input.Floats).numbers[0]
         if (lr > 0) Thread.sleep(pause)
+        if (targets.shape.size == 2) return listOf(
+            // Targets are tokens. Then every number moves to 1, whatever they are.
+            FloatArray(state.size) { state[it] - lr * (state[it] - 1) },
+            FloatArray(targets.shape[0].toInt()) { state.map { one -> (one - 1) * (one - 1) }.average().toFloat() },
+            FloatArray(targets.numbers.size),
+        )
         val (rows, length) = tokens.shape.map { it.toInt() }
         val new = state.copyOf()
         val losses = FloatArray(rows)
@@ -85,7 +91,7 @@ class Toy(private val pause: Long = 0) : Runtime {
             var logit = 0.0
             for (place in places) logit += SCALE * state[place]
             val right = 1 / (1 + exp(-logit))
-            val target = targets[row].toInt()
+            val target = targets.numbers[row].toInt()
             losses[row] = -ln((if (target == 1) right else 1 - right).coerceAtLeast(1e-9)).toFloat()
             scores[2 * row + 1] = logit.toFloat()
             for (place in places) new[place] -= (lr * SCALE * (right - target) / rows).toFloat()
@@ -94,14 +100,17 @@ class Toy(private val pause: Long = 0) : Runtime {
     }
 
     companion object {
+        /** The golden manifest of a program with labels. */
+        private const val LABELS = "classification"
         private const val SCALE = 3.0
 
         /** A zip of a folder `NAME/` with a program for the demo's labels. */
         fun zip(
-            name: String = "toy", generates: Boolean = false, change: (String, ByteArray) -> ByteArray? = { _, bytes -> bytes },
+            name: String = "toy", generates: Boolean = false, golden: String = LABELS, text: (String) -> String = { it },
+            change: (String, ByteArray) -> ByteArray? = { _, bytes -> bytes },
         ): ByteArray {
             val bytes = ByteArrayOutputStream()
-            val kept = if (generates) files() else files() - "generate.pte"
+            val kept = files(golden, text).filterKeys { generates || it != "generate.pte" }
             ZipOutputStream(bytes).use { zip ->
                 for ((file, content) in kept) {
                     zip.putNextEntry(ZipEntry("$name/$file"))
@@ -111,19 +120,23 @@ class Toy(private val pause: Long = 0) : Runtime {
             return bytes.toByteArray()
         }
 
-        fun files(): Map<String, ByteArray> {
+        /** The files of a program; [golden] is the name of the golden manifest that it is like, and [change] changes it. */
+        fun files(golden: String = LABELS, change: (String) -> String = { it }): Map<String, ByteArray> {
+            fun manifest(vararg more: Pair<String, JsonElement>) =
+                change(manifest(golden, more.toMap())).toByteArray()
             val frozen = sealed(manifest("kind" to JsonPrimitive("frozen")))
             val step = sealed(manifest("frozen_sha256" to JsonPrimitive(sha256(frozen.first))))
             return mapOf(
                 "program.pte" to step.second, "frozen.pte" to frozen.second,
                 "generate.pte" to sealed(manifest("kind" to JsonPrimitive("generate"), "chunk" to JsonPrimitive(16))).second,
                 "tokenizer.json" to File(GOLDEN, "tokenizers/bpe.json").readBytes(),
+                "chat.json" to File(GOLDEN, "chat.json").readBytes(),
             )
         }
 
-        private fun manifest(vararg more: Pair<String, JsonElement>): ByteArray {
+        private fun manifest(like: String, more: Map<String, JsonElement>): String {
             val golden = Json.parseToJsonElement(File(GOLDEN, "manifests.json").readText()).jsonObject
-                .getValue("classification").jsonObject
+                .getValue(like).jsonObject
             val labels = buildJsonArray {
                 for ((name, label) in listOf("later", "today").zip(golden.getValue("labels").jsonArray))
                     add(JsonObject(label.jsonObject + ("name" to JsonPrimitive(name))))
@@ -136,14 +149,14 @@ class Toy(private val pause: Long = 0) : Runtime {
             val sizes = buildJsonObject {
                 put("state_size", WEIGHTS)
                 put("batch", 8)
-                put("gradient", "exact")
+                put("gradient", if (like == LABELS) "exact" else "full")
                 put("optimizer", "sgd")
                 put("max_tokens", 200)
-                put("template", "{text} This is")
+                if (like == LABELS) put("template", "{text} This is")
                 put("adapter", JsonObject(adapter + ("modules" to buildJsonArray { add(module) })))
                 put("labels", labels)
             }
-            return (JsonObject(golden + sizes + more).toString() + "\n").toByteArray()
+            return JsonObject(golden + sizes + more).toString() + "\n"
         }
 
         private fun sealed(content: ByteArray): Pair<ByteArray, ByteArray> =

@@ -18,6 +18,9 @@ class Encoder private constructor(form: Form, tokenizer: Tokenizer, private val 
     var skipped = 0
         private set
 
+    /** What a user should know of the records that were left out or read otherwise, in sentences. */
+    val told = ArrayList<String>()
+
     /**
      * Reads and encodes a file, in its order.
      *
@@ -26,21 +29,15 @@ class Encoder private constructor(form: Form, tokenizer: Tokenizer, private val 
     fun examples(file: File): List<Example> = encodeAll(records(file), file)
 
     /**
-     * The records of a file, without those that lack a label, a text or an answer, which add to [skipped].
+     * [Form.records] of the encoder's form, without those that lack something ([keep]).
      *
-     * @throws UserError as [Form.records], or none is left.
+     * @throws UserError as both.
      */
     internal fun records(file: File): List<Numbered> {
-        val found = form.records(file)
-        val labelled = found.any { form.hasLabel(it.record) }
-        val kept = found.filter { !form.lacks(it.record) && (!labelled || form.hasLabel(it.record)) }
-        if (kept.isEmpty()) {
-            throw UserError(
-                "$file: nothing is left to learn from: its ${found.size} records lack a label, a text or an answer"
-            )
-        }
-        skipped += found.size - kept.size
-        return kept
+        val found = keep(form, form.records(file), file)
+        skipped += found.leftOut
+        told += found.told
+        return found.records
     }
 
     /**
@@ -51,7 +48,7 @@ class Encoder private constructor(form: Form, tokenizer: Tokenizer, private val 
      */
     fun encodeAll(records: List<Numbered>, file: File, required: Boolean = true): List<Example> {
         val encoded = records.flatMap { record ->
-            encode(record.record, place(file, record.number)).also { if (it.isEmpty()) skipped++ }
+            encode(record.record, place(file, record)).also { if (it.isEmpty()) skipped++ }
         }
         if (required && records.isNotEmpty() && encoded.isEmpty()) {
             throw UserError(

@@ -6,9 +6,6 @@ import kotlinx.serialization.json.JsonPrimitive
 import org.prge.UserError
 import org.prge.files.Odd
 
-// What programs write where there is no label.
-private val MISSING = setOf("", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>")
-
 /**
  * What an example is, by a program's manifest. prge's manifest.py explains the fields.
  *
@@ -54,6 +51,7 @@ class Form(manifest: String, private val pieces: Chat? = null) {
         )
 
     private val taskName = text("task")
+    internal val isTask get() = taskName != ""
 
     init {
         val bounds = if (labels.isEmpty()) maxTokens > 1 && maxTargets > 0 else maxTokens > 0
@@ -64,29 +62,35 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     val columns: List<String>
         get() = template.columns + target.columns + listOf(labelColumn).filter { labels.isNotEmpty() || choices != "" }
 
+    /** The columns that somebody fills in who asks the model something: one for chats, and for text to be continued. */
+    val asked: List<String> get() = template.columns.ifEmpty { target.columns }.distinct()
+
     /**
      * The records of a file. A row may hold several, as the turns of a conversation. They share its number.
      *
      * @throws UserError the file cannot be read, or a row is not of the form's kind.
      */
     fun records(file: File): List<Numbered> {
-        val task = if (taskName == "") null else task(taskName)
-        var rows = readRecords(file, task?.columns ?: columns, task?.renamed?.keys.orEmpty())
+        val task = if (isTask) task(taskName) else null
+        val expected =
+            if (task == null) Expected(columns, labels = labels) else Expected(task.columns, task.renamed.keys)
+        var rows = readRecords(file, expected)
         if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them
             val held = rows.flatMapTo(HashSet()) { it.record.keys }
             val needed = columns.filter(held::contains)
-            rows = rows.map { Numbered(it.number, it.record + (needed - it.record.keys).associateWith { "" }) }
+            rows = rows.map { row -> row.with(row.record + (needed - row.record.keys).associateWith { "" }) }
         }
         val records = rows.flatMap { row ->
-            unfold(row.record, task, place(file, row.number)).map { Numbered(row.number, it) }
+            unfold(row.record, task, place(file, row)).map(row::with)
         }
         if (task == null || file.extension != "json") return records
-        return records.mapIndexed { i, it -> Numbered(i + 1, it.record) } // one document may hold them all
+        // One document may hold them all.
+        return records.mapIndexed { i, it -> Numbered(i + 1, it.record, recorded = true) }
     }
 
     private fun unfold(row: Record, task: Task?, where: String): List<Record> = when {
         task != null -> listOf(task.record(row, labels, where))
-        chatTemplate != "" -> chat.records(row, where)
+        chatTemplate != "" -> chat.records(asMessages(row, where), where)
         choices != "" -> listOf(chosen(row, where))
         else -> listOf(row)
     }
@@ -118,17 +122,6 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     /** A record's class; empty where there are none. */
     internal fun classOf(record: Record): String =
         if (labels.isEmpty()) "" else record[labelColumn]?.toString().orEmpty()
-
-    /** Whether a record has the label that the form asks for, or the form asks for none. */
-    internal fun hasLabel(record: Record): Boolean {
-        val label = record[labelColumn]?.toString()?.trim().orEmpty()
-        return (labels.isEmpty() && choices == "") || label in labels || label !in MISSING
-    }
-
-    /** Whether a record lacks the whole text or the whole answer. */
-    internal fun lacks(record: Record): Boolean = listOf(target.columns, template.columns).any { columns ->
-        columns.isNotEmpty() && columns.all { record[it] == "" }
-    }
 
     /** Prompt and target in one text, which tells a record from others; the label is no part of it. */
     internal fun text(record: Record, where: String = "the data"): String =

@@ -70,6 +70,18 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
         return Example(tokens, example.label, targets, example.candidates.map(::fit))
     }
 
+    /**
+     * The tokens of what the model is given when it is to answer, as it learned it: in the program's template, or as
+     * the user's turn of a chat, or as they are where the program continues texts.
+     *
+     * @param texts of the form's [Form.asked], in their order.
+     */
+    fun asked(texts: List<String>, where: String): IntArray = when {
+        form.takesChats -> encode(form.chat.render(listOf(Message("user", texts.single())), reply = true))
+        form.template.columns.isEmpty() -> encode(texts.single())
+        else -> prompt(form.asked.zip(texts).toMap(), where)
+    }
+
     /** The tokens of a record's prompt, as the model is given it when it is to answer. */
     fun prompt(record: Record, where: String): IntArray {
         val mask = form.maskToken?.let { mapOf(MASK to tokenizer.token(it).toString()) }.orEmpty()

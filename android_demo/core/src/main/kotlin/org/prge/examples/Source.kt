@@ -32,7 +32,7 @@ class Source(
         val form = encoder.form
         var records = encoder.records(train)
         var held = dev?.let(encoder::records).orEmpty()
-        if (dev == null) for (r in records) form.text(r.record, place(train, r.number)) // names the line
+        if (dev == null) for (r in records) form.text(r.record, place(train, r)) // names the line
         if (dev == null && devFraction > 0) {
             split(records, { form.text(it) }, devFraction, seed, form::classOf).let { (kept, aside) ->
                 records = kept

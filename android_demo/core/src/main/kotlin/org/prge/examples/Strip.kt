@@ -12,3 +12,15 @@ internal fun isBlank(text: String): Boolean = text.all(::isSpace)
 internal fun stripped(text: String): String = text.trim(::isSpace)
 
 internal fun strippedRight(text: String): String = text.trimEnd(::isSpace)
+
+/** The words of a text, as Python's str.split() takes them. */
+internal fun words(text: String): List<String> {
+    val words = ArrayList<String>()
+    var from = 0
+    for (at in 0..text.length) {
+        if (at < text.length && !isSpace(text[at])) continue
+        if (at > from) words += text.substring(from, at)
+        from = at + 1
+    }
+    return words
+}

@@ -46,7 +46,7 @@ private val NINE = MathContext(9)
  * A run's journal: one line of JSON for each step, with a checksum of its own. On the disk after [sync].
  *
  * It is this process's alone while it is open. Java has no `flock`, so the lock is a record lock, which the drivers in
- * other languages do not see. It is lost when anything else in this process closes the file.
+ * other languages take too. It is lost when anything else in this process closes the file.
  *
  * @throws UserError it cannot be written, or a run goes on there already.
  */

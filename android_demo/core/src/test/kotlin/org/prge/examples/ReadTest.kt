@@ -39,9 +39,9 @@ class ReadTest {
     fun `malformed files name the place`() {
         val cases = listOf(
             Triple("a.jsonl", "{\"text\": \"x\"}\n{\"text\": ", "line 2: not a JSON object"),
-            Triple("a.jsonl", "{\"text\": \"\\ud800\"}", "line 1: not a JSON object (half a surrogate pair"),
-            Triple("a.jsonl", "{\"text\": tru}", "line 1: not a JSON object (tru is no value)"),
-            Triple("a.jsonl", "[1]\n", "line 1: a JSON object was expected"),
+            Triple("a.jsonl", "{\"text\": \"\\ud800\"}", "line 1: not JSON (half a surrogate pair"),
+            Triple("a.jsonl", "{\"text\": tru}", "line 1: not JSON (tru is no value)"),
+            Triple("a.jsonl", "[1]\n", "record 1: a list of JSON objects was expected"),
             Triple("a.csv", "text,label\na,0\nb\n", "line 3: 1 columns where 2 were expected"),
             Triple("a.csv", "text,label\n\"a,0\n", "line 2: a quote is never closed"),
             Triple("a.tsv", "a\t0\nb\t1\tc\n", "line 2: 3 columns"),
@@ -62,5 +62,5 @@ class ReadTest {
     }
 
     private fun read(name: String, content: String): List<Numbered> =
-        readRecords(folder.resolve(name).apply { writeText(content) }, listOf("text", "label"))
+        readRecords(folder.resolve(name).apply { writeText(content) }, Expected(listOf("text", "label")))
 }

@@ -4,12 +4,15 @@ import java.io.File
 import java.nio.file.Files
 import java.util.Locale
 import kotlin.system.exitProcess
+import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonArray
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.buildJsonObject
+import kotlinx.serialization.json.jsonArray
+import kotlinx.serialization.json.jsonPrimitive
 import kotlinx.serialization.json.put
 import org.prge.Benchmark
 import org.prge.FineTuner
@@ -165,15 +168,23 @@ private fun settings(a: Arguments, from: File?): Settings {
     )
 }
 
-/** Prints one JSON object: the result, or `error` with a sentence, and exits with 1. */
+private fun answer(words: List<String>): JsonObject = try {
+    run(words.firstOrNull() ?: throw UserError("usage:\n$USAGE"), Arguments(words.drop(1)))
+} catch (e: UserError) {
+    buildJsonObject { put("error", e.message) }
+}
+
+/**
+ * Prints one JSON object: the result, or `error` with a sentence, and exits with 1. `serve` prints one for each line
+ * that it reads, a JSON list of words: tests ask hundreds of times.
+ */
 fun main(words: Array<String>) {
-    var code = 0
-    val result = try {
-        run(words.firstOrNull() ?: throw UserError("usage:\n$USAGE"), Arguments(words.drop(1)))
-    } catch (e: UserError) {
-        code = 1
-        buildJsonObject { put("error", e.message) }
+    if (words.contentEquals(arrayOf("serve"))) {
+        for (line in System.`in`.bufferedReader().lineSequence())
+            println(answer(Json.parseToJsonElement(line).jsonArray.map { it.jsonPrimitive.content }))
+        return
     }
+    val result = answer(words.toList())
     println(result)
-    exitProcess(code)
+    exitProcess(if ("error" in result) 1 else 0)
 }
