@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from prge.errors import UserError
+from prge.examples.contents import unit
 from prge.examples.form import Form, Numbered, template_columns
-from prge.examples.json_rows import RecordNumber
-from prge.examples.read import Record
+from prge.examples.read import Part, Record
 
 # What programs write where there is nothing.
 _MISSING = {"", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>"}
@@ -39,10 +41,11 @@ def classes_of(cells: Iterable[str]) -> Classes:
     groups: dict[str, list[str]] = {}
     for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0] != item[0].strip(), item[0])):
         groups.setdefault(_folded(label), []).append(label)
-    sizes = {spelled[0]: sum(counts[label] for label in spelled) for spelled in groups.values()}
+    named = {(each[0].strip() if len(each) > 1 else each[0]): each for each in groups.values()}
+    sizes = {name: sum(counts[label] for label in spelled) for name, spelled in named.items()}
     strays = [name for name, size in sizes.items() if size == 1 and _common(sizes.values())]
     names = [name for name in sizes if name not in strays]
-    spellings = {each[0]: [(label, counts[label]) for label in each] for each in groups.values() if len(each) > 1}
+    spellings = {name: [(label, counts[label]) for label in each] for name, each in named.items() if len(each) > 1}
     return Classes(names, spellings, strays)
 
 
@@ -52,7 +55,8 @@ def is_missing(label: str) -> bool:
 
 
 def _folded(label: str) -> str:
-    return " ".join(label.split()).casefold()
+    whole = re.fullmatch(r"\s*(-?\d+)\.0+\s*", label)  # pandas writes 1 as 1.0 where another cell is empty
+    return whole[1] if whole else " ".join(label.split()).casefold()
 
 
 def _common(sizes: Iterable[int]) -> bool:
@@ -88,9 +92,21 @@ class Kept:
 
 def counted(numbers: Sequence[int]) -> str:
     """How many rows, and where the first of them are."""
-    word = "record" if isinstance(numbers[0], RecordNumber) else "line"
+    word = unit(numbers[0])
     shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
     return f"{len(numbers):,} row{'s' * (len(numbers) > 1)} ({word}{'s' * (len(numbers) > 1)} {shown})"
+
+
+def read_kept(form: Form, data: Path | None, part: Part = "train") -> Kept:
+    """The records of a file that a form can learn from. Rows that cannot be read are left out too.
+
+    Raises:
+        UserError: as `Form.read` and `keep`.
+    """
+    contents = form.read(data, part)
+    found = keep(form, contents.rows, data or form.task)
+    broken = {f"what cannot be read, {why.lstrip(', ')}": numbers for why, numbers in contents.broken.items()}
+    return replace(found, left_out=broken | found.left_out)
 
 
 def keep(form: Form, records: Sequence[Numbered], where: object) -> Kept:

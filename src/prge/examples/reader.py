@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.form import Form, Numbered
-from prge.examples.keep import Kept, keep
+from prge.examples.keep import Kept, read_kept
 from prge.examples.read import Part, place
 from prge.examples.rows import Example, RowMaker
 from prge.manifest import AnswerAt
@@ -39,12 +39,12 @@ class Reader(RowMaker):
         self.told: list[str] = []
 
     def records(self, path: Path | None, part: Part = "train") -> list[Numbered]:
-        """`Form.records` of the reader's form, without those that lack something (`keep`).
+        """The records that the reader's form can learn from.
 
         Raises:
-            UserError: as both.
+            UserError: as `read_kept`.
         """
-        found = keep(self.form, self.form.records(path, part), path or self.form.task)
+        found = read_kept(self.form, path, part)
         self.note(found)
         return found.records
 

@@ -32,8 +32,8 @@ def winogrande(row: Row) -> Iterable[Row]:
 
 
 def arc(row: Row) -> Iterable[Row]:
-    nested = isinstance(row["question"], dict)
-    stem = row["question"]["stem"] if nested else row["question"]
+    nested = isinstance(row.get("question"), dict)
+    stem = row["question"]["stem"] if nested else row.get("question_stem") or row["question"]
     choices = row["question"]["choices"] if nested else row["choices"]
     if isinstance(choices, dict):  # the hub's columns
         choices = [{"text": t, "label": x} for t, x in zip(choices["text"], choices["label"], strict=True)]
