@@ -74,8 +74,12 @@ def _listed(row: Record) -> list[Message] | None:
             value = _turns(value)
             if _is_texts(value):
                 return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
-            if _is_turns(value) and any(_role(turn) for turn in _spread(value[0])):
-                return [turn for each in value for turn in _spread(each)]
+            if not _is_turns(value):
+                continue
+            turns = [turn for each in value for turn in _spread({str(name).lower(): v for name, v in each.items()})]
+            if turns and _role(turns[0]):
+                chosen = row.get("chosen")
+                return [*turns, chosen] if isinstance(chosen, dict) else turns
     return None
 
 

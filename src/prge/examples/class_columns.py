@@ -94,6 +94,7 @@ def class_notes(column: Column, found: Classes) -> tuple[str, ...]:
 def label_columns(columns: Columns) -> list[str]:
     """The columns that may be the classes, the likeliest first; one alone where it is clear."""
     known = [name for name in map(columns.find, LABELS) if name and len(columns[name].values) > 1]
+    known = [name for name in known if key(name) in LABELS[:6] or _recurs(columns[name]) or columns[name].words <= 4]
     known = _without_copies(columns, known)
     if known and key(known[0]) in LABELS[:6]:
         return known[:1]
@@ -104,6 +105,10 @@ def label_columns(columns: Columns) -> list[str]:
         return [ending]
     likely = [c.name for c in columns if c.classes and c.words <= 4 and key(c.name) not in ABOUT]
     return _without_copies(columns, likely)
+
+
+def _recurs(column: Column) -> bool:
+    return 2 * len(column.values) <= column.values.total()
 
 
 def _without_copies(columns: Columns, names: Sequence[str]) -> list[str]:

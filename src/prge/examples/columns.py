@@ -50,7 +50,9 @@ class Column:
     def identifies(self) -> bool:
         """Whether it only tells the rows apart, or when and where they are from."""
         distinct = len(self.values) > 0.9 * len(self.cells)
-        coded = all(re.fullmatch(r"\S*\d\S*", text) and not re.fullmatch(r"-?\d*\.\d+", text) for text in self.values)
+        coded = all(
+            re.fullmatch(r"[!-~]*\d[!-~]*", text) and not re.fullmatch(r"-?\d*\.\d+", text) for text in self.values
+        )
         name = key(self.name)
         numbering = bool({name, name.rpartition(" ")[2]} & IDS) and not is_class(self.name)
         return numbering or (distinct and len(self.values) > 4 and coded)

@@ -30,6 +30,7 @@ _OTHERS = {
     b"<!doctype html": "a web page, not the data: download the file itself",
     b"<html": "a web page, not the data: download the file itself",
 }
+_COMMON = frozenset(' \n\t,;:."{}0123456789')
 # What a text in Windows-1252 holds beside letters. Other signs, or these within words, speak of another code page.
 _SIGNS = frozenset(bytes.fromhex("808284859192939495969799a0a1a3a5a7a9abaeb0b1b2b3b7bbbcbdbebf").decode("cp1252"))
 # ... and those that stand within words: quotes, dashes, and a space that does not break.
@@ -93,10 +94,10 @@ def _unmarked(data: bytes) -> str:
 
 
 def _plain(data: bytes, encoding: str) -> int:
-    """How many ASCII letters, digits and signs a text holds; 0 where it is no text."""
+    """How many spaces, digits and common signs a text holds; 0 where it is no text."""
     text = data.decode(encoding, "replace")
     odd = sum(c == "\ufffd" or (c < " " and c not in "\t\n\r\f") for c in text)
-    return 0 if odd > 1 else sum(" " <= c <= "~" or c in "\n\t" for c in text)
+    return 0 if odd > 1 else sum(c in _COMMON for c in text)
 
 
 def _western(path: Path, data: bytes, at: int) -> str:

@@ -20,7 +20,7 @@ from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
 from prge.examples.keep import classes_of
 from prge.examples.lists import is_answer, is_class
-from prge.examples.names import ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, key
+from prge.examples.names import ABOUT, ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, key
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,18 @@ def _choices(columns: Columns) -> Fit | None:
     listed = [n for n in columns.names if not is_answer(n) and all(is_choices(row.get(n)) for row in columns.rows)]
     listed.sort(key=lambda name: key(name) not in CHOICES)
     answer = columns.first(("label", "answer", "answer key", "gold", "correct", "correct answer"))
-    prompts = _found(columns, *CONTEXTS) + [name for name in [columns.first((*PROMPTS, *TEXTS))] if name]
+    prompts = _found(columns, *CONTEXTS, "article", "story") + [
+        name for name in [columns.first((*PROMPTS, *TEXTS))] if name
+    ]
     if not (listed and answer and prompts):
         return None
     return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=" {choice}", choices=listed[0], label_column=answer))
 
 
 def is_choices(value: Any) -> bool:
-    """Whether a value is a list of candidates."""
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value)
+    """Whether a value is a list of candidates, or an object of them by their letters."""
+    texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(texts) > 1 and all(isinstance(each, str) for each in texts)
 
 
 def _text_to_text(columns: Columns) -> Fit | None:
@@ -158,9 +161,19 @@ def _text_to_text(columns: Columns) -> Fit | None:
     return _answered(columns, inputs, answer) if inputs else None
 
 
+# What tells rows that are single messages.
+_ROLES = {"user", "assistant", "system", "tool", "prompter", "human", "gpt", "bot", "model"}
+
+
 def _labels(columns: Columns) -> Fit | None:
     if any(key(name) in TEXTS for name in columns.names if name not in columns):
         return None  # what is classified is no text
+    role = columns.find("role")
+    if role and set(columns[role].values) <= _ROLES and not columns.first(LABELS):
+        raise UserError(
+            "each row is one message of a conversation; put the messages of each into one row, as "
+            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+        )
     labels = label_columns(columns)
     if not labels:
         alone = columns.find("label") or columns.find("labels")
@@ -172,20 +185,13 @@ def _labels(columns: Columns) -> Fit | None:
     return replace(fit, rivals=rivals)
 
 
-# What tells rows that are single messages.
-_ROLES = {"user", "assistant", "system", "tool", "prompter", "human", "gpt", "bot", "model"}
-
-
 def _text(columns: Columns) -> Fit | None:
     texts = [c.name for c in columns if c.values and not c.identifies and not c.numbers]
-    role = columns.find("role")
-    if role and set(columns[role].values) <= _ROLES:
-        raise UserError(
-            "each row is one message of a conversation; put the messages of each into one row, as "
-            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
-        )
     others = [name for name in columns.names if name not in columns and any(row.get(name) for row in columns.rows)]
-    if any(is_class(n) or is_answer(n) or key(n) in ("answers", "cats", *CHATS, *PROMPTS) for n in others):
+    if any(
+        is_class(n) or is_answer(n) or (key(n) in ("answers", "cats", *CHATS, *PROMPTS) and key(n) not in ABOUT)
+        for n in others
+    ):
         return None  # lists and objects of what is to be learned, which no other format knows
     known = columns.first(TEXTS)
     if others and not known:

@@ -109,7 +109,7 @@ def with_class_names(rows: Sequence[Row], features: Any) -> list[Row]:
 
     def name(column: str, value: Any) -> Any:
         names = named[column]
-        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
     return [row | {column: name(column, row.get(column)) for column in named if column in row} for row in rows]
 

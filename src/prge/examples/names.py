@@ -41,8 +41,8 @@ IDS = {
 }  # fmt: skip
 # Columns that say who wrote a row or where it is from. They are no class unless the user says so.
 ABOUT = {
-    "author", "user", "username", "user name", "name", "from", "sender", "speaker", "role", "lang", "language", "split",
-    "source", "dataset", "model", "ts",
+    "author", "artist", "user", "username", "user name", "name", "from", "sender", "speaker", "role", "lang",
+    "language", "split", "source", "dataset", "model", "ts",
 }  # fmt: skip
 
 

@@ -18,13 +18,13 @@ _SAID = re.compile(r"\W?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}:\d{2}.{0,12}?[
 def text_rows(where: object, text: str, expected: Expected) -> Contents:
     """The rows of a text: ``text`` by paragraph, or by line where no empty line divides any.
 
-    A text whose first line has a tab is a table, and so is one whose first line has the usual names of columns.
+    A text whose lines have tabs is a table, and so is one whose first line has the usual names of columns.
 
     Raises:
         UserError: as `table_rows`.
     """
     first, *others = [line for line in text.split("\n", 50) if line.strip()] or [""]
-    if "\t" in first:
+    if "\t" in first and (len(expected.columns) > 1 or separator_of(text, "\t") == "\t"):
         return table_rows(where, text, "\t", expected)
     sign = separator_of(text, ",") if others else ""
     if sign and len([cell for cell in first.split(sign) if key(cell) in KNOWN]) > 1:

@@ -34,6 +34,9 @@ internal fun csv(file: File, text: String): Sequence<Pair<Int, List<String>>> = 
                 } else {
                     while (at < text.length && text[at] != ',' && text[at] != '\n') cell.append(text[at++])
                 }
+                if (cell.startsWith(" \"")) {
+                    throw UserError("$file, line $line: a space before a quote: `prge pack` on a computer reads it")
+                }
                 row += cell.toString()
                 if (at == text.length || text[at] == '\n') break
                 at++

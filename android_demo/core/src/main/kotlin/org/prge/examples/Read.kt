@@ -93,7 +93,7 @@ private fun json(file: File, text: String): List<Numbered> {
     }
 }
 
-/** Blocks of lines between empty lines, each with the number of its first line. */
+/** Blocks of lines between empty lines, each with the number of its first line; or the lines of the only block. */
 private fun paragraphs(text: String): List<Numbered> {
     val records = ArrayList<Numbered>()
     val block = ArrayList<String>()
@@ -105,7 +105,9 @@ private fun paragraphs(text: String): List<Numbered> {
             block.clear()
         }
     }
-    return records
+    val only = records.singleOrNull() ?: return records
+    val lines = (only.record["text"] as String).split('\n')
+    return lines.mapIndexed { i, line -> Numbered(only.number + i, mapOf("text" to line)) }
 }
 
 /** Rows of cells as records. `header` takes the first row and gives the names in it; null if it is no header. */
