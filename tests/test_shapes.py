@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import pytest
 
 from prge.commands.data import look_at
 from prge.errors import UserError
-from prge.examples.detect import FormOptions, read_form
+from prge.examples.detect import FormOptions, Unsure, read_form
 from prge.examples.form import Form
 from prge.examples.json_shapes import with_class_names
-from prge.examples.keep import classes_of, read_kept
-from prge.examples.read import part_file, read_file
+from prge.examples.keep import classes_as_text, classes_of, keep, read_kept
+from prge.examples.read import Record, part_file, read_file
 
 PLACES = ("harbour", "library", "bakery", "garage", "museum", "clinic", "market", "stadium")
 # (text, label)
@@ -411,6 +412,26 @@ def test_numbers_as_pandas_writes_them_are_the_same_class(tmp_path: Path) -> Non
     }  # fmt: skip
     assert not classes_of(["1", "01", "1.5", "2"]).spellings
     assert classes_of(["a ", "a ", "a"]).names == ["a"]  # the name of a class has no white space around it
+
+
+def test_classes_that_are_learned_as_text_are_merged_too(tmp_path: Path) -> None:
+    """More classes than there are words: their names are learned as text, in one spelling."""
+    names = [f"{kind} number {i}" for i in range(15) for kind in ("order", "refund")]
+    spelled = [(name, name.title())[i % 3 == 0] for i in range(3) for name in names]
+    rows = [{"text": f"call {i}", "intent": label} for i, label in enumerate([*spelled, "null", ""])]
+    (tmp_path / "a.jsonl").write_text(jsonl(*rows))
+    with pytest.raises(Unsure, match="labels in column 'intent' differ by case or white space alone"):
+        read_form(FormOptions(), tmp_path / "a.jsonl")
+    whole = read_form(FormOptions(merge_labels=True), tmp_path / "a.jsonl").form
+    form = replace(whole, labels=(), target=" {intent}")
+    assert len(whole.labels) == 30 and classes_as_text(form) == "intent"
+    for each in (whole, form):
+        kept = read_kept(each, tmp_path / "a.jsonl")
+        assert {record["intent"] for _, record in kept.records} == set(names) and len(kept.records) == 90
+        assert kept.left_out == {"having no label": [91, 92]} and len(kept.merged) == 30
+    answers = Form("{question}\nAnswer:", target=" {answer}")  # free text is as it is
+    said: list[tuple[int, Record]] = [(1, {"question": "?", "answer": "Yes"}), (2, {"question": "!", "answer": "yes"})]
+    assert keep(answers, said, "a").records == said
 
 
 def test_classes_that_are_numbers_may_be_given_words(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from prge.examples.columns import Columns
 from prge.examples.fit import Fit, Way, caption, named, prompt_of
 from prge.examples.form import Form, template_columns
 from prge.examples.formats import FORMATS, is_choices
-from prge.examples.keep import classes_of
+from prge.examples.keep import classes_as_text, classes_of
 from prge.examples.names import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, key
 from prge.examples.read import Record, part_file, read_file
 from prge.options import Option
@@ -181,11 +181,12 @@ def infer(rows: Sequence[Record], asked: FormOptions, notes: Sequence[str] = ())
     if fit.rivals:
         raise Unsure(f"two readings of the columns {_named_all(columns, notes)} are near", fit.rivals)
     form = fit.form
-    if form.labels and not asked.words and not asked.merge_labels and not form.task:
-        spellings = classes_of(columns[form.label_column].cells).spellings
+    column = form.label_column if form.labels else classes_as_text(form)
+    if column in columns and not asked.words and not asked.merge_labels and not form.task:
+        spellings = classes_of(columns[column].cells).spellings
         if spellings:
             shown = "; ".join(", ".join(f"{s!r} ({n:,})" for s, n in each) for each in spellings.values())
-            question = f"labels in column {form.label_column!r} differ by case or white space alone: {shown}"
+            question = f"labels in column {column!r} differ by case or white space alone: {shown}"
             raise Unsure(question, [("each is taken as its commonest spelling", {"merge_labels": True})])
     offers = [f"{n!r} is not used; to learn its classes instead: --label {shlex.quote(n)}" for n in fit.offers]
     more = [] if form.task else _few(rows)

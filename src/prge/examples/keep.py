@@ -11,7 +11,9 @@ from pathlib import Path
 
 from prge.errors import UserError
 from prge.examples.contents import unit
+from prge.examples.fit import caption
 from prge.examples.form import Form, Numbered, template_columns
+from prge.examples.lists import is_answer
 from prge.examples.read import Part, Record
 
 # What programs write where there is nothing.
@@ -47,6 +49,13 @@ def classes_of(cells: Iterable[str]) -> Classes:
     names = [name for name in sizes if name not in strays]
     spellings = {name: [(label, counts[label]) for label in each] for name, each in named.items() if len(each) > 1}
     return Classes(names, spellings, strays)
+
+
+def classes_as_text(form: Form) -> str:
+    """The column whose classes a form learns as text, because there are many; empty for any other form."""
+    column = form.target[2:-1]
+    asks = form.target == f" {{{column}}}" and form.template.endswith(f"\n{caption(column)}:")
+    return column if asks and not form.task and not is_answer(column) else ""
 
 
 def is_missing(label: str) -> bool:
@@ -113,16 +122,20 @@ def keep(form: Form, records: Sequence[Numbered], where: object) -> Kept:
     """The records that a form can learn from.
 
     Left out are those without a label, without a text or without an answer, and labels that are `Classes.strays` and no
-    class of the form. A label that differs from one class alone by case or white space is that class.
+    class of the form. A label that differs from one class alone by case or white space is that class; where classes are
+    learned as text, it is read in its commonest spelling.
 
     Raises:
         UserError: none is left, although there are some.
     """
-    column, names = form.label_column, [name for name, _ in form.labels]
+    texts = classes_as_text(form)
+    column, names = texts or form.label_column, [name for name, _ in form.labels]
+    if texts:
+        names = classes_of(_cell(record, column) for _, record in records).names
     known = {_folded(name): name for name in names} if len({_folded(n) for n in names}) == len(names) else {}
-    chosen = bool(form.labels or form.choices) and any(not is_missing(_cell(r, column)) for _, r in records)
+    chosen = bool(names or form.choices) and any(not is_missing(_cell(r, column)) for _, r in records)
     strays: set[str] = set()
-    if form.labels and not form.task:
+    if names and not form.task:
         strays = set(classes_of(_cell(record, column) for _, record in records).strays) - set(names)
     found = Kept()
     for number, record in records:
@@ -135,7 +148,7 @@ def keep(form: Form, records: Sequence[Numbered], where: object) -> Kept:
         if why:
             found.left_out.setdefault(why, []).append(number)
             continue
-        if form.labels and label not in names and _folded(label) in known:
+        if label not in names and _folded(label) in known:
             name = known[_folded(label)]
             found.merged.setdefault(name, []).append(number)
             record = {**record, column: name}
