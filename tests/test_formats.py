@@ -344,7 +344,7 @@ def test_a_header_is_no_row_and_a_row_no_header(tmp_path: Path) -> None:
         ('[{"a": 1}, 5]', "record 2: a list of JSON objects"),
         ('{"a": 1}\n{"a": ', "line 2: not a JSON object"),
         ('{\n"a": 1\n}\n{\n"a": x}', "line 5: not JSON"),
-        ('{"train": [{"a": 1}], "test": [{"a": 1}]}', "holds several lists"),
+        ('{"mine": [{"a": 1}], "yours": [{"a": 1}]}', "holds several lists"),
     ],
 )
 def test_odd_json_names_the_place(content: str, message: str) -> None:

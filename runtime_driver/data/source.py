@@ -8,7 +8,7 @@ from typing import Annotated
 
 from prge.errors import UserError
 from prge.examples.form import Form, Numbered
-from prge.examples.keep import Kept, keep
+from prge.examples.keep import Kept, read_kept
 from prge.examples.read import has_part, place
 from prge.examples.reader import Reader
 from prge.examples.rows import Example
@@ -45,10 +45,10 @@ class Source:
             UserError: a file cannot be read, or nothing is left of it.
         """
         data, dev = (Path(path) if path else None for path in (self.train, self.dev))
-        found = keep(form, form.records(data), data or form.task)
+        found = read_kept(form, data)
         records, held = found.records[: self.limit], list[Numbered]()
         if not self.divided:
-            aside = keep(form, form.records(dev or data, "dev"), dev or data or form.task)
+            aside = read_kept(form, dev or data, "dev")
             return records, aside.records, [found, aside]
         for number, record in records:
             form.text(record, place(str(data), number))  # a record that lacks a column is named by its line

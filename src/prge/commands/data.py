@@ -15,7 +15,7 @@ from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.detect import FormOptions, Reading, Unsure, described, read_form
 from prge.examples.form import Form, Numbered, fill
-from prge.examples.keep import Kept, counted, keep
+from prge.examples.keep import Kept, counted, read_kept
 from prge.examples.read import part_file, place
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
@@ -63,10 +63,9 @@ def look_at(
     elif found.chat:
         found = replace(found, chat=Chat(_TRANSCRIPT))
         notes.append("the conversations are shown as plain transcripts; with --model by its chat template")
-    records = found.records(file)
-    if not records:
+    kept = read_kept(found, file)
+    if not kept.records:
         raise UserError(f"{file} holds nothing to learn from")
-    kept = keep(found, records, file)
     sizes = [(length(found, record, place(file, n)), n) for n, record in kept.records]
     most, where = max(sizes, key=lambda size: size[0])
     return {
@@ -96,7 +95,7 @@ def _of_model(model: str, reading: Reading, file: Path) -> tuple[Form, Callable[
 
         checkpoint = load_outline(model)
     form = templated(reading.form, checkpoint, model)
-    form = fitted(form, checkpoint, keep(form, form.records(file), file).records, file)
+    form = fitted(form, checkpoint, read_kept(form, file).records, file)
     maker = row_maker(checkpoint, form)
     return form, lambda _, record, where: max(sum(map(len, pair)) for pair in maker.pairs(record, where))
 
@@ -128,7 +127,7 @@ def _duplicates(form: Form, kept: Kept) -> list[str]:
         text = form.text(record)
         places.setdefault(text, []).append(number)
         classes.setdefault(text, set()).add(str(record.get(form.label_column)) if form.labels else "")
-    again = [n for numbers in places.values() for n in numbers[1:]]
-    torn = [n for text, numbers in places.items() if len(classes[text]) > 1 for n in numbers]
+    again = sorted(n for numbers in places.values() for n in numbers[1:])
+    torn = sorted(n for text, numbers in places.items() if len(classes[text]) > 1 for n in numbers)
     found = [f"the text of another one again: {counted(again)}"] if again else []
     return found + ([f"the same text with different classes: {counted(torn)}"] if torn else [])

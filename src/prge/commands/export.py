@@ -31,6 +31,9 @@ from prge.runtime_driver.program.base import is_program
 if TYPE_CHECKING:
     from prge.export.config import ExportConfig
 
+# So many tokens a program that continues text reads and writes.
+CONTEXT = 2048
+
 
 def parse_slice(text: str) -> slice:
     """'20:' as Python reads it; one number is that layer alone."""
@@ -121,7 +124,9 @@ def export(
     generate: Annotated[
         bool, Option("Also write generate.pte, a program that continues text.", ("--generate",))
     ] = False,
-    context: Annotated[int, Option("Most tokens of prompt and continuation together (--generate).", least=16)] = 2048,
+    context: Annotated[
+        int, Option("Most tokens of prompt and continuation together (--generate).", least=16)
+    ] = CONTEXT,
     adapter: Annotated[AnyPath | None, Option("A PEFT adapter folder to go on from.")] = None,
     allow_pickle: Annotated[
         bool, Option("Also read pickled weights (pytorch_model.bin).", ("--allow-pickle",))
@@ -255,17 +260,26 @@ def export_form(
     return result
 
 
-def export_for_training(model: str, output: Path, asked: FormOptions, source: Source, hooks: Hooks) -> dict[str, Any]:
+def export_for_training(
+    model: str, output: Path, asked: FormOptions, source: Source, hooks: Hooks, *, generate: bool = False
+) -> dict[str, Any]:
     """The program that `prge train` makes of a model, with the directions of its training examples.
 
+    Args:
+        generate: whether to write `GENERATE_FILE` beside it, too.
+
     Returns:
-        ``program``, ``export_seconds``, and ``inferred``, where something of the form was.
+        ``program``, ``generator``, ``export_seconds``, and ``inferred``, where something of the form was.
     """
     if source.train is None and not asked.task:
         raise UserError(f"{model} is no program; give the examples to make one for with --data, or a --task")
     reading = settled(asked, Path(source.train) if source.train else None, hooks)
-    made = export_form(model, output, reading.form, standard, source, hooks, trains=True)
-    kept = {name: made[name] for name in ("inferred", "program") if name in made}
+
+    def configure(form: Form) -> ExportConfig:
+        return replace(standard(form), context=CONTEXT if generate else 0)
+
+    made = export_form(model, output, reading.form, configure, source, hooks, trains=True)
+    kept = {name: made[name] for name in ("inferred", "program", "generator") if name in made}
     return kept | {"export_seconds": sum(made["seconds"].values())} | reading.told
 
 

@@ -82,6 +82,9 @@ def train(
             shown="4GB in the run's folder",
         ),
     ] = None,
+    generate: Annotated[
+        bool, Option("Of a model: also write generate.pte, a program that continues text.", ("--generate",))
+    ] = False,
     limits: Limits = Limits(),
     runtime: Runtime = "executorch",
     device: Device = "cpu",
@@ -103,11 +106,13 @@ def train(
     if is_program(Path(program)):
         if form != FormOptions():
             raise UserError(f"{program} is a program and has its form; options of the form go with a model")
+        if generate:
+            raise UserError(f"{program} is a program; --generate goes with a model, or with `prge export`")
     else:
         if eps is not None:
             raise UserError(_EXACT)
         refuse_begun(output)  # a call that failed before the run began may have left the program
-        exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks)
+        exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks, generate=generate)
         program = output / PROGRAM_FOLDER
         gc.collect()  # the model, so that training takes no memory on top of the export's
         return_freed()

@@ -83,7 +83,11 @@ class Chat:
                 a tool or a call.
         """
         said = Conversation.of(row, where)
-        turns = [i for i, message in enumerate(said.messages) if message["role"] == "assistant"]
+        # A weight of 0 is OpenAI's word for a turn that is not to be learned.
+        spoken = [i for i, message in enumerate(said.messages) if message["role"] == "assistant"]
+        turns = [i for i in spoken if said.messages[i].get("weight") != 0]
+        if spoken and not turns:
+            raise UserError(f"{where}: all turns of the assistant have the weight 0, so there is nothing to learn")
         if not turns:
             raise UserError(f"{where}: no message of the role assistant, so there is nothing to learn")
         refused = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from prge.errors import UserError
-from prge.examples.columns import ANSWERS, CONTEXTS, LABELS, PAIRS, PROMPTS, TEXTS, TITLES, Column, Columns, key
+from prge.examples.columns import Column, Columns
 from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
-from prge.examples.keep import classes_of
+from prge.examples.keep import Classes, classes_of, is_missing
+from prge.examples.names import ABOUT, ANSWERS, CONTEXTS, LABELS, PAIRS, PROMPTS, TEXTS, TITLES, key
 
 
 def labelled(columns: Columns, label: str, text: str | None) -> Fit | None:
@@ -26,13 +28,18 @@ def labelled(columns: Columns, label: str, text: str | None) -> Fit | None:
     if columns[label].numbers and len(found.names) > max(20, columns[label].values.total() // 2):
         raise UserError(
             f"column {label!r} holds {len(found.names)} different numbers; prge learns classes or text: put the "
-            "numbers into a few groups, or learn them as text with --target"
+            f"numbers into a few groups, learn them as text with --target ' {{{label}}}', or leave them out and learn "
+            "the text itself with --format text"
         )
+    several = columns.several(label)
+    if several:
+        note = f"a row may have several labels, as {len(several)} at once: all of them are learned, as text"
+        return Fit(Form(prompt_of(inputs) + ending, target=f" {{{named(label)}}}"), (note,))
     if len(found.names) > max(20, columns[label].values.total() // 2):
         note = f"{label!r} has {len(found.names)} different values, so they are learned as text"
         return Fit(Form(prompt_of(inputs) + ending, target=f" {{{named(label)}}}"), (note,))
     names = tuple((name, "") for name in sorted(found.names, key=order))
-    return Fit(Form(prompt_of(inputs) + ending, names, label_column=label), class_notes(columns[label], found.strays))
+    return Fit(Form(prompt_of(inputs) + ending, names, label_column=label), class_notes(columns[label], found))
 
 
 def inputs_of(columns: Columns, label: str) -> list[str]:
@@ -61,9 +68,9 @@ def order(name: str) -> tuple[float, str]:
     return (value, "") if value == value and abs(value) != float("inf") else (float("inf"), name)
 
 
-def class_notes(column: Column, strays: Sequence[str]) -> tuple[str, ...]:
+def class_notes(column: Column, found: Classes) -> tuple[str, ...]:
     """How the classes are spread, where that is worth saying."""
-    sizes = {name: n for name, n in column.values.most_common() if name not in strays}
+    sizes = {name: n for name, n in column.values.most_common() if name not in found.strays and not is_missing(name)}
     most, total = next(iter(sizes.items())), sum(sizes.values())
     notes = []
     if most[1] > 0.8 * total:
@@ -75,21 +82,33 @@ def class_notes(column: Column, strays: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             f"few examples of {', '.join(map(repr, rare[:5]))}{', ...' if len(rare) > 5 else ''}: fewer than 5"
         )
+    if column.numbers and len(sizes) <= 10:
+        words = " ".join(f"--label '{name}= WORD'" for name in sorted(found.names, key=order))
+        notes.append(
+            "the classes are numbers; a model learns faster from words, if they stand for some: "
+            f"--label {shlex.quote(column.name)} {words}"
+        )
     return tuple(notes)
 
 
 def label_columns(columns: Columns) -> list[str]:
     """The columns that may be the classes, the likeliest first; one alone where it is clear."""
     known = [name for name in map(columns.find, LABELS) if name and len(columns[name].values) > 1]
+    known = [name for name in known if key(name) in LABELS[:6] or _recurs(columns[name]) or columns[name].words <= 4]
     known = _without_copies(columns, known)
-    if known and key(known[0]) in ("label text", "label name", "label", "labels", "class"):
+    if known and key(known[0]) in LABELS[:6]:
         return known[:1]
     if known:
         return known
     ending = columns.first(LABELS)
     if ending and columns[ending].classes:
         return [ending]
-    return _without_copies(columns, [c.name for c in columns if c.classes and c.words <= 4])
+    likely = [c.name for c in columns if c.classes and c.words <= 4 and key(c.name) not in ABOUT]
+    return _without_copies(columns, likely)
+
+
+def _recurs(column: Column) -> bool:
+    return 2 * len(column.values) <= column.values.total()
 
 
 def _without_copies(columns: Columns, names: Sequence[str]) -> list[str]:

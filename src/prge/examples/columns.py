@@ -1,4 +1,4 @@
-"""What the columns of a file hold, and the names that columns usually have."""
+"""What the columns of a file hold."""
 
 from __future__ import annotations
 
@@ -8,42 +8,11 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-# Usual names, the likeliest first, as `key` writes them.
-TEXTS = (
-    "text", "sentence", "content", "review", "message", "body", "utterance", "document", "tweet", "comment", "article",
-    "post", "dialogue", "passage",
-)  # fmt: skip
-TITLES = ("title", "subject", "headline", "description")
-PAIRS = (
-    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence 1", "sentence 2"), ("question1", "question2"),
-    ("text1", "text2"), ("text a", "text b"), ("passage", "question"), ("context", "question"),
-    ("question", "sentence"),
-)  # fmt: skip
-LABELS = (
-    "label text", "label name", "label", "labels", "class", "category", "sentiment", "intent", "topic", "emotion",
-    "stars", "rating", "genre",
-)  # fmt: skip
-CONTEXTS = ("context", "passage", "background", "ctx")
-PROMPTS = ("instruction", "prompt", "question", "query", "input", "inputs", "source", "problem", "user", "human")
-ANSWERS = (
-    "output", "outputs", "response", "completion", "answer", "target", "targets", "summary", "highlights", "reply",
-    "solution", "assistant", "chosen",
-)  # fmt: skip
-CHATS = ("messages", "conversations", "conversation")
-CHOICES = ("choices", "options", "candidates", "endings")
-KNOWN = {
-    *TEXTS, *TITLES, *LABELS, *CONTEXTS, *PROMPTS, *ANSWERS, *CHATS, *CHOICES,
-    *(name for pair in PAIRS for name in pair),
-}  # fmt: skip
-IDS = {"id", "idx", "index", "uid", "uuid", "guid", "qid", "row", "no", "number", "url", "link", "date", "time"}
+from prge.examples.lists import as_one, is_answer, is_class
+from prge.examples.names import IDS, KNOWN, key
 
 # A class is at most so long, in letters.
 _NAME = 40
-
-
-def key(name: str) -> str:
-    """A column's name as it is compared: ``Label_Text`` is ``label text``."""
-    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 
 
 class Column:
@@ -81,8 +50,12 @@ class Column:
     def identifies(self) -> bool:
         """Whether it only tells the rows apart, or when and where they are from."""
         distinct = len(self.values) > 0.9 * len(self.cells)
-        coded = all(re.fullmatch(r"\S*\d\S*", text) and not re.fullmatch(r"-?\d*\.\d+", text) for text in self.values)
-        return key(self.name) in IDS or (distinct and len(self.values) > 4 and coded)
+        coded = all(
+            re.fullmatch(r"[!-~]*\d[!-~]*", text) and not re.fullmatch(r"-?\d*\.\d+", text) for text in self.values
+        )
+        name = key(self.name)
+        numbering = bool({name, name.rpartition(" ")[2]} & IDS) and not is_class(self.name)
+        return numbering or (distinct and len(self.values) > 4 and coded)
 
     @cached_property
     def short(self) -> bool:
@@ -112,11 +85,15 @@ class Columns:
     def __init__(self, rows: Sequence[dict[str, Any]]):
         self.rows = rows
         self.names = list(dict.fromkeys(name for row in rows for name in row if name))
-        self._all = {
-            name: Column(name, [row.get(name, "") for row in rows])
-            for name in self.names
-            if all(isinstance(row.get(name, ""), str) for row in rows)
-        }
+        self._all: dict[str, Column] = {}
+        for name in self.names:
+            cells = [row.get(name, "") for row in rows]
+            if is_class(name) or is_answer(name):
+                cells = [as_one(name, cell) for cell in cells]
+            texts = [cell if isinstance(cell, str) else "" for cell in cells]
+            # A few rows with something else do not change what the column is.
+            if len(rows) - sum(isinstance(cell, str) for cell in cells) <= len(rows) // 20:
+                self._all[name] = Column(name, texts)
         self._by_key: dict[str, str] = {}
         for name in self._all:
             self._by_key.setdefault(key(name), name)
@@ -142,6 +119,13 @@ class Columns:
         if exact:
             return exact
         ends = {
-            k.split()[-1]: name for k, name in reversed(self._by_key.items()) if " " in k and self._all[name].values
+            k.rpartition(" ")[2]: name
+            for k, name in reversed(self._by_key.items())
+            if " " in k and k not in KNOWN and self._all[name].values
         }
         return next((ends[name] for name in names if name in ends), None)
+
+    def several(self, name: str) -> list[str]:
+        """The first of a column's cells that is a list of several; empty where there is none."""
+        lists = (row.get(name) for row in self.rows)
+        return next((each for each in lists if isinstance(each, list) and len(each) > 1), [])

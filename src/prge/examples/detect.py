@@ -10,16 +10,19 @@ from typing import Annotated, Any
 
 from prge.errors import UserError
 from prge.examples.class_columns import labelled
-from prge.examples.columns import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, Columns, key
+from prge.examples.columns import Columns
 from prge.examples.fit import Fit, Way, caption, named, prompt_of
 from prge.examples.form import Form, template_columns
 from prge.examples.formats import FORMATS, is_choices
-from prge.examples.keep import classes_of
+from prge.examples.keep import classes_as_text, classes_of
+from prge.examples.names import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, key
 from prge.examples.read import Record, part_file, read_file
 from prge.options import Option
 
-# So many classes are shown by their names.
+# So many classes and columns are shown by their names.
 _SHOWN = 20
+# So many letters of a column's name.
+_LONG = 40
 
 
 class Unsure(UserError):
@@ -178,11 +181,12 @@ def infer(rows: Sequence[Record], asked: FormOptions, notes: Sequence[str] = ())
     if fit.rivals:
         raise Unsure(f"two readings of the columns {_named_all(columns, notes)} are near", fit.rivals)
     form = fit.form
-    if form.labels and not asked.words and not asked.merge_labels and not form.task:
-        spellings = classes_of(columns[form.label_column].cells).spellings
+    column = form.label_column if form.labels else classes_as_text(form)
+    if column in columns and not asked.words and not asked.merge_labels and not form.task:
+        spellings = classes_of(columns[column].cells).spellings
         if spellings:
             shown = "; ".join(", ".join(f"{s!r} ({n:,})" for s, n in each) for each in spellings.values())
-            question = f"labels in column {form.label_column!r} differ by case or white space alone: {shown}"
+            question = f"labels in column {column!r} differ by case or white space alone: {shown}"
             raise Unsure(question, [("each is taken as its commonest spelling", {"merge_labels": True})])
     offers = [f"{n!r} is not used; to learn its classes instead: --label {shlex.quote(n)}" for n in fit.offers]
     more = [] if form.task else _few(rows)
@@ -191,13 +195,16 @@ def infer(rows: Sequence[Record], asked: FormOptions, notes: Sequence[str] = ())
 
 def _named_all(columns: Columns, notes: Sequence[str]) -> str:
     """The names of all columns, and what is to be said of them."""
-    return ", ".join(columns.names) + "".join(f" ({note})" for note in notes)
+    names = [name if len(name) <= _LONG else name[: _LONG - 3] + "..." for name in columns.names]
+    more = len(names) - _SHOWN
+    shown = [*names[:_SHOWN], f"and {more} more"] if more > 0 else names
+    return ", ".join(shown) + "".join(f" ({note})" for note in notes)
 
 
 def _by_options(columns: Columns, asked: FormOptions) -> tuple[str, Fit] | None:
     """The fit that the options ask for; None where they leave it open."""
     if asked.choices and asked.choices in columns.names:
-        answer = asked.label_column or columns.first(("label", "answer", "answerkey", "gold", "correct"))
+        answer = asked.label_column or columns.first(("label", "answer", "answer key", "gold", "correct"))
         question = asked.text or columns.first((*PROMPTS, *TEXTS))
         if answer and question and is_choices(columns.rows[0].get(asked.choices)):
             form = Form(
@@ -269,7 +276,8 @@ def _unused(columns: Columns, form: Form, offers: Sequence[str]) -> list[str]:
 def _few(rows: Sequence[Record]) -> list[str]:
     if len(rows) >= 50:
         return []
-    return [f"only {len(rows)} rows: a share of them says little of how well it went; more examples help most"]
+    what = "one row" if len(rows) == 1 else f"{len(rows)} rows"
+    return [f"only {what}: a share of them says little of how well it went; more examples help most"]
 
 
 def described(form: Form) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -12,8 +12,10 @@ from string import Formatter
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.chat_spellings import as_messages
-from prge.examples.json_rows import RecordNumber
-from prge.examples.read import Part, Record, part_file, place, read_records
+from prge.examples.contents import Contents, RecordNumber
+from prge.examples.lists import as_one
+from prge.examples.read import Part, Record, part_file, place, read_file
+from prge.examples.table import Expected
 from prge.examples.task_rows import hub_rows
 from prge.examples.tasks import find_task
 from prge.files.bounded import TEXT
@@ -82,7 +84,17 @@ class Form:
         return columns + [self.label_column] * bool(self.labels or self.choices)
 
     def records(self, data: Path | None, part: Part = "train") -> list[Numbered]:
-        """The records of a file, each with the number of its row.
+        """The rows of `read`, of which none may be broken.
+
+        Raises:
+            UserError: as `read`; or a row is broken.
+        """
+        contents = self.read(data, part)
+        contents.check(data or self.task, strict=True)
+        return contents.rows
+
+    def read(self, data: Path | None, part: Part = "train") -> Contents:
+        """The records of a file, each with the number of its row, and the rows that cannot be read.
 
         A row may hold several records, as the turns of a conversation. They share its number.
 
@@ -90,28 +102,46 @@ class Form:
             data: a file, or a folder with a file for ``part``; None for the hub's data of the form's task.
 
         Raises:
-            UserError: as `read_records` and `unfold`; or there are no data, and no task whose data the hub has.
+            UserError: as `read_file`; more than a few rows are not of the form's kind (`unfold`); or there are no data,
+                and no task whose data the hub has.
         """
         if data is None:
             if not self.task:
                 raise UserError("give the examples with --data; only the data of a named task come from the hub")
-            rows: Iterable[Numbered] = enumerate(hub_rows(*find_task(self.task).hub, part), 1)
+            contents = Contents([*enumerate(hub_rows(*find_task(self.task).hub, part), 1)])
             where = self.task
         else:
             file = part_file(data, part)
             task = find_task(self.task) if self.task else None
             columns = task.columns if task else self.columns
             aliases = [name for name, _ in task.renamed] if task else []
-            rows = read_records(file, columns, aliases, [] if task else [name for name, _ in self.labels])
+            contents = read_file(file, Expected(columns, aliases, [] if task else [name for name, _ in self.labels]))
             where = str(file)
-            if not (task or self.chat):  # JSON's rows may lack what is empty in them
-                held = {name for _, row in rows for name in row}
-                needed = [name for name in self.columns if name in held]
-                rows = [(n, row | {name: "" for name in needed if name not in row}) for n, row in rows]
-        records = [(n, record) for n, row in rows for record in self.unfold(row, place(where, n))]
+        if not (self.task or self.chat):
+            contents.rows = self._complete(contents.rows)
+        found = Contents([], contents.notes, contents.broken)
+        for number, row in contents.rows:
+            here = place(where, number)
+            try:
+                found.rows += [(number, record) for record in self.unfold(row, here)]
+            except UserError as e:
+                found.leave_out(number, str(e).removeprefix(here).removeprefix(": "))
+        found.check(where)
         if self.task and Path(where).suffix == ".json":  # one document may hold them all
-            return [(RecordNumber(i), record) for i, (_, record) in enumerate(records, 1)]
-        return records
+            found.rows = [(RecordNumber(i), record) for i, (_, record) in enumerate(found.rows, 1)]
+        return found
+
+    def _complete(self, rows: Sequence[Numbered]) -> list[Numbered]:
+        """Rows with all columns that the form takes, as JSON's may lack what is empty in them, and answers as text."""
+        held = {name for _, row in rows for name in row}
+        needed = [name for name in self.columns if name in held]
+        answers = {*template_columns(self.target), self.label_column}
+
+        def complete(row: Record) -> Record:
+            missing = {name: "" for name in needed if name not in row}
+            return row | missing | {name: as_one(name, row[name]) for name in answers & row.keys()}
+
+        return [(number, complete(row)) for number, row in rows]
 
     def unfold(self, row: Record, where: str) -> list[Record]:
         """The records in one row.
@@ -125,6 +155,8 @@ class Form:
             return self.chat.records(as_messages(row, where), where)
         if self.choices:
             return [chosen(row, self.choices, self.label_column, where)]
+        for name in template_columns(self.template) + template_columns(self.target):
+            _text_in(row, name, "", where)
         return [row]
 
     def text(self, record: Record, where: str = "the data") -> str:
@@ -167,9 +199,7 @@ def fill(template: str, record: Record, where: str) -> str:
     columns = template_columns(template)
     try:
         for name in columns:
-            if not isinstance(record[name], str):
-                kind = type(record[name]).__name__
-                raise UserError(f"{where}: column {name!r} holds a {kind}; a template takes text")
+            _text_in(record, name, None, where)
         text = _lines_with_text(template, record).format_map(record)
         size = len(text.encode())
     except KeyError as e:
@@ -181,6 +211,13 @@ def fill(template: str, record: Record, where: str) -> str:
     if size > TEXT:
         raise UserError(f"{where}: a text of {size:,} bytes; prge takes up to {TEXT:,}: split it into several")
     return text
+
+
+def _text_in(record: Record, name: str, missing: str | None, where: str) -> None:
+    """Refuse a column that holds no text."""
+    value = record[name] if missing is None else record.get(name, missing)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: column {name!r} holds a {type(value).__name__}; a template takes text")
 
 
 def _lines_with_text(template: str, record: Record) -> str:
@@ -198,20 +235,24 @@ def _lines_with_text(template: str, record: Record) -> str:
 def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
     """A row with its right choice as the column ``choice``, and that choice's index, from 0, as its label.
 
-    The row's own label is the choice itself, its letter, or its index. A row without a label stays without both.
+    The choices are a list, or an object by their letters. The row's own label is the choice itself, its letter, or its
+    index. A row without a label stays without both.
 
     Raises:
         UserError: the choices are not a list of texts, or the label is none of them.
     """
     if _CHOICE in (choices, label_column):
         raise UserError(f"{where}: the column {_CHOICE!r} is prge's own; give yours another name")
-    held, label = row.get(choices), row.get(label_column)
+    held, label, letters = row.get(choices), row.get(label_column), list[str]()
+    if isinstance(held, dict):
+        letters, held = list(held), list(held.values())
+        row = {**row, choices: held}
     if not isinstance(held, list) or len(held) < 2 or not all(isinstance(choice, str) for choice in held):
         raise UserError(f"{where}: column {choices!r} must be a list of at least two texts")
     if label is None or label == "":
         return {name: value for name, value in row.items() if name not in (_CHOICE, label_column)}
     names = {chr(ord("A") + i): i for i in range(len(held))} | {str(i): i for i in range(len(held))}
-    names |= {choice: i for i, choice in enumerate(held)}
+    names |= {text: i for texts in (letters, held) for i, text in enumerate(texts)}
     if not isinstance(label, str) or label not in names:
         raise UserError(f"{where}: {label_column} {label!r} is none of the choices, nor a letter or index of one")
     return {**row, label_column: str(names[label]), _CHOICE: held[names[label]]}

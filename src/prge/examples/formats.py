@@ -11,13 +11,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prge.errors import UserError
 from prge.examples.chat import Chat
-from prge.examples.chat_spellings import is_conversation
+from prge.examples.chat_spellings import is_conversation, takes_turns
 from prge.examples.class_columns import class_notes, label_columns, labelled, order
-from prge.examples.columns import ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, Columns, key
+from prge.examples.columns import Columns
 from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
 from prge.examples.keep import classes_of
+from prge.examples.lists import is_answer, is_class
+from prge.examples.names import ABOUT, ANSWERS, CHATS, CHOICES, CONTEXTS, LABELS, PROMPTS, TEXTS, TITLES, key
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,17 @@ class Format:
     read: Callable[[Columns], Fit | None]
 
 
-def _chat(holds: Callable[[dict[str, Any]], bool], *notes: str) -> Callable[[Columns], Fit | None]:
-    """Conversations, if most rows hold one, and in this way."""
+def _chat(*held: str, notes: tuple[str, ...] = ()) -> Callable[[Columns], Fit | None]:
+    """Conversations, if most rows hold one, and a column of one of these names."""
 
     def read(columns: Columns) -> Fit | None:
-        found = sum(is_conversation(row) and holds(row) for row in columns.rows)
-        return Fit(Form("{prompt}", target="{answer}", chat=Chat("")), notes) if 2 * found > len(columns.rows) else None
+        names = [name for name in columns.names if key(name) in held]
+        found = sum(is_conversation(row) and any(map(row.get, names)) for row in columns.rows)
+        if 2 * found <= len(columns.rows):
+            return None
+        turns = ("the texts do not say who speaks: the user begins, and the assistant answers",)
+        said = notes + (turns if any(map(takes_turns, columns.rows)) else ())
+        return Fit(Form("{prompt}", target="{answer}", chat=Chat("")), said)
 
     return read
 
@@ -90,7 +98,9 @@ def _dolly(columns: Columns) -> Fit | None:
 
 
 def _question(columns: Columns) -> Fit | None:
-    asked, answers = columns.find("question"), _found(columns, "answer", "response")
+    asked, answers = columns.find("question"), _found(columns, "answer", "answer text", "response")
+    if not asked and columns.find("q"):
+        asked, answers = columns.find("q"), _found(columns, "a")
     if not asked or not answers:
         return None
     options = [c.name for c in columns if re.fullmatch(r"[a-h]|(option|choice) ?[a-h1-8]", key(c.name)) and c.values]
@@ -121,18 +131,21 @@ def _preference(columns: Columns) -> Fit | None:
 
 
 def _choices(columns: Columns) -> Fit | None:
-    listed = [name for name in columns.names if all(is_choices(row.get(name)) for row in columns.rows)]
+    listed = [n for n in columns.names if not is_answer(n) and all(is_choices(row.get(n)) for row in columns.rows)]
     listed.sort(key=lambda name: key(name) not in CHOICES)
-    answer = columns.first(("label", "answer", "answerkey", "gold", "correct", "correct answer"))
-    prompts = _found(columns, *CONTEXTS) + [name for name in [columns.first((*PROMPTS, *TEXTS))] if name]
+    answer = columns.first(("label", "answer", "answer key", "gold", "correct", "correct answer"))
+    prompts = _found(columns, *CONTEXTS, "article", "story") + [
+        name for name in [columns.first((*PROMPTS, *TEXTS))] if name
+    ]
     if not (listed and answer and prompts):
         return None
     return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=" {choice}", choices=listed[0], label_column=answer))
 
 
 def is_choices(value: Any) -> bool:
-    """Whether a value is a list of candidates."""
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value)
+    """Whether a value is a list of candidates, or an object of them by their letters."""
+    texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(texts) > 1 and all(isinstance(each, str) for each in texts)
 
 
 def _text_to_text(columns: Columns) -> Fit | None:
@@ -141,12 +154,26 @@ def _text_to_text(columns: Columns) -> Fit | None:
         return None
     known = {*TEXTS, *TITLES, *CONTEXTS, *PROMPTS}
     inputs = [c.name for c in columns if c.name != answer and key(c.name) in known and (c.free or c.constant)]
+    if not any(columns[name].free for name in inputs):
+        inputs += [c.name for c in columns if c.name != answer and c.free and c.name not in inputs]
     inputs = inputs or [c.name for c in columns if c.name != answer and c.free]
     inputs = inputs or [c.name for c in columns if c.name != answer and key(c.name) in known]
     return _answered(columns, inputs, answer) if inputs else None
 
 
+# What tells rows that are single messages.
+_ROLES = {"user", "assistant", "system", "tool", "prompter", "human", "gpt", "bot", "model"}
+
+
 def _labels(columns: Columns) -> Fit | None:
+    if any(key(name) in TEXTS for name in columns.names if name not in columns):
+        return None  # what is classified is no text
+    role = columns.find("role")
+    if role and set(columns[role].values) <= _ROLES and not columns.first(LABELS):
+        raise UserError(
+            "each row is one message of a conversation; put the messages of each into one row, as "
+            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+        )
     labels = label_columns(columns)
     if not labels:
         alone = columns.find("label") or columns.find("labels")
@@ -160,9 +187,15 @@ def _labels(columns: Columns) -> Fit | None:
 
 def _text(columns: Columns) -> Fit | None:
     texts = [c.name for c in columns if c.values and not c.identifies and not c.numbers]
-    if any(key(name) in (*ANSWERS, "answers", *CHATS) for name in columns.names if name not in columns):
-        return None  # lists of what is to be learned, which no other format knows
+    others = [name for name in columns.names if name not in columns and any(row.get(name) for row in columns.rows)]
+    if any(
+        is_class(n) or is_answer(n) or (key(n) in ("answers", "cats", *CHATS, *PROMPTS) and key(n) not in ABOUT)
+        for n in others
+    ):
+        return None  # lists and objects of what is to be learned, which no other format knows
     known = columns.first(TEXTS)
+    if others and not known:
+        return None
     if known or (len(texts) == 1 and (columns[texts[0]].free or len(columns.names) == 1)):
         return Fit(Form("", target=f"{{{named(known or texts[0])}}}"))
     free = [name for name in texts if columns[name].free]
@@ -189,7 +222,7 @@ def _answered(columns: Columns, prompts: Sequence[str], answer: str | None) -> F
         names = tuple((name, "") for name in sorted(found.names, key=order))
         if len(names) > 1:
             note = f"the answers are few and short, so they are classes; to learn them as text: --target '{target}'"
-            notes = (note, *class_notes(column, found.strays))
+            notes = (note, *class_notes(column, found))
             fit = Fit(Form(template, names, label_column=answer), notes)
     return _disputed(columns, fit, answer)
 
@@ -212,32 +245,32 @@ FORMATS: dict[str, Format] = {
     "messages": Format(
         "`messages`: `role` and `content`, which may be in parts or null",
         "the assistant's turns, by the tokenizer's chat template",
-        _chat(lambda row: bool(row.get("messages"))),
+        _chat("messages"),
     ),
     "sharegpt": Format(
-        "`conversations`: `from` and `value`",
+        "`conversations`, `chat`, `dialogue`, ...: `from` and `value`, or texts in turn",
         "the assistant's (`gpt`) turns, as above",
-        _chat(lambda row: bool(row.get("conversations") or row.get("conversation"))),
-    ),
-    "conversational": Format(
-        "`prompt` and `completion`, both lists of messages",
-        "the completion's turns, as above",
-        _chat(lambda row: bool(row.get("completion"))),
+        _chat(*CHATS, "data"),
     ),
     "history": Format(
         "`instruction`, `input`, `output`, and `history`: pairs of asked and answered",
         "the answers as a chat's turns, as above",
-        _chat(lambda row: bool(row.get("history"))),
+        _chat("history"),
+    ),
+    "conversational": Format(
+        "`prompt`, a list of messages, and `completion`, one too or a text",
+        "the completion's turns, as above",
+        _chat("completion", "response", "answer", "output"),
     ),
     "preference-chat": Format(
         "`chosen` and `rejected`, both lists of messages",
         "the turns of `chosen`, as above",
-        _chat(lambda row: bool(row.get("chosen")), "of each pair `chosen` is learned; what was rejected is not read"),
+        _chat("chosen", notes=("of each pair `chosen` is learned; what was rejected is not read",)),
     ),
     "squad": replace(_task("squad", when=_is_squad), columns="SQuAD's own JSON, or `context`, `question`, `answers`"),
     "drop": replace(_task("drop", when=_is_drop), columns="DROP's own JSON"),
     "multirc": _task("multirc", "passage", when=lambda row: isinstance(row.get("passage"), dict)),
-    "arc": replace(_task("arc-easy", "answerkey", when=_is_arc), columns="ARC's `question`, `choices`, `answerKey`"),
+    "arc": replace(_task("arc-easy", "answer key", when=_is_arc), columns="ARC's `question`, `choices`, `answerKey`"),
     "copa": _task("copa", "premise", "choice1", "choice2"),
     "winogrande": _task("winogrande", "sentence", "option1", "option2"),
     "wsc": _task("wsc", "text", "target", when=lambda row: isinstance(row.get("target"), dict)),

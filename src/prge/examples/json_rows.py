@@ -1,4 +1,4 @@
-"""JSON as rows: an array, JSON Lines, objects one after the other, any of these in an object, or cells by column."""
+"""JSON as rows: an array, JSON Lines, objects one after the other, or any of these in an object."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import re
 from typing import Any
 
 from prge.errors import UserError
+from prge.examples.contents import Contents, RecordNumber
+from prge.examples.json_shapes import bare, cells_in, unwrapped
+from prge.examples.table import Expected, named_rows
 from prge.files.typed import parse_json
 
-Row = dict[str, Any]
-
 _BETWEEN = re.compile(r"[\s,]*")
-
-
-class RecordNumber(int):
-    """The number of a record, where it has no line of its own."""
+_EXAMPLE = 'a JSON object was expected, as {"text": ..., "label": ...}'
 
 
 def is_json(text: str) -> bool:
@@ -23,23 +21,23 @@ def is_json(text: str) -> bool:
     return text.lstrip()[:1] in ("[", "{")
 
 
-def json_rows(where: object, text: str) -> list[tuple[int, Row]]:
+def json_rows(where: object, text: str, expected: Expected = Expected()) -> Contents:
     """The rows, each with the number of its line; in an array, with its own.
 
     Raises:
-        UserError: it is not JSON, or its values are no objects. The message has the line, where there is one.
+        UserError: it is not JSON, or more than a few of its values are no rows. The message has the line, where there
+            is one.
     """
-    if text.lstrip().startswith("["):
-        try:
-            return _numbered(where, parse_json(text))
-        except ValueError as e:
-            if not _alone(text):
-                raise UserError(f"{where}: not JSON ({e})") from e
-    rows = _lines(where, text) if _alone(text) else _objects(where, text)
-    if len(rows) == 1 and isinstance(rows[0][1], dict):
-        inside = _by_column(rows[0][1]) or _unwrapped(where, rows[0][1])
-        return _numbered(where, inside) if inside is not None else rows
-    return rows
+    try:
+        whole = parse_json(text)
+    except ValueError:
+        contents = _lines(where, text) if _alone(text) else _objects(where, text)
+    else:
+        contents = _document(where, whole, expected)
+    rows = bare([row for _, row in contents.rows])
+    if rows:
+        contents.rows = [(n, row) for (n, _), row in zip(contents.rows, rows, strict=True)]
+    return contents
 
 
 def _alone(text: str) -> bool:
@@ -51,36 +49,64 @@ def _alone(text: str) -> bool:
     return True
 
 
-def _numbered(where: object, rows: Any) -> list[tuple[int, Row]]:
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise UserError(f"{where}, record {number}: a list of JSON objects was expected, and this is {_short(row)}")
-    return [(RecordNumber(number), row) for number, row in enumerate(rows, 1)]
+def _document(where: object, whole: Any, expected: Expected) -> Contents:
+    """The rows of one JSON value."""
+    notes = list[str]()
+    if isinstance(whole, dict):
+        found = unwrapped(where, whole, notes)
+        if found is None:
+            return Contents([(1, whole)] if whole else [], notes)
+        whole = found
+    if not isinstance(whole, list):
+        raise UserError(f"{where}, line 1: {_EXAMPLE}")
+    cells = cells_in(whole)
+    if cells:
+        return named_rows(where, [(RecordNumber(n), row) for n, row in enumerate(cells, 1)], ",", ",", expected)
+    contents = Contents(notes=notes)
+    for number, value in enumerate(whole, 1):
+        _add(contents, RecordNumber(number), value, "a list of JSON objects was expected, and this is " + _short(value))
+    contents.check(where)
+    return contents
 
 
-def _lines(where: object, text: str) -> list[tuple[int, Row]]:
-    rows = []
+def _lines(where: object, text: str) -> Contents:
+    contents = Contents()
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as e:
-            raise UserError(f"{where}, line {number}: not a JSON object ({e})") from e
-        if not isinstance(row, dict):
-            raise UserError(f'{where}, line {number}: a JSON object was expected, as {{"text": ..., "label": ...}}')
-        rows.append((number, row))
-    return rows
+        if line.strip():
+            try:
+                _add(contents, number, parse_json(line), _EXAMPLE)
+            except ValueError as e:
+                contents.leave_out(number, f"not a JSON object ({e})")
+    contents.check(where)
+    return contents
 
 
-def _objects(where: object, text: str) -> list[tuple[int, Row]]:
-    """Objects over several lines, with or without commas between them."""
-    decoder, rows, at, line = json.JSONDecoder(), list[tuple[int, Row]](), 0, 1
+def _add(contents: Contents, number: int, value: Any, otherwise: str) -> None:
+    """Take a value as a row: an object, a conversation's list of messages, or a text."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        value = {"messages": value}
+    elif isinstance(value, str):
+        value = {"text": value}
+    if isinstance(value, dict):
+        contents.rows.append((number, value))
+    else:
+        contents.leave_out(number, otherwise)
+
+
+def _objects(where: object, text: str) -> Contents:
+    """Objects over several lines, with or without commas between them; also of an array that is not well-formed."""
+    decoder, contents, line = json.JSONDecoder(), Contents(), 1
+    at = text.index("[") + 1 if text.lstrip().startswith("[") else 0
+    array = at > 0
     while True:
         start = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         line += text.count("\n", at, start)
         if start == len(text):
-            return rows
+            if array:
+                contents.notes.append("the file's list is never closed: it may have been cut off")
+            return contents
+        if array and text[start] == "]" and not text[start + 1 :].strip():
+            return contents
         try:
             _, at = decoder.raw_decode(text, start)
             row = parse_json(text[start:at])
@@ -89,40 +115,8 @@ def _objects(where: object, text: str) -> list[tuple[int, Row]]:
             raise UserError(f"{where}, line {inside}: not JSON ({e})") from e
         if not isinstance(row, dict):
             raise UserError(f"{where}, line {line}: a JSON object was expected, and this is {_short(row)}")
-        rows.append((line, row))
+        contents.rows.append((line, row))
         line += text.count("\n", start, at)
-
-
-def _unwrapped(where: object, row: Row) -> list[Row] | None:
-    """The rows in an object that wraps them; None for an object that is a row itself."""
-    lists = {name: value for name, value in row.items() if _holds_rows(value)}
-    if not lists or any(_is_turn(value[0]) for value in lists.values()):
-        return None
-    if len(lists) > 1:
-        raise UserError(
-            f"{where} holds several lists ({', '.join(lists)}): put the one to learn from into a file of its own"
-        )
-    (found,) = lists.values()
-    return found
-
-
-def _by_column(row: Row) -> list[Row] | None:
-    """The rows of a table that pandas wrote: of each column, the cells by the number of their row."""
-    columns = list(row.values())
-    if not columns or not all(isinstance(cells, dict) and cells.keys() == columns[0].keys() for cells in columns):
-        return None
-    if not all(number.isdecimal() for number in columns[0]):
-        return None
-    return [{name: cells[number] for name, cells in row.items()} for number in columns[0]]
-
-
-def _holds_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
-
-
-def _is_turn(row: Row) -> bool:
-    """Whether it is a message of a conversation, or one of its tools."""
-    return bool(row.keys() & {"role", "from", "speaker", "function"})
 
 
 def _short(value: Any) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from prge.errors import UserError
+from prge.examples.contents import unit
+from prge.examples.fit import caption
 from prge.examples.form import Form, Numbered, template_columns
-from prge.examples.json_rows import RecordNumber
-from prge.examples.read import Record
+from prge.examples.lists import is_answer
+from prge.examples.read import Part, Record
 
 # What programs write where there is nothing.
 _MISSING = {"", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>"}
@@ -39,11 +43,19 @@ def classes_of(cells: Iterable[str]) -> Classes:
     groups: dict[str, list[str]] = {}
     for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0] != item[0].strip(), item[0])):
         groups.setdefault(_folded(label), []).append(label)
-    sizes = {spelled[0]: sum(counts[label] for label in spelled) for spelled in groups.values()}
+    named = {(each[0].strip() if len(each) > 1 else each[0]): each for each in groups.values()}
+    sizes = {name: sum(counts[label] for label in spelled) for name, spelled in named.items()}
     strays = [name for name, size in sizes.items() if size == 1 and _common(sizes.values())]
     names = [name for name in sizes if name not in strays]
-    spellings = {each[0]: [(label, counts[label]) for label in each] for each in groups.values() if len(each) > 1}
+    spellings = {name: [(label, counts[label]) for label in each] for name, each in named.items() if len(each) > 1}
     return Classes(names, spellings, strays)
+
+
+def classes_as_text(form: Form) -> str:
+    """The column whose classes a form learns as text, because there are many; empty for any other form."""
+    column = form.target[2:-1]
+    asks = form.target == f" {{{column}}}" and form.template.endswith(f"\n{caption(column)}:")
+    return column if asks and not form.task and not is_answer(column) else ""
 
 
 def is_missing(label: str) -> bool:
@@ -52,7 +64,8 @@ def is_missing(label: str) -> bool:
 
 
 def _folded(label: str) -> str:
-    return " ".join(label.split()).casefold()
+    whole = re.fullmatch(r"\s*(-?\d+)\.0+\s*", label)  # pandas writes 1 as 1.0 where another cell is empty
+    return whole[1] if whole else " ".join(label.split()).casefold()
 
 
 def _common(sizes: Iterable[int]) -> bool:
@@ -88,25 +101,41 @@ class Kept:
 
 def counted(numbers: Sequence[int]) -> str:
     """How many rows, and where the first of them are."""
-    word = "record" if isinstance(numbers[0], RecordNumber) else "line"
+    word = unit(numbers[0])
     shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
     return f"{len(numbers):,} row{'s' * (len(numbers) > 1)} ({word}{'s' * (len(numbers) > 1)} {shown})"
+
+
+def read_kept(form: Form, data: Path | None, part: Part = "train") -> Kept:
+    """The records of a file that a form can learn from. Rows that cannot be read are left out too.
+
+    Raises:
+        UserError: as `Form.read` and `keep`.
+    """
+    contents = form.read(data, part)
+    found = keep(form, contents.rows, data or form.task)
+    broken = {f"what cannot be read, {why.lstrip(', ')}": numbers for why, numbers in contents.broken.items()}
+    return replace(found, left_out=broken | found.left_out)
 
 
 def keep(form: Form, records: Sequence[Numbered], where: object) -> Kept:
     """The records that a form can learn from.
 
     Left out are those without a label, without a text or without an answer, and labels that are `Classes.strays` and no
-    class of the form. A label that differs from one class alone by case or white space is that class.
+    class of the form. A label that differs from one class alone by case or white space is that class; where classes are
+    learned as text, it is read in its commonest spelling.
 
     Raises:
         UserError: none is left, although there are some.
     """
-    column, names = form.label_column, [name for name, _ in form.labels]
+    texts = classes_as_text(form)
+    column, names = texts or form.label_column, [name for name, _ in form.labels]
+    if texts:
+        names = classes_of(_cell(record, column) for _, record in records).names
     known = {_folded(name): name for name in names} if len({_folded(n) for n in names}) == len(names) else {}
-    chosen = bool(form.labels or form.choices) and any(not is_missing(_cell(r, column)) for _, r in records)
+    chosen = bool(names or form.choices) and any(not is_missing(_cell(r, column)) for _, r in records)
     strays: set[str] = set()
-    if form.labels and not form.task:
+    if names and not form.task:
         strays = set(classes_of(_cell(record, column) for _, record in records).strays) - set(names)
     found = Kept()
     for number, record in records:
@@ -119,7 +148,7 @@ def keep(form: Form, records: Sequence[Numbered], where: object) -> Kept:
         if why:
             found.left_out.setdefault(why, []).append(number)
             continue
-        if form.labels and label not in names and _folded(label) in known:
+        if label not in names and _folded(label) in known:
             name = known[_folded(label)]
             found.merged.setdefault(name, []).append(number)
             record = {**record, column: name}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from prge.errors import UserError
-from prge.examples.form import Form, Numbered
-from prge.examples.keep import Kept, keep
+from prge.examples.form import Numbered
+from prge.examples.keep import Kept, read_kept
 from prge.examples.read import Part, place
 from prge.examples.rows import Example, RowMaker
-from prge.manifest import AnswerAt
 
 
+@dataclass(eq=False)
 class Reader(RowMaker):
     """A row maker that reads files.
 
@@ -24,27 +23,17 @@ class Reader(RowMaker):
         told: what a user should know of the records that were left out or read otherwise, in sentences.
     """
 
-    def __init__(
-        self,
-        form: Form,
-        tokenizer: Tokenizer,
-        answer_at: AnswerAt = "last",
-        mask_token: int | None = None,
-        stop_tokens: Sequence[int] = (),
-        *,
-        truncate: bool = False,
-    ):
-        super().__init__(form, tokenizer, answer_at, mask_token, stop_tokens)
-        self.truncate, self.skipped = truncate, 0
-        self.told: list[str] = []
+    truncate: bool = field(default=False, kw_only=True)
+    skipped: int = field(default=0, init=False)
+    told: list[str] = field(default_factory=list, init=False)
 
     def records(self, path: Path | None, part: Part = "train") -> list[Numbered]:
-        """`Form.records` of the reader's form, without those that lack something (`keep`).
+        """The records that the reader's form can learn from.
 
         Raises:
-            UserError: as both.
+            UserError: as `read_kept`.
         """
-        found = keep(self.form, self.form.records(path, part), path or self.form.task)
+        found = read_kept(self.form, path, part)
         self.note(found)
         return found.records
 

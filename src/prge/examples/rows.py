@@ -45,6 +45,7 @@ class Example:
         return range(end - self.targets, end)
 
 
+@dataclass(eq=False)
 class RowMaker:
     """Makes the token rows of records.
 
@@ -56,18 +57,15 @@ class RowMaker:
         stop_tokens: as in `Manifest`.
     """
 
-    def __init__(
-        self,
-        form: Form,
-        tokenizer: Tokenizer,
-        answer_at: AnswerAt = "last",
-        mask_token: int | None = None,
-        stop_tokens: Sequence[int] = (),
-    ):
-        self.form, self.tokenizer, self.answer_at, self.mask_token = form, tokenizer, answer_at, mask_token
-        self.stop_tokens = stop_tokens
-        self._max_tokens = form.max_tokens or _UNBOUNDED
-        self._max_targets = form.max_targets or _UNBOUNDED
+    form: Form
+    tokenizer: Tokenizer
+    answer_at: AnswerAt = "last"
+    mask_token: int | None = None
+    stop_tokens: Sequence[int] = ()
+
+    @property
+    def _max_tokens(self) -> int:
+        return self.form.max_tokens or _UNBOUNDED
 
     def encode(self, record: Record, where: str, *, labelled: bool = True) -> list[Example]:
         """The examples of a record: one, or one per window of a long target; none if there is nothing to learn.
@@ -163,7 +161,7 @@ class RowMaker:
 
     def _windows(self, prompt: list[int], target: list[int]) -> list[Example]:
         """The target in pieces that the form takes, each after as much of the text before it as fits."""
-        whole, most = prompt + target, min(self._max_targets, self._max_tokens - 1)
+        whole, most = prompt + target, min(self.form.max_targets or _UNBOUNDED, self._max_tokens - 1)
         windows = []
         for start in range(len(prompt), len(whole), most):
             end = min(start + most, len(whole))

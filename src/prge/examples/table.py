@@ -1,23 +1,21 @@
-"""Tables as rows: which sign separates the cells, whether there is a header, and what the columns are without one."""
+"""Tables as rows: whether there is a header, what the columns are without one, and lines of another length."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prge.errors import UserError
-from prge.examples.columns import KNOWN, Column, key
-from prge.files.bounded import TEXT
+from prge.examples.cells import Cells, Line, cells_of
+from prge.examples.columns import Column
+from prge.examples.contents import Contents
+from prge.examples.names import KNOWN, key
 
-Cells = list[str]
-
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-# So many rows tell the separator and the columns.
+# So many rows tell the columns.
 _LOOK = 1000
+# So many lines may stand before the header, as a title does.
+_ABOVE = 5
 
 
 @dataclass(frozen=True)
@@ -35,94 +33,100 @@ class Expected:
     labels: Collection[str] = ()
 
 
-def table_rows(
-    where: object, text: str, usual: str, expected: Expected
-) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """The rows of a table, each with the number of its line, and what is worth saying of how it was read.
+def table_rows(where: object, text: str, usual: str, expected: Expected) -> Contents:
+    """The rows of a table, each with the number of its line.
 
     Args:
-        usual: the separator that a file of this name has. With tabs, quotes are part of the text.
+        usual: the separator that a file of this name has.
 
     Raises:
-        UserError: a row has more or fewer cells than the others, or a quote is never closed (with the line).
+        UserError: more than a few rows have more or fewer cells than the header, or a quote is never closed (with the
+            line).
     """
-    notes = list[str]()
-    first = text.partition("\n")[0].strip()
-    named = first[4:] if first.startswith("sep=") and first[4:] in SEPARATORS else ""  # as Excel begins some
-    separator = named or _separator(text, usual)
-    if separator != usual:
-        notes.append(f"the cells are separated by {SEPARATORS.get(separator, repr(separator))}")
-    lines = _cells(where, text, separator)
-    if named:
-        next(lines)
-    rows = list(lines)
-    if not rows:
-        return [], notes
-    head, *rest = (cells for _, cells in rows[:_LOOK])
+    found = cells_of(where, text, usual)
+    contents = named_rows(where, found.lines, usual, found.separator, expected)
+    contents.notes[:0] = found.notes
+    return contents
+
+
+def named_rows(where: object, lines: Sequence[Line], usual: str, separator: str, expected: Expected) -> Contents:
+    """Lines of cells as rows by column name.
+
+    Args:
+        usual, separator: what separates cells in a file of this name, and in this one.
+
+    Raises:
+        UserError: as `table_rows`.
+    """
+    contents = Contents()
+    lines = _below_title(lines, expected, contents.notes)
+    if not lines:
+        return contents
+    head, *rest = (cells for _, cells in lines[:_LOOK])
+    head = [name.strip() for name in head]
     if _is_header(head, rest, usual, expected):
-        names = [name.strip() for name in head]
-        rows = rows[1:]
+        names = head
+        lines = lines[1:]
         if not (expected.columns or _has_known(names)):
-            notes.append("the first line is taken for the columns' names; if it is none, put one with names before it")
+            contents.notes.append(
+                "the first line is taken for the columns' names; if it is none, put one with names before it"
+            )
     else:
+        if [name for name in head if name] == [str(i) for i in range(len([n for n in head if n]))]:
+            lines = lines[1:]  # as pandas numbers columns without names
+            head, *rest = ([cells for _, cells in lines[:_LOOK]]) or [head]
         names = _names([head, *rest], expected)
         shown = ", ".join(f"{name} ({cell[:30]!r} ...)" for name, cell in zip(names, head, strict=False))
-        notes.append(
+        contents.notes.append(
             f"there is no header; the columns are taken for {shown}; to name them yourself, put a line with their "
             f"names first, as {separator.join(names)!r}"
         )
     twice = [name for name, n in Counter(names).items() if n > 1 and name]
     if twice:
         raise UserError(f"{where}: two columns are called {twice[0]!r}; give each a name of its own")
-    for number, cells in rows:
-        if len(cells) != len(names):
-            raise UserError(
-                f"{where}, line {number}: {len(cells)} columns where {len(names)} were expected ({', '.join(names)})"
-            )
-    return [(number, dict(zip(names, cells, strict=True))) for number, cells in rows], notes
-
-
-def _cells(where: object, text: str, separator: str) -> Iterator[tuple[int, Cells]]:
-    # In a table with tabs only these separate: quotes are part of the text.
-    quoting: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    csv.field_size_limit(TEXT)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
-    try:
-        yield from ((reader.line_num, cells) for cells in reader if cells)
-    except csv.Error as e:
-        raise UserError(f"{where}, line {reader.line_num}: {e}") from e
-
-
-def _separator(text: str, usual: str) -> str:
-    """The sign that gives all rows as many cells as the first; the usual one if it does."""
-    head = "\n".join(text.split("\n", _LOOK)[:_LOOK])
-    best, most = usual, (0.0, False, 0)
-    for sign in SEPARATORS:
-        try:
-            counts = [len(cells) for _, cells in _cells("", head, sign)]
-        except UserError:
+    longer = False
+    for number, cells in lines:
+        if not any(cells[len(names) :]):  # separators at a line's end
+            cells = cells[: len(names)]
+        if len(cells) == len(names):
+            contents.rows.append((number, dict(zip(names, cells, strict=True))))
             continue
-        if not counts or counts[0] < 2:
-            continue
-        like = sum(n == counts[0] for n in counts) / len(counts)
-        rank = (like, sign == usual, counts[0])
-        if like > 0.9 and rank > most:
-            best, most = sign, rank
-    return best
+        longer |= len(cells) > len(names)
+        contents.leave_out(number, f"{len(cells)} columns where {len(names)} were expected ({', '.join(names)})")
+    sign = {"\t": "tab", " ": "space"}.get(separator, separator)
+    contents.check(where, help=f'; put a text with a {sign} in it between quotes ("...")' if longer else "")
+    return contents
 
 
-def _is_header(head: Cells, rest: Sequence[Cells], usual: str, expected: Expected) -> bool:
-    names = [name.strip() for name in head]
+def _below_title(lines: Sequence[Line], expected: Expected, notes: list[str]) -> Sequence[Line]:
+    """The lines from the header on, where a title or a comment stands above it."""
+    if not lines:
+        return lines
+    width = Counter(len(cells) for _, cells in lines).most_common(1)[0][0]
+    for i, (number, cells) in enumerate(lines[: _ABOVE + 1]):
+        if len(cells) == width or len(cells) > 1:
+            known = {name.strip() for name in cells} & {*expected.columns, *expected.aliases}
+            if i and len(cells) == width and (known or _has_known(cells)):
+                notes.append(f"line {number} is taken for the header; what stands above it is not read")
+                return lines[i:]
+            return lines
+    return lines
+
+
+def _is_header(names: Cells, rest: Sequence[Cells], usual: str, expected: Expected) -> bool:
     if set(names) & {*expected.columns, *expected.aliases}:
         return True
     if expected.columns:  # a program's: a table with tabs may well have none
         return usual == "," and _looks_like_names(names, rest)
-    return _has_known(names) or _looks_like_names(names, rest)
+    return (_has_known(names) and not _recurs(names, rest)) or _looks_like_names(names, rest)
 
 
 def _has_known(names: Cells) -> bool:
-    """Whether one of the names is a usual one, or ends in one."""
-    return any(key(name) in KNOWN or key(name).rpartition(" ")[2] in KNOWN for name in names)
+    """Whether one of the names is a usual one; or ends in one, and no other is a number."""
+    keys = [key(name) for name in names]
+    if any(name in KNOWN for name in keys):
+        return True
+    return not any(map(_is_number, names)) and any(name.rpartition(" ")[2] in KNOWN for name in keys)
 
 
 def _looks_like_names(names: Cells, rest: Sequence[Cells]) -> bool:
@@ -131,9 +135,12 @@ def _looks_like_names(names: Cells, rest: Sequence[Cells]) -> bool:
     words = 5 if len(names) > 1 else 2  # one column alone is mostly a list of texts
     if len(set(held)) < len(held) or any(len(name) > 60 or len(name.split()) > words for name in names):
         return False
-    if any(_is_number(name) for name in names):
-        return False
-    return not any(cell == row[i] for row in rest for i, cell in enumerate(names) if cell and i < len(row))
+    return not any(map(_is_number, names)) and not _recurs(names, rest)
+
+
+def _recurs(names: Cells, rest: Sequence[Cells]) -> bool:
+    """Whether a name is a value further down its column, too."""
+    return any(cell == row[i] for row in rest for i, cell in enumerate(names) if cell and i < len(row))
 
 
 def _is_number(text: str) -> bool:

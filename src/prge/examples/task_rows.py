@@ -22,7 +22,10 @@ def copa(row: Row) -> Iterable[Row]:
     joined = " because" if row["question"] == "cause" else ", so"
     # A choice goes on with the sentence, so it begins with a small letter; "I" stays.
     begun = [c if c.startswith(("I ", "I'")) else c[:1].lower() + c[1:] for c in choices]
-    yield {**row, "premise": premise + joined, "choices": begun}
+    # A class's name counts from 1, its number from 0.
+    named = {"choice1": "0", "choice2": "1"}.get(str(row.get("label")))
+    label = {"label": named} if named else {}
+    yield {**row, **label, "premise": premise + joined, "choices": begun}
 
 
 def winogrande(row: Row) -> Iterable[Row]:
@@ -32,8 +35,8 @@ def winogrande(row: Row) -> Iterable[Row]:
 
 
 def arc(row: Row) -> Iterable[Row]:
-    nested = isinstance(row["question"], dict)
-    stem = row["question"]["stem"] if nested else row["question"]
+    nested = isinstance(row.get("question"), dict)
+    stem = row["question"]["stem"] if nested else row.get("question_stem") or row["question"]
     choices = row["question"]["choices"] if nested else row["choices"]
     if isinstance(choices, dict):  # the hub's columns
         choices = [{"text": t, "label": x} for t, x in zip(choices["text"], choices["label"], strict=True)]

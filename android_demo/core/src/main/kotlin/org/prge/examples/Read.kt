@@ -57,7 +57,7 @@ private fun tableOrText(file: File, text: String, kind: String, expected: Expect
     if (kind == "txt" && '\t' !in text.substringBefore('\n')) paragraphs(text)
     else tableRows(file, text, if (kind == "csv") ',' else '\t', expected)
 
-/** Blocks of lines between empty lines, each with the number of its first line. */
+/** Blocks of lines between empty lines, each with the number of its first line; or the lines of the only block. */
 private fun paragraphs(text: String): List<Numbered> {
     val records = ArrayList<Numbered>()
     val block = ArrayList<String>()
@@ -69,5 +69,7 @@ private fun paragraphs(text: String): List<Numbered> {
             block.clear()
         }
     }
-    return records
+    val only = records.singleOrNull() ?: return records
+    val lines = (only.record["text"] as String).split('\n')
+    return lines.mapIndexed { i, line -> Numbered(only.number + i, mapOf("text" to line)) }
 }

@@ -129,6 +129,9 @@ private fun cells(file: File, text: String, separator: Char): Sequence<Pair<Int,
                 } else {
                     while (at < text.length && text[at] != separator && text[at] != '\n') cell.append(text[at++])
                 }
+                if (separator != '\t' && cell.startsWith(" \"")) {
+                    throw UserError("$file, line $line: a space before a quote: `prge pack` on a computer reads it")
+                }
                 row += cell.toString()
                 if (at == text.length || text[at] == '\n') break
                 at++
