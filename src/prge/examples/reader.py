@@ -31,10 +31,11 @@ class Reader(RowMaker):
         answer_at: AnswerAt = "last",
         mask_token: int | None = None,
         stop_tokens: Sequence[int] = (),
+        vocabulary: int | None = None,
         *,
         truncate: bool = False,
     ):
-        super().__init__(form, tokenizer, answer_at, mask_token, stop_tokens)
+        super().__init__(form, tokenizer, answer_at, mask_token, stop_tokens, vocabulary)
         self.truncate, self.skipped = truncate, 0
         self.told: list[str] = []
 
