@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prge.errors import UserError
+from prge.examples.rows import check_known
 from prge.export.config import ExportConfig, default_eps, default_lr
 from prge.manifest import Adapter, Label, Manifest
 from prge.models.adapter import layout
@@ -95,6 +96,7 @@ def label_tokens(checkpoint: Outline, pairs: tuple[tuple[str, str], ...]) -> tup
             ]
             hint = f"try {singles[0]!r}" if singles else "choose a more common word, with a leading space"
             raise UserError(f"label word {word!r} of label {name!r} is {len(ids)} tokens {pieces}, not one; {hint}")
+        check_known(ids, checkpoint.config.vocab_size, checkpoint.driver_tokenizer, f"label word {word!r}")
         labels.append(Label(name, word, ids[0]))
     for field in ("name", "token"):
         values = [getattr(label, field) for label in labels]

@@ -66,7 +66,8 @@ def row_maker(checkpoint: Outline, form: Form, *, truncate: bool = False) -> Rea
     check_template(checkpoint, form.template)
     mask = checkpoint.tokenizer.mask_token_id if checkpoint.answer_at == "mask" else None
     ends = () if form.labels else stop_tokens(checkpoint)
-    return Reader(form, checkpoint.driver_tokenizer, checkpoint.answer_at, mask, ends, truncate=truncate)
+    rows = checkpoint.config.vocab_size
+    return Reader(form, checkpoint.driver_tokenizer, checkpoint.answer_at, mask, ends, rows, truncate=truncate)
 
 
 def text_rows(checkpoint: Outline, config: ExportConfig, records: Sequence[Record]) -> list[Row]:

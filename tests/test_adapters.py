@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from prge.eager import TorchProgram
 from prge.errors import UserError
 from prge.examples.rows import Example
+from prge.lora import read_lora
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
 from prge.runtime_driver.data.encoder import Encoder
@@ -215,6 +216,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     ]:  # fmt: skip
         code, refused = prge(*export, "--adapter", changed(plain_adapter, tmp_path / name, **{name: value}))
         assert code == 1 and f"{name} is {value!r}" in refused["error"] and not out.exists()
+    same = changed(plain_adapter, tmp_path / "same", rank_pattern={"q_proj": 3}, alpha_pattern={"down_proj": 6})
+    assert read_lora(same).pairs.keys() == read_lora(plain_adapter).pairs.keys()  # patterns that change nothing
     pair = load_file(plain_adapter / "adapter_model.safetensors")
     foreign = changed(plain_adapter, tmp_path / "foreign")
     save_file({k.replace("q_proj", "r_proj"): v for k, v in pair.items()}, foreign / "adapter_model.safetensors")

