@@ -444,7 +444,7 @@ def test_classes_that_are_numbers_may_be_given_words(tmp_path: Path) -> None:
 
 
 def test_class_names_that_stand_elsewhere_are_taken() -> None:
-    rows = [{"text": "x", "label": 1}, {"text": "y", "label": -1}, {"text": "z"}]
+    rows: list[dict[str, Any]] = [{"text": "x", "label": 1}, {"text": "y", "label": -1}, {"text": "z"}]
     features = {"text": {"dtype": "string"}, "label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
     assert with_class_names(rows, features) == [{"text": "x", "label": "good"}, *rows[1:]]
     assert with_class_names(rows, None) == rows
