@@ -1,20 +1,26 @@
-"""PEFT adapters folded into the weights of their base model."""
+"""PEFT adapters folded into the weights of their base model, and where the result runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from prge.errors import UserError
+from prge.export.to_gguf.adapter import ADAPTER_FILE, write_adapter
+from prge.export.to_gguf.families import gguf_family
+from prge.export.to_gguf.model import MODEL_FILE, write_model
 from prge.files.folders import new_folder, refuse_used
 from prge.lora import CONFIG_FILE, WEIGHTS_FILE, check_base, read_config, read_lora
-from prge.models.checkpoints import load_checkpoint
+from prge.models.checkpoints import Checkpoint, load_checkpoint, load_outline
 from prge.quiet import quiet
+
+# A Hugging Face checkpoint; a GGUF file of the whole model; a GGUF file of the adapters alone.
+Form = Literal["checkpoint", "gguf", "lora-gguf"]
 
 
 def merge_adapters(
@@ -23,30 +29,34 @@ def merge_adapters(
     model: str | None = None,
     weights: Sequence[float] = (),
     allow_pickle: bool = False,
+    to: Form = "checkpoint",
 ) -> dict[str, Any]:
-    """Write a Hugging Face checkpoint in float32, with PEFT adapters folded into its weights.
+    """Write a model in float32 with PEFT adapters folded into its weights; or the adapters' sum, for llama.cpp.
 
     Args:
         adapters: PEFT adapter folders.
-        output: the new checkpoint's folder.
+        output: the new folder.
         model: the base model; None for the one that the adapters name.
         weights: what each adapter's update is multiplied by; empty for 1.
         allow_pickle: as for `load_checkpoint`.
+        to: what to write: a Hugging Face checkpoint, ``model.gguf``, or ``adapter.gguf``.
 
     Returns:
-        ``model``, the output folder; ``base``; ``adapters``, how many; and ``parameters`` of the model.
+        ``model``, the output folder or the GGUF file in it; ``base``; ``adapters``, how many; and ``parameters`` of the
+        model.
 
     Raises:
         UserError: there is no adapter, the output folder is not empty or cannot be written, there is not one weight per
-            adapter, or an adapter does not fit the base.
+            adapter, an adapter does not fit the base, or llama.cpp does not know the base.
     """
     weights = weights or [1.0] * len(adapters)
     if len(weights) != len(adapters):
         raise UserError(f"{len(weights)} --weight for {len(adapters)} adapters; give one for each, in their order")
     configs = [read_config(adapter) for adapter in adapters]
-    if len(adapters) > 1 or weights[0] != 1.0:
-        for adapter in adapters:
-            read_lora(adapter)  # refuses adapters that do more than add to the weights: they cannot be summed
+    loras = []
+    if len(adapters) > 1 or weights[0] != 1.0 or to == "lora-gguf":
+        # Adapters that do more than add to the weights are refused: they cannot be summed.
+        loras = [read_lora(adapter) for adapter in adapters]
     refuse_used(output)
     bases = list(dict.fromkeys(str(config.get("base_model_name_or_path") or "") for config in configs))
     if model is None and (len(bases) > 1 or not bases[0]):
@@ -54,22 +64,35 @@ def merge_adapters(
         raise UserError(f"{adapters[0] / CONFIG_FILE}: the adapters name {named}; name it by --model")
     base = model or bases[0]
     with quiet():
+        if to != "checkpoint":  # before the weights are read
+            gguf_family(load_outline(base, allow_pickle).config, base)
         checkpoint = load_checkpoint(base, allow_pickle)
         digest, merged = checkpoint.digest(), checkpoint.model
+        parameters = sum(p.numel() for p in merged.parameters())
         for adapter, weight in zip(adapters, weights, strict=True):
             merged = _folded(merged, adapter, weight, base, digest)
         with new_folder(output) as out:
-            try:
-                merged.save_pretrained(out)
-            except SafetensorError as e:  # which a full disk raises too
-                raise UserError(f"{output} cannot be written: {e}; nothing was left there") from e
-            checkpoint.tokenizer.save_pretrained(out)
+            if to == "gguf":
+                write_model(out / MODEL_FILE, checkpoint, merged)
+            elif to == "lora-gguf":
+                write_adapter(out / ADAPTER_FILE, checkpoint.config, base, loras, weights)
+            else:
+                _save(out, merged, checkpoint, output)
     return {
-        "model": str(output),
+        "model": str(output / {"gguf": MODEL_FILE, "lora-gguf": ADAPTER_FILE}.get(to, "")),
         "base": base,
         "adapters": len(adapters),
-        "parameters": sum(p.numel() for p in merged.parameters()),
+        "parameters": parameters,
     }
+
+
+def _save(out: Path, merged: Any, checkpoint: Checkpoint, output: Path) -> None:
+    """Write a Hugging Face checkpoint into ``out``, which becomes ``output``."""
+    try:
+        merged.save_pretrained(out)
+    except SafetensorError as e:  # which a full disk raises too
+        raise UserError(f"{output} cannot be written: {e}; nothing was left there") from e
+    checkpoint.tokenizer.save_pretrained(out)
 
 
 def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEMPLATE, tiny_config
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -101,6 +102,21 @@ def test_a_state_knows_its_base_and_its_factors(program_folder: Path, tmp_path: 
     save_file({"state": state}, file)
     with pytest.raises(UserError, match=r"other frozen factors"):
         load_state(file, m)
+
+
+def test_an_adapter_has_a_card(program_folder: Path, tmp_path: Path) -> None:
+    """As the hub reads it: what it was made of, by a name that is no path, and no text of the data or the template."""
+    program, state = StepProgram(program_folder), random_state(StepProgram(program_folder), 0)
+    for base, shown in (("owner/tiny-1b", "owner/tiny-1b"), ("/home/me/tiny-1b", None)):
+        m = replace(program.manifest, model=base, template="A secret: {text} Reply")
+        save_peft(tmp_path / "adapter", m, program.frozen(), state)
+        found = ModelCard.load(tmp_path / "adapter" / "README.md")
+        assert (found.data.base_model, found.data.library_name) == (shown, "peft")
+        assert {"lora", "prge"} <= set(found.data.tags) and found.data.pipeline_tag == "text-generation"
+        assert (f"base_model:adapter:{base}" in found.data.tags) == bool(shown)
+        for word in ("tiny-1b", "`text`", "`label`", "2 classes", m.model_sha256):
+            assert word in found.content
+        assert not any(word in found.content for word in ("secret", "/home", "today", "later"))
 
 
 def test_the_digest_is_of_layout_and_factors(program_folder: Path) -> None:

@@ -12,6 +12,7 @@ from prge.errors import UserError
 from prge.files.checked import load_checked, replace, save_checked
 from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
 from prge.manifest import Manifest
+from prge.runtime_driver.program.card import CARD_FILE, card
 
 # How far a PEFT adapter may be from the program's factors, as a share of its length: they are rounded.
 _ROUNDING = 1e-3
@@ -61,7 +62,7 @@ def _product(d: Tensor, core: Tensor) -> Tensor:
 
 
 def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -> None:
-    """Write a state as a folder that `PeftModel.from_pretrained` reads.
+    """Write a state as a folder that `PeftModel.from_pretrained` reads, with a model card.
 
     Raises:
         OSError: it cannot be written.
@@ -85,6 +86,7 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
     folder.mkdir(parents=True, exist_ok=True)
     save_checked(folder / WEIGHTS_FILE, tensors, {"format": "pt", **manifest.identity})
     replace(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+    replace(folder / CARD_FILE, card(manifest).encode())
 
 
 def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:

@@ -13,13 +13,15 @@ from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.manifest import CHAT_FILE, FROZEN_FILE, GENERATE_FILE, INITIAL_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
 from prge.runtime_driver.data.hidden import HIDDEN_FILE, HIDDEN_FILES
+from prge.runtime_driver.program.card import CARD_FILE
 from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, PICTURE_FILE, SCRATCH, START_FILE, read_config
 from prge.runtime_driver.run.journal import take
 from prge.runtime_driver.run.snapshots import BEST_FILE, EARLIER_FILE, STATE_FILE
 
+_ADAPTER_FILES = (WEIGHTS_FILE, ADAPTER_CONFIG, CARD_FILE)
 # What runs write, by folder. The run's description goes last, so that a removal that was cut off can be repeated.
 _WRITTEN = {
-    ADAPTER_FOLDER: (WEIGHTS_FILE, ADAPTER_CONFIG, *(scratch_of(Path(f)).name for f in (WEIGHTS_FILE, ADAPTER_CONFIG))),
+    ADAPTER_FOLDER: (*_ADAPTER_FILES, *(scratch_of(Path(f)).name for f in _ADAPTER_FILES)),
     PROGRAM_FOLDER: (PROGRAM_FILE, FROZEN_FILE, GENERATE_FILE, TOKENIZER_FILE, INITIAL_FILE, CHAT_FILE, "export.json"),
     ".": (
         *(*HIDDEN_FILES, STATE_FILE, EARLIER_FILE, BEST_FILE, START_FILE, PICTURE_FILE),
