@@ -444,6 +444,22 @@ def test_what_does_not_fit_is_refused_in_the_same_words(
         assert not (tmp_path / "run").exists()
 
 
+def test_numbers_in_a_run_s_description_may_be_spelled_in_another_way(
+    kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """A manifest may say 32 where Python's driver writes 32.0."""
+    run, settings = tmp_path / "run", ("--data", packed, "--lr", 0.01, "--steps", 3)
+    assert kotlin(program_folder, *settings, "--output", run, "--max-minutes", 0)[0] == 0
+    text = (run / "config.json").read_text()
+    config = json.loads(text)
+    alpha = config["exported"]["alpha"]
+    for spelled, code in ((int(alpha), 0), (float(alpha), 0), (alpha + 1, 1), (str(alpha), 1)):
+        config["exported"]["alpha"] = spelled
+        (run / "config.json").write_text(json.dumps(config))
+        found, result = kotlin("--resume", run, "--max-minutes", 0)
+        assert found == code and (not code or "its alpha is not that of" in result["error"])
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_run_of_another_version_is_refused(
     kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path, version: Any

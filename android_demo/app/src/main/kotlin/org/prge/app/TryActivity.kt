@@ -110,6 +110,7 @@ class TryActivity : Activity() {
 
     fun show(found: Teacher.Answers) {
         answers.removeAllViews()
+        if (found.labels.isEmpty()) return
         for ((title, shares) in listOf(R.string.before to found.before, R.string.after to found.after)) {
             answers.heading(getString(title), 18f)
             for ((label, share) in found.labels.zip(shares.toList()).sortedByDescending { it.second }) answers.bar(label, share)

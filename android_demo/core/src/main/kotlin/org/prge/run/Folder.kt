@@ -88,6 +88,12 @@ internal fun description(
     }
 }
 
+/** Whether two values are the same. Drivers spell numbers each in their own way: 32 is 32.0. */
+private fun same(one: JsonElement?, other: JsonElement): Boolean {
+    fun number(of: JsonElement?) = (of as? JsonPrimitive)?.takeUnless { it.isString }?.content?.toDoubleOrNull()
+    return one == other || (number(one) != null && number(one) == number(other))
+}
+
 /** What a run's folder says of it: its settings, and where its hidden states are, or null. */
 internal class Described(val config: TrainConfig, val cache: String?)
 
@@ -99,7 +105,7 @@ internal class Described(val config: TrainConfig, val cache: String?)
 internal fun settingsOf(folder: File, program: StepProgram, examples: Examples): Described = described(folder) { json ->
     val here = program.manifest.identity.mapValues { JsonPrimitive(it.value) } + exported(program.manifest)
     for ((name, value) in here)
-        if ((json.fields()[name] ?: json.at("exported").fields()[name]) != value)
+        if (!same(json.fields()[name] ?: json.at("exported").fields()[name], value))
             throw UserError("$folder is a run of another program: its $name is not that of ${program.file}")
     if (json.at("data").at("crc").text() != examples.crc)
         throw UserError(
