@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -83,6 +84,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
         (folder / "SST-2" / name).write_text("sentence\tlabel\n" + "".join(part))
     (folder / "messages.tsv").write_text("text\tlabel\n" + "".join(lines))
     (folder / "chat.jsonl").write_bytes((demo_data / "chat.jsonl").read_bytes())
+    asked = [{"instruction": text, "input": "", "output": f"At gate {i}."} for i, (text, _) in enumerate(rows)]
+    (folder / "alpaca.json").write_text(json.dumps([row for row in asked if len(row["instruction"]) < 80]))
     return folder
 
 

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 
 from prge.errors import UserError
 from prge.examples.chat import Chat
+from prge.examples.choices import chosen
 from prge.examples.detect import FormOptions, infer, read_form
-from prge.examples.form import Form, chosen
+from prge.examples.form import Form
 from prge.examples.read import Record, place
 from prge.export.fit_form import fitted, label_words
 from prge.export.prompts import row_maker

@@ -39,9 +39,8 @@ def written(file: Path, row: str) -> Path:
         file.write_text(json.dumps([json.loads(row) for row in rows]))
     elif file.suffix == ".csv":
         head, _, row = row.partition("↵")
-        file.write_text(
-            "\n".join([head.strip(), *(row.strip().replace("harbour", place) for place in PLACES * 3)]) + "\n"
-        )
+        lines = [row.strip().replace("harbour", place) for place in PLACES * 3]
+        file.write_text("\n".join([head.strip(), *lines]) + "\n")
     else:
         file.write_text("".join(row + "\n" for row in rows))
     return file
@@ -57,7 +56,9 @@ def test_from_a_file_to_an_answer_that_stops(
 ) -> None:
     row, text = TEN[file]
     data, run = written(tmp_path / file, row), tmp_path / "run"
-    code, trained = prge("train", model, "--data", data, "--generate", "--steps", 60, "--lr", 0.05, "-o", run)
+    code, trained = prge(
+        "train", model, "--data", data, "--generate", "--steps", 60, "--eval-every", 0, "--lr", 0.05, "-o", run
+    )
     assert code == 0, trained
     chat = ["--chat"] if "messages" in row or "conversations" in row else []
     code, said = prge("generate", run / "program", text, "--state", run, "--max-new-tokens", 40, *chat)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prge.errors import UserError
+from prge.examples.choices import is_choices
 from prge.examples.class_columns import labelled
 from prge.examples.columns import Columns
 from prge.examples.fit import Fit, Way, caption, named, prompt_of
 from prge.examples.form import Form, template_columns
-from prge.examples.formats import FORMATS, is_choices
+from prge.examples.formats import FORMATS
 from prge.examples.keep import classes_as_text, classes_of
 from prge.examples.names import ANSWERS, IDS, LABELS, PROMPTS, TEXTS, key
 from prge.examples.read import Record, part_file, read_file

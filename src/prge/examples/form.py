@@ -12,6 +12,7 @@ from string import Formatter
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.chat_spellings import as_messages
+from prge.examples.choices import CHOICE, chosen
 from prge.examples.contents import Contents, RecordNumber
 from prge.examples.lists import as_one
 from prge.examples.read import Part, Record, part_file, place, read_file
@@ -23,9 +24,6 @@ from prge.manifest import Manifest
 
 # A record, and the number of its line (or of the record itself, in JSON and Parquet).
 Numbered = tuple[int, Record]
-
-# ``{choice}`` in a template stands for one of the choices.
-_CHOICE = "choice"
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ def fill(template: str, record: Record, where: str) -> str:
         text = _lines_with_text(template, record).format_map(record)
         size = len(text.encode())
     except KeyError as e:
-        if e.args == (_CHOICE,):
+        if e.args == (CHOICE,):
             raise UserError(f"{where}: no label, so the right choice is unknown") from e
         raise UserError(f"{where}: no column {e} for the template {template!r}; it has {', '.join(record)}") from e
     except UnicodeEncodeError as e:
@@ -230,32 +228,6 @@ def _lines_with_text(template: str, record: Record) -> str:
     held = [(line, template_columns(line)) for line in template.split("\n")]
     kept = [(line, columns) for line, columns in held if not columns or any(record[name] for name in columns)]
     return "\n".join(line for line, _ in kept) if any(columns for _, columns in kept) else template
-
-
-def chosen(row: Record, choices: str, label_column: str, where: str) -> Record:
-    """A row with its right choice as the column ``choice``, and that choice's index, from 0, as its label.
-
-    The choices are a list, or an object by their letters. The row's own label is the choice itself, its letter, or its
-    index. A row without a label stays without both.
-
-    Raises:
-        UserError: the choices are not a list of texts, or the label is none of them.
-    """
-    if _CHOICE in (choices, label_column):
-        raise UserError(f"{where}: the column {_CHOICE!r} is prge's own; give yours another name")
-    held, label, letters = row.get(choices), row.get(label_column), list[str]()
-    if isinstance(held, dict):
-        letters, held = list(held), list(held.values())
-        row = {**row, choices: held}
-    if not isinstance(held, list) or len(held) < 2 or not all(isinstance(choice, str) for choice in held):
-        raise UserError(f"{where}: column {choices!r} must be a list of at least two texts")
-    if label is None or label == "":
-        return {name: value for name, value in row.items() if name not in (_CHOICE, label_column)}
-    names = {chr(ord("A") + i): i for i in range(len(held))} | {str(i): i for i in range(len(held))}
-    names |= {text: i for texts in (letters, held) for i, text in enumerate(texts)}
-    if not isinstance(label, str) or label not in names:
-        raise UserError(f"{where}: {label_column} {label!r} is none of the choices, nor a letter or index of one")
-    return {**row, label_column: str(names[label]), _CHOICE: held[names[label]]}
 
 
 def split(

@@ -14,6 +14,7 @@ from typing import Any
 from prge.errors import UserError
 from prge.examples.chat import Chat
 from prge.examples.chat_spellings import is_conversation, takes_turns
+from prge.examples.choices import is_choices
 from prge.examples.class_columns import class_notes, label_columns, labelled, order
 from prge.examples.columns import Columns
 from prge.examples.fit import Fit, caption, named, prompt_of
@@ -140,12 +141,6 @@ def _choices(columns: Columns) -> Fit | None:
     if not (listed and answer and prompts):
         return None
     return Fit(Form(f"{prompt_of(prompts)}\nAnswer:", target=" {choice}", choices=listed[0], label_column=answer))
-
-
-def is_choices(value: Any) -> bool:
-    """Whether a value is a list of candidates, or an object of them by their letters."""
-    texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return len(texts) > 1 and all(isinstance(each, str) for each in texts)
 
 
 def _text_to_text(columns: Columns) -> Fit | None:
