@@ -6,6 +6,7 @@ real one in both cases.
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shutil
@@ -164,18 +165,27 @@ def test_native_methods_have_their_code(runtime: tuple[Path, bool], tmp_path: Pa
         pytest.skip(f"Maven has no ExecuTorch for Android: fbjni's {seen} methods were checked, ExecuTorch's were not")
 
 
+@pytest.mark.skipif(not os.environ.get("PRGE_THOROUGH"), reason="PRGE_THOROUGH=1 runs it: minutes")
 def test_the_same_sources_make_the_same_bytes(apk: Path, runtime: tuple[Path, bool], tmp_path: Path) -> None:
     assert made(tmp_path, runtime[0]).read_bytes() == apk.read_bytes()
 
 
-def test_a_program_travels_inside(runtime: tuple[Path, bool], tmp_path: Path) -> None:
+def test_a_program_travels_inside_and_changes_nothing_else(
+    apk: Path, runtime: tuple[Path, bool], tmp_path: Path
+) -> None:
     program = tmp_path / "program"
     program.mkdir()
     for name in ("program.pte", "frozen.pte", "tokenizer.json"):
         (program / name).write_bytes(name.encode() * 1000)
-    with zipfile.ZipFile(made(tmp_path / "copy", runtime[0], "--program", program)) as packed:
-        for file in program.iterdir():
-            assert packed.read(f"assets/program/{file.name}") == file.read_bytes()
+    with (
+        zipfile.ZipFile(made(tmp_path / "copy", runtime[0], "--program", program)) as packed,
+        zipfile.ZipFile(apk) as plain,
+    ):
+        inside = {f"assets/program/{file.name}": file.read_bytes() for file in program.iterdir()}
+        assert {name: packed.read(name) for name in inside} == inside
+        others = [name for name in packed.namelist() if name not in inside]
+        assert others == plain.namelist()
+        assert [name for name in others if packed.read(name) != plain.read(name)] == []
 
 
 def test_a_missing_tool_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
