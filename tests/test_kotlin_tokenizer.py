@@ -349,10 +349,11 @@ def test_answers_become_the_same_examples(kotlin: Kotlin, kind: str, demo_data: 
     ]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    wide = replace(MANIFESTS["text"].architecture, vocabulary=1 << 18)
     for template, target in (("{question}\nAnswer:", " {answer}"), ("{question}", "{answer}"), ("", "{answer}")):
         m = replace(
-            MANIFESTS["text"], template=template, target=target, stop_tokens=(2, 7), max_tokens=90, max_targets=20,
-            tokenizer_sha256=file_sha256(tmp_path / "tokenizer.json"),
+            MANIFESTS["text"], architecture=wide, template=template, target=target, stop_tokens=(2, 7), max_tokens=90,
+            max_targets=20, tokenizer_sha256=file_sha256(tmp_path / "tokenizer.json"),
         )  # fmt: skip
         expected = Encoder(m, tmp_path / "tokenizer.json", truncate=True).examples(data)
         assert any(e.tokens[-1] == 2 for e in expected)
