@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -30,7 +32,7 @@ from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
@@ -234,10 +236,41 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
         if backend == "xnnpack":
             # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
             # when it is read: a quarter more memory for results.
-            with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort):
+            with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort), _kept_signatures():
                 edge = edge.to_backend(partitioner)
             _drop_unused(edge.exported_program())
         return edge
+
+
+# Asked of every node, in every delegate.
+_OF_SIGNATURES = ("inputs_to_parameters", "inputs_to_buffers", "inputs_to_lifted_tensor_constants")
+
+
+@contextmanager
+def _kept_signatures() -> Iterator[None]:
+    """Signatures make each of `_OF_SIGNATURES` once as long as their inputs stay, and not anew whenever it is read.
+
+    With a thousand constants that is a tenth of the time that lowering takes.
+    """
+    with ExitStack() as stack:
+        for name in _OF_SIGNATURES:
+            stack.enter_context(patch.object(ExportGraphSignature, name, _kept(name)))
+        yield
+
+
+def _kept(name: str) -> property:
+    make = getattr(ExportGraphSignature, name).fget
+    known: dict[int, tuple[list[InputSpec], Mapping[str, str]]] = {}
+
+    def found(signature: ExportGraphSignature) -> Mapping[str, str]:
+        now = signature.input_specs
+        specs, value = known.get(id(signature), ((), None))
+        if value is None or len(specs) != len(now) or not all(map(operator.is_, specs, now)):
+            value = make(signature)
+            known[id(signature)] = list(now), value
+        return value
+
+    return property(found)
 
 
 # Numbers of a constant. Adapters' factors have fewer, weights have more.

@@ -128,7 +128,7 @@ def test_forget_removes_a_run_and_nothing_else(prge: Prge, run: Path, tmp_path: 
     assert code == 1 and "in use" in message["error"] and (run / "state.safetensors").exists()
     journal.close()
     code, found = prge("forget", run, "--yes")
-    assert code == 0 and found["left"] == ["notes.txt", "program"] and found["files"] == 9
+    assert code == 0 and found["left"] == ["notes.txt", "program"] and found["files"] == 10
     assert {path.name for path in run.iterdir()} == {"notes.txt", "program"}
     assert (tmp_path / "elsewhere" / "program.pte").read_text() == "not the run's"
     code, message = prge("forget", run, "--yes")
