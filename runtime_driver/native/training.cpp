@@ -10,7 +10,7 @@ namespace {
 // Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
 // Share of the way to the least loss that the first step goes; calibrate.py says why.
-constexpr double kEstimate = 0.5, kClasses = 1, kText = 0.125;
+constexpr double kEstimate = 0.5, kText = 0.125, kMost = 0.5;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 
@@ -193,7 +193,8 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;
   });
-  return way * (m.estimates() ? kEstimate : m.label_words() ? kClasses : kText);
+  if (m.label_words() && !m.estimates()) return std::min(way, m.lr * kMost);
+  return way * (m.estimates() ? kEstimate : kText);
 }
 
 double search_lr(double before, double way, const std::function<double(double)>& loss_at) {

@@ -16,8 +16,10 @@ private const val HALF = 4
 
 // Share of the way to the least loss that the first step goes; calibrate.py says why.
 private const val ESTIMATE = 0.5
-private const val CLASSES = 1.0
 private const val TEXT = 0.125
+
+// Classes with an exact gradient go the whole way, but no more than this share of the program's own lr.
+private const val MOST = 0.5
 
 /** A loss measured in int8 may rise by so much from rounding alone. */
 private const val ROUNDING = 1e-2
@@ -56,7 +58,8 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
         for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
         evaluate(program, moved, held).loss
     }
-    return way * if (m.estimates) ESTIMATE else if (m.labelWords) CLASSES else TEXT
+    if (m.labelWords && !m.estimates) return minOf(way, m.lr * MOST)
+    return way * if (m.estimates) ESTIMATE else TEXT
 }
 
 /**
