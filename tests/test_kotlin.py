@@ -267,7 +267,7 @@ def test_a_killed_run_loses_nothing(
     host: list[str], kotlin: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     """-9 at random moments, also while it begins; what goes on makes the same bits."""
-    data = ("--data", str(packed), "--steps", "1000", "--eval-every", "100", "--lr", "0.01")
+    data = ("--data", str(packed), "--steps", "1000", "--eval-every", "100", "--lr", "0.01", "--patience", "0")
     began = time.monotonic()
     assert kotlin(program_folder, *data, "--output", tmp_path / "whole")[0] == 0
     # Not an assertion about time: kills fall anywhere within as long as a whole run took.
@@ -276,7 +276,9 @@ def test_a_killed_run_loses_nothing(
     while killed < KILLS:
         begun = (run / "config.json").exists()
         resumed += begun
-        words = ["resume", str(run)] if begun else ["train", str(program_folder), *data, "--output", str(run)]
+        # Without --patience 0, a run that is killed at its early stop would go on to one evaluation more.
+        begin = ["train", str(program_folder), *data, "--output", str(run)]
+        words = ["resume", str(run), "--patience", "0"] if begun else begin
         process = subprocess.Popen([*host, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(chance.uniform(0.0, whole))
@@ -288,7 +290,7 @@ def test_a_killed_run_loses_nothing(
             shutil.rmtree(run)
     assert resumed
     if (run / "config.json").exists():
-        assert kotlin("--resume", run)[0] == 0
+        assert kotlin("--resume", run, "--patience", 0)[0] == 0
         same_run(run, tmp_path / "whole")
 
 
