@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -118,7 +119,10 @@ class FrozenPart(nn.Module):
 
     def __init__(self, backbone: Backbone):
         super().__init__()
-        self.backbone = backbone
+        # Of the layers above, each weight would be an input of the traced graph that nothing reads, and every later
+        # pass would look at it.
+        self.backbone = copy.copy(backbone)
+        self.backbone._modules = backbone._modules | {"layers": backbone.layers[: backbone.first]}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """As `Backbone.frozen`."""
