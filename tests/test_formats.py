@@ -364,6 +364,19 @@ def test_labels_that_differ_by_their_spelling_need_a_yes(tmp_path: Path) -> None
     assert found["left_out"] == ["read as 'good', which they spell otherwise: 10 rows (lines 6, 7, 10, 11, 14, ...)"]
 
 
+def test_many_labels_in_several_spellings_are_counted(tmp_path: Path) -> None:
+    places = ["account", "card", "fee", "loan", "pin", "rate", "transfer", "visa"]
+    rows = [(f"about the {name} {i}", name.upper() if i == 3 else name) for name in places for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows))
+    with pytest.raises(Unsure, match=r"'pin' \(11\), 'PIN' \(1\); and so on for 3 other classes; say which: "):
+        read_form(FormOptions(), tmp_path / "a.jsonl")
+    found = seen(tmp_path / "a.jsonl", merge_labels=True)
+    assert found["classes"] == dict.fromkeys(places, 12)
+    assert len(found["left_out"]) == 6
+    assert found["left_out"][5] == "read as 3 other classes, which they spell otherwise: 3 rows"
+    assert not [note for note in found["notes"] if "few examples" in note]
+
+
 def test_one_odd_cell_makes_no_class(tmp_path: Path) -> None:
     def row(i: int, place: str) -> Record:
         odd = {5: None, 7: "", 9: "NaN", 11: "goood"}

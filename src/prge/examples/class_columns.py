@@ -9,7 +9,7 @@ from prge.errors import UserError
 from prge.examples.columns import Column, Columns
 from prge.examples.fit import Fit, caption, named, prompt_of
 from prge.examples.form import Form
-from prge.examples.keep import Classes, classes_of, is_missing
+from prge.examples.keep import Classes, classes_of
 from prge.examples.names import ABOUT, ANSWERS, CONTEXTS, LABELS, PAIRS, PROMPTS, TEXTS, TITLES, key
 
 
@@ -70,7 +70,7 @@ def order(name: str) -> tuple[float, str]:
 
 def class_notes(column: Column, found: Classes) -> tuple[str, ...]:
     """How the classes are spread, where that is worth saying."""
-    sizes = {name: n for name, n in column.values.most_common() if name not in found.strays and not is_missing(name)}
+    sizes = dict(sorted(found.sizes.items(), key=lambda item: -item[1]))
     most, total = next(iter(sizes.items())), sum(sizes.values())
     notes = []
     if most[1] > 0.8 * total:

@@ -22,6 +22,8 @@ from prge.options import Option
 
 # So many classes and columns are shown by their names.
 _SHOWN = 20
+# And so many classes in several spellings.
+_SPELLED = 5
 # So many letters of a column's name.
 _LONG = 40
 
@@ -186,8 +188,10 @@ def infer(rows: Sequence[Record], asked: FormOptions, notes: Sequence[str] = ())
     if column in columns and not asked.words and not asked.merge_labels and not form.task:
         spellings = classes_of(columns[column].cells).spellings
         if spellings:
-            shown = "; ".join(", ".join(f"{s!r} ({n:,})" for s, n in each) for each in spellings.values())
-            question = f"labels in column {column!r} differ by case or white space alone: {shown}"
+            shown = [", ".join(f"{s!r} ({n:,})" for s, n in each) for each in spellings.values()]
+            more = [f"and so on for {len(shown) - _SPELLED:,} other classes"] if len(shown) > _SPELLED else []
+            question = "; ".join([*shown[:_SPELLED], *more])
+            question = f"labels in column {column!r} differ by case or white space alone: {question}"
             raise Unsure(question, [("each is taken as its commonest spelling", {"merge_labels": True})])
     offers = [f"{n!r} is not used; to learn its classes instead: --label {shlex.quote(n)}" for n in fit.offers]
     more = [] if form.task else _few(rows)

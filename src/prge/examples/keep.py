@@ -22,19 +22,28 @@ _MISSING = {"", "nan", "NaN", "null", "NULL", "N/A", "#N/A", "<NA>"}
 _OFTEN = 10
 
 
+# So many classes are shown one by one.
+_SHOWN = 5
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes in a column.
 
     Attributes:
-        names: of all, each in its commonest spelling.
+        sizes: class, in its commonest spelling -> its rows, in any spelling.
         spellings: name -> (spelling, how often it occurs) of those that are written in several ways.
         strays: labels that occur once where the others are common; they are no classes.
     """
 
-    names: list[str]
+    sizes: dict[str, int]
     spellings: dict[str, list[tuple[str, int]]]
     strays: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, each in its commonest spelling."""
+        return list(self.sizes)
 
 
 def classes_of(cells: Iterable[str]) -> Classes:
@@ -46,9 +55,8 @@ def classes_of(cells: Iterable[str]) -> Classes:
     named = {(each[0].strip() if len(each) > 1 else each[0]): each for each in groups.values()}
     sizes = {name: sum(counts[label] for label in spelled) for name, spelled in named.items()}
     strays = [name for name, size in sizes.items() if size == 1 and _common(sizes.values())]
-    names = [name for name in sizes if name not in strays]
     spellings = {name: [(label, counts[label]) for label in each] for name, each in named.items() if len(each) > 1}
-    return Classes(names, spellings, strays)
+    return Classes({name: size for name, size in sizes.items() if name not in strays}, spellings, strays)
 
 
 def classes_as_text(form: Form) -> str:
@@ -96,7 +104,12 @@ class Kept:
     def told(self) -> list[str]:
         """What a user should know of it, in sentences."""
         out = [f"left out for {why}: {counted(numbers)}" for why, numbers in self.left_out.items()]
-        return out + [f"read as {name!r}, which they spell otherwise: {counted(n)}" for name, n in self.merged.items()]
+        told = list(self.merged.items())
+        out += [f"read as {name!r}, which they spell otherwise: {counted(numbers)}" for name, numbers in told[:_SHOWN]]
+        if more := told[_SHOWN:]:
+            rows = sum(len(numbers) for _, numbers in more)
+            out.append(f"read as {len(more):,} other classes, which they spell otherwise: {rows:,} rows")
+        return out
 
 
 def counted(numbers: Sequence[int]) -> str:
