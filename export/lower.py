@@ -21,7 +21,6 @@ from executorch.exir import (
     ExecutorchBackendConfig,
     ExecutorchProgramManager,
     lowered_backend_module,
-    to_edge,
 )
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
@@ -39,6 +38,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from prge.cost import DELEGATES
+from prge.export.edge import lowered_to_edge
 from prge.models.objective import LabelWords
 from prge.models.step import Step
 from prge.quiet import quiet
@@ -231,13 +231,14 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
     with quiet():
         _share_equal(program)
-        edge = to_edge(program, constants, config)
+        edge = lowered_to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
         if backend == "xnnpack":
             # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
             # when it is read: a quarter more memory for results.
             with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort), _kept_signatures():
                 edge = edge.to_backend(partitioner)
+            edge.compile_config = config  # of which it made one anew, so that a pass would look for what is not there
             _drop_unused(edge.exported_program())
         return edge
 
