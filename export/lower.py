@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -32,16 +30,16 @@ from executorch.exir.schema import TensorShapeDynamism
 from executorch.exir.tensor import TensorSpec
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
+from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.partitioner import Partition
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from prge.cost import DELEGATES
+from prge.export.quick import kept_signatures, quick
 from prge.models.objective import LabelWords
 from prge.models.step import Step
-from prge.quiet import quiet
 
 Backend = Literal["xnnpack", "portable"]
 
@@ -100,7 +98,7 @@ def trace(
     """
 
     def export(tokens: int) -> ExportedProgram:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quick():
             return torch.export.export(module, inputs(tokens), strict=False)
 
     program = export(min_tokens)
@@ -169,7 +167,7 @@ class LayeredPartitioner(XnnpackPartitioner):
         super().__init__([ShortCatConfig if config is CatConfig else config for config in ALL_PARTITIONER_CONFIGS])
         self.layers = layers
         # With this spec the backend runs one graph pass per delegate instead of seventeen. Each would retrace the
-        # delegate, and none finds anything in our graphs.
+        # delegate, and the others find nothing in our graphs.
         spec = CompileSpec("dqlinear_partitioner", b"")
         self.delegation_spec = DelegationSpec(XnnpackBackend.__name__, [spec])
 
@@ -229,48 +227,18 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
     partitioner = LayeredPartitioner(layers)
     preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
     config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
-    with quiet():
+    with quick():
         _share_equal(program)
         edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
         if backend == "xnnpack":
             # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
             # when it is read: a quarter more memory for results.
-            with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort), _kept_signatures():
+            with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort), kept_signatures():
                 edge = edge.to_backend(partitioner)
+            edge.compile_config = config  # of which it made one anew, so that a pass would look for what is not there
             _drop_unused(edge.exported_program())
         return edge
-
-
-# Asked of every node, in every delegate.
-_OF_SIGNATURES = ("inputs_to_parameters", "inputs_to_buffers", "inputs_to_lifted_tensor_constants")
-
-
-@contextmanager
-def _kept_signatures() -> Iterator[None]:
-    """Signatures make each of `_OF_SIGNATURES` once as long as their inputs stay, and not anew whenever it is read.
-
-    With a thousand constants that is a tenth of the time that lowering takes.
-    """
-    with ExitStack() as stack:
-        for name in _OF_SIGNATURES:
-            stack.enter_context(patch.object(ExportGraphSignature, name, _kept(name)))
-        yield
-
-
-def _kept(name: str) -> property:
-    make = getattr(ExportGraphSignature, name).fget
-    known: dict[int, tuple[list[InputSpec], Mapping[str, str]]] = {}
-
-    def found(signature: ExportGraphSignature) -> Mapping[str, str]:
-        now = signature.input_specs
-        specs, value = known.get(id(signature), ((), None))
-        if value is None or len(specs) != len(now) or not all(map(operator.is_, specs, now)):
-            value = make(signature)
-            known[id(signature)] = list(now), value
-        return value
-
-    return property(found)
 
 
 # Numbers of a constant. Adapters' factors have fewer, weights have more.
@@ -361,5 +329,5 @@ def emit(edge: EdgeProgramManager, largest: tuple[Any, ...]) -> ExecutorchProgra
         remove_view_copy=False,  # a view that shares its source's memory has a fixed size
         memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # inputs are read where the caller has them
     )
-    with quiet():
+    with quick():
         return edge.to_executorch(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import made_once
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -41,23 +43,27 @@ def demo_data() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
     """A byte-level BPE tokenizer, trained on the demo's messages."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = trained_tokenizer(demo_data, ["<end>"])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        tokenizer = trained_tokenizer(demo_data, ["<end>"])
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+
+    return made_once(tmp_path_factory, "tokenizer", make)
 
 
 @pytest.fixture(scope="session")
 def encoder_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
     """The same with an encoder's special tokens around every text, and settings for padding as MiniLM has them."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = trained_tokenizer(demo_data, ["<cls>", "<pad>", "<sep>", "<mask>"])
-    tokenizer.post_processor = processors.BertProcessing(("<sep>", 2), ("<cls>", 0))
-    tokenizer.enable_padding(length=50, pad_id=1, pad_token="<pad>")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<cls>", sep_token="<sep>", mask_token="<mask>"
-    ).save_pretrained(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        tokenizer = trained_tokenizer(demo_data, ["<cls>", "<pad>", "<sep>", "<mask>"])
+        tokenizer.post_processor = processors.BertProcessing(("<sep>", 2), ("<cls>", 0))
+        tokenizer.enable_padding(length=50, pad_id=1, pad_token="<pad>")
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<cls>", sep_token="<sep>", mask_token="<mask>"
+        ).save_pretrained(folder)
+
+    return made_once(tmp_path_factory, "encoder-tokenizer", make)
 
 
 def trained_tokenizer(demo_data: Path, special: list[str]) -> Tokenizer:
@@ -116,14 +122,13 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(make_model: Callable[[Any], Path]) -> Path:
-    return make_model(tiny_config())
+def tiny_model(make_model: Callable[[Any], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "tiny-model", make_model(tiny_config()).rename)
 
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data: Path) -> Callable[..., Path]:
-    """Export with changed settings; equal settings share one folder."""
-    made: dict[str, Path] = {}
+    """Export with changed settings; equal models and settings share one folder."""
     texts = [record for _, record in read_records(demo_data / "train.tsv")]
 
     def run(
@@ -137,13 +142,16 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data
             "step": step or StepConfig(queries=2, batch=2),
         }
         config = ExportConfig(**settings | changes)
-        key = repr((model, config))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("program") / "out"
-            records = texts if config.adapter.subspace == "fisher" else []
+        records = texts if config.adapter.subspace == "fisher" else []
+
+        def make(folder: Path) -> None:
             with quiet():
-                export_program(load_checkpoint(str(model)), config, made[key], records=records)
-        return made[key]
+                export_program(load_checkpoint(str(model)), config, folder, records=records)
+
+        key = hashlib.sha256(repr(config).encode())
+        for file in sorted(model.iterdir()):
+            key.update(file.read_bytes())
+        return made_once(tmp_path_factory, f"program-{key.hexdigest()[:16]}", make)
 
     return run
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import made_once
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
 
@@ -54,13 +53,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool, what in (("javac", "a JDK 17"), ("mvn", "Maven")):
         if not shutil.which(tool):
             pytest.skip(f"the Kotlin driver's tests need {what}")
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    built = shared / "kotlin-is-built"
-    with (shared / "kotlin.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists():
-            compiled(["mvn", "-q", "-B", "package", "--projects", "host", "--also-make"], ANDROID)
-            built.touch()
+
+    def make(built: Path) -> None:
+        compiled(["mvn", "-q", "-B", "package", "--projects", "host", "--also-make"], ANDROID)
+        built.mkdir()
+
+    made_once(tmp_path_factory, "kotlin", make)
     return ANDROID

@@ -24,6 +24,7 @@ from edits import json_edits, resealed
 from forked import Forks
 from hypothesis import given
 from kotlin import build, compiled
+from once import made_once
 from test_bench import small_limits as small_limits
 from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
@@ -38,7 +39,6 @@ from test_native import (
     contents,
     is_refused_as_of_another_version,
     lying,
-    made_once,
     mutated,
     packed_for,
     said,

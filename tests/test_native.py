@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -22,6 +21,7 @@ import pytest
 import torch
 from conftest import TEMPLATE
 from edits import resealed
+from once import made_once
 from test_families import config
 from transformers import AutoModelForMaskedLM
 
@@ -69,21 +69,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the runner, cross-built for 64-bit Arm."""
     return made_once(tmp_path_factory, "arm", lambda folder: build_runner(folder, "aarch64"))
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that the first worker that asks makes, for all."""
-    shared = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / name
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            scratch = factory.mktemp(name) / "out"
-            make(scratch)
-            scratch.rename(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

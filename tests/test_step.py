@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,19 @@ from prge.runtime_driver.loop.evaluate import evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 SEED, LR, EPS = (3 << 32) + 12, 0.5, 0.05
+
+# The step's settings, the backend, and (queries, batch, tokens). Half of all combinations have every pair of these;
+# PRGE_THOROUGH=1 takes all.
+STEPS = [
+    ("full", "fisher", "adam"), ("exact", "fisher", "adam"), ("activations", "fisher", "adam"),
+    ("weights", "svd", "sgd"), ("weights", None, "sgd"),
+]  # fmt: skip
+BACKENDS, SIZES = ("xnnpack", "portable"), ((2, 3, 17), (3, 1, 9))
+CASES = [
+    (*STEPS[i], BACKENDS[j], *SIZES[k])
+    for i, j, k in itertools.product(range(5), range(2), range(2))
+    if os.environ.get("PRGE_THOROUGH") or (i + j + k) % 2 == 0
+]
 
 
 def load(folder: Path) -> StepProgram:
@@ -89,29 +104,11 @@ def compare_step(program: StepProgram, hf: Any, batch: list[Example], tolerance:
     return float((found - plain).abs().max())
 
 
-@pytest.mark.parametrize("backend", ["xnnpack", "portable"])
-@pytest.mark.parametrize(
-    ("gradient", "subspace", "optimizer"),
-    [
-        ("full", "fisher", "adam"),
-        ("exact", "fisher", "adam"),
-        ("activations", "fisher", "adam"),
-        ("weights", "svd", "sgd"),
-        ("weights", None, "sgd"),
-    ],
-)
-@pytest.mark.parametrize(("queries", "batch", "tokens"), [(2, 3, 17), (3, 1, 9)])
+@pytest.mark.parametrize(("gradient", "subspace", "optimizer", "backend", "queries", "batch", "tokens"), CASES)
 def test_step_equals_the_reference(
-    export: Callable[..., Path],
-    tiny_model: Path,
-    backend: str,
-    gradient: Any,
-    subspace: Any,
-    optimizer: Any,
-    queries: int,
-    batch: int,
-    tokens: int,
-) -> None:
+    export: Callable[..., Path], tiny_model: Path, gradient: Any, subspace: Any, optimizer: Any, backend: str,
+    queries: int, batch: int, tokens: int,
+) -> None:  # fmt: skip
     folder = export(
         step=StepConfig(1 if gradient in ("full", "exact") else queries, batch, gradient, optimizer),
         adapter=AdapterConfig(rank=4, alpha=8.0, subspace=subspace, directions=3),
