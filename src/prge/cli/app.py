@@ -26,12 +26,13 @@ from prge.commands.inspect import inspect, tasks
 from prge.commands.merge import merge
 from prge.commands.pack import pack
 from prge.commands.plan import plan
+from prge.commands.push import push
 from prge.commands.replay import replay_run
 from prge.commands.verify import verify
 from prge.errors import UserError
 
 _DEBUG = "--debug"
-_OF_EXPORT = ("transformers", "torchao", "peft", "gguf", "accelerate")
+_OF_EXPORT = ("transformers", "torchao", "peft", "gguf", "accelerate", "huggingface_hub")
 
 app = typer.Typer(
     help="Export language models that fine-tune themselves on the ExecuTorch runtime, and drive them.",
@@ -55,6 +56,7 @@ app.command()(command(inspect, render=tables.inspected))
 app.command()(command(demo, "Demo"))
 app.command()(generate)
 app.command()(command(merge, "Merged"))
+app.command()(command(push, "Pushed"))
 app.command()(command(compare, render=tables.compared))
 app.command()(command(verify, "Verified"))
 app.command()(forget)
