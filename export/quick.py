@@ -22,6 +22,7 @@ from executorch.exir.passes.replace_broken_ops_with_function_ops_pass import Rep
 from executorch.exir.passes.scalar_to_tensor_pass import ScalarToTensorPass
 from executorch.exir.passes.sym_to_tensor_pass import SymToTensorPass
 from executorch.exir.program import _program
+from torch._export.utils import _collect_all_valid_cia_ops
 from torch.export import exported_program
 from torch.export.graph_signature import ExportGraphSignature, InputSpec
 from torch.fx import GraphModule
@@ -82,7 +83,7 @@ class _Nothing(ExportPass):
 _ALONE = (*_Copies.__bases__, *_Edge.__bases__)
 
 # All of torch's composite operators: a walk through all that it has, at every decomposition.
-_composites = functools.cache(exported_program._collect_all_valid_cia_ops)
+_composites = functools.cache(_collect_all_valid_cia_ops)
 
 
 # Every pass writes its graph's Python code, and hardly any graph is called: passes go from node to node.
@@ -95,7 +96,7 @@ def _written_when_called(module: GraphModule) -> None:
     if isinstance(codegen, _PyTreeCodeGen):
         module._in_spec, module._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
     module._code = ""  # for its `str`, of which messages are made that nobody reads
-    type(module).forward = _Unwritten()  # a graph module's class is its own
+    type(module).forward = _Unwritten()  # type: ignore[assignment]  # a graph module's class is its own
 
 
 class _Unwritten:
