@@ -149,8 +149,7 @@ def test_all_drivers_make_the_same_run(
             del one["data"]["dev_fraction"]  # of what was split before it was packed
         assert described[0] == described[1]
     adapters = [contents(tmp_path / run / "adapter") for run in ("kotlin", "python")]
-    assert adapters[1].pop("README.md")  # Python's writes a model card too
-    assert adapters[0] == adapters[1] and len(adapters[0]) == 2
+    assert adapters[0] == adapters[1] and len(adapters[0]) == 3
     assert ours["adapter"] == str(tmp_path / "kotlin" / "adapter")
 
 
@@ -220,9 +219,7 @@ def test_an_exported_run_goes_on_in_python_and_is_merged(
         code, result = prge(*resumed)
         assert code == 0 and result["completed"] and result["steps"] == 6
         same_run(laptop / "run", whole)
-        adapter = contents(laptop / "run" / "adapter")
-        adapter.pop("README.md", None)  # Python's
-        assert adapter == contents(whole / "adapter")
+        assert contents(laptop / "run" / "adapter") == contents(whole / "adapter")
         code, result = prge("merge", laptop / "run", "--output", laptop / "merged")
         assert code == 0 and (laptop / "merged" / "config.json").is_file(), result
 
@@ -576,6 +573,30 @@ def test_damaged_packed_files_are_refused_as_by_python(
         else:
             assert code == 0 if dev else code == 1
     assert refused > MUTATIONS / 2
+
+
+def test_a_packed_file_of_tokens_that_the_model_has_not_is_refused(
+    kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """Although its checksum was made anew: an embedding may be read at any place."""
+    manifest, path, content = StepProgram(program_folder).manifest, tmp_path / "data.prge", packed.read_bytes()
+    first = 8 + int.from_bytes(content[:8], "little") + 16  # behind the header, and the first example's own four words
+    most = manifest.architecture.vocabulary - 1
+    for token in (-1, most, most + 1, 2**31 - 1):
+        changed = content[:first] + token.to_bytes(4, "little", signed=True) + content[first + 4 :]
+        path.write_bytes(resealed(changed))
+        for name, driver in (("kotlin", kotlin), ("native", runner)):
+            run = tmp_path / f"{name}-{token}"
+            code, result = driver(program_folder, "--data", path, "--steps", 1, "--lr", 0.01, "--output", run)
+            assert (code, run.exists()) == ((0, True) if token == most else (1, False))
+            assert (
+                token == most or result["error"] == f"{path} is damaged: what it holds are no examples of this program"
+            )
+        if token == most:
+            assert unpack(path, manifest)[0][0].tokens[0] == most
+        else:
+            with pytest.raises(UserError, match="what it holds are no examples of this program"):
+                unpack(path, manifest)
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -1,4 +1,4 @@
-"""What the Kotlin driver makes of files of examples is what Python makes of them, or a sentence."""
+"""What the Kotlin driver makes of files of examples, and of a manifest, is what Python makes of them, or a sentence."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from prge.examples.tasks import TASKS
 from prge.manifest import Label, Manifest
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.source import Source
+from prge.runtime_driver.program.card import card
 
 
 def of_task(name: str) -> Manifest:
@@ -92,6 +93,16 @@ SPAM = replace(
 ALPACA = replace(MANIFESTS["text"], template="{instruction}\n{input}\nAnswer:", target=" {output}", max_tokens=200)
 COMPLETION = replace(MANIFESTS["text"], template="{prompt}", target=" {completion}", max_tokens=200)
 TALK = replace(MANIFESTS["chat"], max_tokens=200)
+# Classes that are learned as text: the commonest spelling is taken.
+INTENT = replace(MANIFESTS["text"], template="{text}\nHis intent:", target=" {his_intent}", max_tokens=200)
+SPELLED = [
+    {"text": f"film {i}", "his_intent": name}
+    for i, name in enumerate(
+        [*["order", "Order ", "refund", "REFUND", "refund"] * 20, "odd one", "null", " order", None]
+    )
+]
+STARS = replace(MANIFESTS["classification"], max_tokens=200, labels=(Label("0", "a", 5), Label("1", "b", 6)))
+TAGS = replace(MANIFESTS["text"], template="{text}\nTags:", target=" {tags}", max_tokens=200)
 CELLS = [('It was, so; "good" | 1', "Spam"), ("naïve café, the film", "not spam"), ("a", "Spam"), ("he", "not spam")]
 
 
@@ -135,6 +146,10 @@ FORMS: dict[str, tuple[Manifest, bytes]] = {
     "pandas.json": (SPAM, json.dumps({"text": {"0": "a", "1": "he"}, "label": {"0": "Spam", "1": "Spam"}}).encode()),
     "any case.csv": (SPAM, quoted(",", [("a", " spam "), ("he", "NOT  Spam"), ("so", "Spam")]).encode()),
     "a mistake.csv": (SPAM, quoted(",", [*MANY, ("so", "spamm"), ("and", "N/A"), ("not", "")]).encode()),
+    "text in any case.jsonl": (INTENT, "".join(json.dumps(row) + "\n" for row in SPELLED).encode()),
+    "pandas numbers.csv": (STARS, quoted(",", [("a", "1"), ("he", "1.0"), ("so", "0.0 "), ("not", "")]).encode()),
+    "lists.jsonl": (COMPLETION, b'{"prompt": "he", "completion": ["so", 7]}\n{"prompt": "a", "completion": []}\n'),
+    "lists of labels.jsonl": (TAGS, b'{"text": "he", "tags": ["so", 7, 1.50, true]}\n{"text": "a", "tags": "so"}\n'),
     "alpaca.json": (ALPACA, json.dumps([TAUGHT, WITHOUT, {**TAUGHT, "output": ""}]).encode()),
     "alpaca.csv": (ALPACA, b"instruction;input;output\nAdd;1 and 2;3\nso;;a film\n"),
     "completion.jsonl": (COMPLETION, b'{"prompt": "he", "completion": "so"}\n{"prompt": "a", "completion": 7}\n'),
@@ -149,6 +164,11 @@ FORMS: dict[str, tuple[Manifest, bytes]] = {
 }  # fmt: skip
 
 
+TOLD = (
+    "any case.csv", "a mistake.csv", "alpaca.json", "text in any case.jsonl", "pandas numbers.csv", "lists.jsonl",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_everyday_files_become_the_same_examples(kotlin: Kotlin, folder: Path, tmp_path: Path, name: str) -> None:
     """And what is left out, or read otherwise, is told in the same words."""
@@ -160,7 +180,7 @@ def test_everyday_files_become_the_same_examples(kotlin: Kotlin, folder: Path, t
     expected = [*map(described, encoder.examples(path))]
     assert expected and kotlin.ask(examples=str(path), **asked) == expected
     assert kotlin.ask(told=str(path), **asked) == encoder.told
-    assert bool(encoder.told) == (name in ("any case.csv", "a mistake.csv", "alpaca.json"))
+    assert bool(encoder.told) == (name in TOLD)
 
 
 REFUSED: dict[str, tuple[Manifest, bytes, str]] = {
@@ -184,6 +204,26 @@ def test_what_is_not_read_is_refused_with_what_to_do(kotlin: Kotlin, folder: Pat
     path.write_bytes(content)
     error = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
     assert isinstance(error, str) and error.startswith(str(path)) and sentence in error
+
+
+def test_tokens_beyond_the_embedding_are_refused_by_their_text(kotlin: Kotlin, folder: Path, tmp_path: Path) -> None:
+    """A tokenizer may know more tokens than the model has embeddings of."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nhe,0\nso good,1\n")
+    known = Encoder(MANIFESTS["classification"], folder / "tokenizer.json").examples(path)
+    most = max(max(e.tokens) for e in known)
+    for rows in (most, most + 1):
+        architecture = replace(MANIFESTS["classification"].architecture, vocabulary=rows)
+        manifest = replace(MANIFESTS["classification"], architecture=architecture)
+        found = kotlin.ask(examples=str(path), manifest=manifest.to_json(), folder=str(folder), truncate=True)
+        if rows > most:
+            assert found == [*map(described, known)]
+        else:
+            with pytest.raises(
+                UserError, match=f"a.csv, line [23]: the tokenizer makes '.*' the token {most}, "
+            ) as refused:
+                Encoder(manifest, folder / "tokenizer.json").examples(path)
+            assert found == str(refused.value)
 
 
 # Files that are damaged, beside those above.
@@ -215,3 +255,16 @@ def test_damaged_data_become_the_same_examples_or_a_sentence(
     except UserError:
         return
     assert found == [*map(described, examples)] or (isinstance(found, str) and str(path) in found)
+
+
+def test_a_card_has_python_s_words(kotlin: Kotlin) -> None:
+    """Of every kind of model and data, from a base on the hub or in a folder, with an alpha of any size."""
+    bases = ("owner/tiny-1b", 'owner/naïve "1b"', "/tiny", "./tiny-1b/", "../../tiny", "C:", "/home/me/tiny", "~/tiny")
+    alphas = (16.0, 0.5, 1e-5, 123456.75, 999999.5, 1234567.0, 2e-4 / 3)
+    kinds = (("CAUSAL_LM", ""), (None, "text"), ("SEQ_CLS", "choices"))
+    for manifest in MANIFESTS.values():
+        for i, base in enumerate(bases):
+            task, column = kinds[i % 3]
+            adapter = replace(manifest.adapter, alpha=alphas[i % 7], task_type=task)
+            m = replace(manifest, model=base, adapter=adapter, label_column=column or "label")
+            assert kotlin.ask(card=m.to_json()) == [card(m)]

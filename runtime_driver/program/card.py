@@ -17,7 +17,7 @@ def card(m: Manifest) -> str:
     Of the data it has the columns' names and no text. Of a base in a folder it has the folder's name alone: a card is
     made to be shown.
     """
-    on_hub = m.model.count("/") == 1 and not m.model.startswith((".", "~"))
+    on_hub = m.model.count("/") == 1 and not m.model.startswith(("/", ".", "~"))
     base = m.model if on_hub else Path(m.model).name
     head = [f"base_model: {json.dumps(base)}"] if on_hub else []
     head += ["library_name: peft", "tags:", *([f"- base_model:adapter:{base}"] if on_hub else []), "- lora", "- prge"]

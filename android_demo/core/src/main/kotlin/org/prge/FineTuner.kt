@@ -115,6 +115,7 @@ class FineTuner private constructor(private val program: StepProgram, private va
      */
     fun pack(file: File, train: List<Example>, dev: List<Example> = emptyList(), dropped: Int = 0): Examples = enough {
         if (train.isEmpty()) throw UserError("there are no examples to train on")
+        check(train + dev)
         Examples(file, train, dev, dropped).write(manifest)
         examples(file)
     }
@@ -145,12 +146,15 @@ class FineTuner private constructor(private val program: StepProgram, private va
      */
     fun evaluate(state: File?, examples: List<Example>): Evaluation = enough {
         if (examples.isEmpty()) throw UserError("there are no examples to evaluate on")
+        check(examples)
         org.prge.loop.evaluate(program, numbers(state), examples)
     }
 
     /** What a state answers to each of some examples, whose labels may be -1. */
-    fun predict(state: File?, examples: List<Example>): List<Prediction> =
-        enough { org.prge.loop.predict(program, numbers(state), examples) }
+    fun predict(state: File?, examples: List<Example>): List<Prediction> = enough {
+        check(examples)
+        org.prge.loop.predict(program, numbers(state), examples)
+    }
 
     /** Whether there is a generate.pte beside the program, for [generate]. */
     val generates: Boolean get() = beside.isFile
@@ -167,6 +171,7 @@ class FineTuner private constructor(private val program: StepProgram, private va
     fun generate(
         state: File?, prompt: IntArray, writing: Writing = Writing(), heard: (Int) -> Boolean = { true },
     ): List<Int> = enough {
+        check(listOf(Example(prompt)))
         val writer = generator.value
         val found = ArrayList<Int>()
         for (token in writer.generate(prompt, numbers(state), writing)) {
@@ -174,6 +179,16 @@ class FineTuner private constructor(private val program: StepProgram, private va
             if (!heard(token)) break
         }
         found
+    }
+
+    /** Refuses tokens that the model has no embedding of: what the runtime reads there is anything. */
+    private fun check(examples: List<Example>) {
+        val unknown = examples.flatMap { it.rows }.firstNotNullOfOrNull { row ->
+            row.tokens.firstOrNull { it !in 0 until manifest.vocabulary }
+        } ?: return
+        throw UserError(
+            "$unknown is none of the model's ${manifest.vocabulary} tokens; encode texts with the tokenizer beside the program",
+        )
     }
 
     private fun generateProgram(): GenerateProgram {

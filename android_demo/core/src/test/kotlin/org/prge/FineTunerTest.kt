@@ -153,4 +153,27 @@ class FineTunerTest {
             assertEquals(9, refused)
         }
     }
+
+    @Test
+    fun `tokens that the model has no embedding of are refused before they are read`() {
+        open().use { tuner ->
+            val most = tuner.manifest.vocabulary
+            for (token in listOf(-1, most)) {
+                val unknown = listOf(Example(intArrayOf(3, token), 1))
+                val calls = listOf(
+                    { tuner.pack(File(filesDir, "data.prge"), unknown) },
+                    { tuner.pack(File(filesDir, "data.prge"), train, unknown) },
+                    { tuner.evaluate(null, unknown) }, { tuner.predict(null, unknown) },
+                    { tuner.generate(null, unknown[0].tokens) },
+                )
+                for (call in calls) {
+                    val error = assertThrows(UserError::class.java) { call() }
+                    assertTrue(error.message!!.startsWith("$token is none of the model's $most tokens"), error.message)
+                }
+            }
+            assertFalse(File(filesDir, "data.prge").exists())
+            assertEquals(0, runtime.executions)
+            tuner.predict(null, listOf(Example(intArrayOf(most - 1))))
+        }
+    }
 }

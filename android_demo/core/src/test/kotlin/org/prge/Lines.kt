@@ -13,6 +13,8 @@ import org.prge.data.Example
 import org.prge.examples.Encoder
 import org.prge.examples.Message
 import org.prge.examples.Source
+import org.prge.program.Manifest
+import org.prge.program.card
 import org.prge.tokenizer.TextStream
 import org.prge.tokenizer.Tokenizer
 import java.io.File
@@ -55,6 +57,7 @@ fun main() {
                     val chat = Encoder.of(text("manifest"), File(text("folder"))).form.chat
                     listOf(JsonPrimitive(chat.render(messages, flag("reply"))))
                 }
+                "card" -> listOf(JsonPrimitive(card(Manifest.read(ask.jsonPrimitive.content, "the program"))))
                 else -> error(name)
             }.let { JsonObject(mapOf("answer" to JsonArray(it))) }
         } catch (e: UserError) {

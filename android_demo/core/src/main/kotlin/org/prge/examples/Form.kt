@@ -33,6 +33,7 @@ class Form(manifest: String, private val pieces: Chat? = null) {
     internal val stopTokens = (json["stop_tokens"] as? List<*> ?: odd("stop_tokens")).map {
         (it as? JsonPrimitive)?.content?.toIntOrNull() ?: odd("stop_tokens")
     }
+    internal val vocabulary = whole("vocabulary", json["architecture"] as? Map<*, *> ?: odd("architecture"))
     internal val tokenizerSha256 = text("tokenizer_sha256")
     internal val chatTemplate = text("chat_template")
 
@@ -75,10 +76,14 @@ class Form(manifest: String, private val pieces: Chat? = null) {
         val expected =
             if (task == null) Expected(columns, labels = labels) else Expected(task.columns, task.renamed.keys)
         var rows = readRecords(file, expected)
-        if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them
+        if (task == null && chatTemplate == "") { // JSON's rows may lack what is empty in them, and hold lists
             val held = rows.flatMapTo(HashSet()) { it.record.keys }
             val needed = columns.filter(held::contains)
-            rows = rows.map { row -> row.with(row.record + (needed - row.record.keys).associateWith { "" }) }
+            val answers = target.columns.toSet() + labelColumn
+            rows = rows.map { row ->
+                val whole = row.record.mapValues { (name, value) -> if (name in answers) asOne(name, value) else value }
+                row.with(whole + (needed - row.record.keys).associateWith { "" })
+            }
         }
         val records = rows.flatMap { row ->
             unfold(row.record, task, place(file, row)).map(row::with)
@@ -129,8 +134,8 @@ class Form(manifest: String, private val pieces: Chat? = null) {
 
     private fun text(name: String): String = json[name] as? String ?: odd(name)
 
-    private fun whole(name: String): Int =
-        (json[name] as? JsonPrimitive)?.content?.toIntOrNull()?.takeIf { it >= 0 } ?: odd(name)
+    private fun whole(name: String, of: Map<*, *> = json): Int =
+        (of[name] as? JsonPrimitive)?.content?.toIntOrNull()?.takeIf { it >= 0 } ?: odd(name)
 
     private fun odd(name: String): Nothing =
         throw UserError("the program's manifest cannot be read: $name is missing or odd")

@@ -21,7 +21,7 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
      * @param labelled whether the right class or choice must be known. If not, classes are left out, and a record whose
      *   right choice is unknown gives a row for each choice.
      * @throws UserError a column is missing or holds no text, the label is missing or unknown, a choice has more target
-     *   tokens than the form takes, or the row does not hold its mask once.
+     *   tokens than the form takes, the row does not hold its mask once, or a token is unknown to the model.
      */
     fun encode(record: Record, where: String, labelled: Boolean = true): List<Example> {
         if (form.labels.isNotEmpty()) {
@@ -77,19 +77,28 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
      * @param texts of the form's [Form.asked], in their order.
      */
     fun asked(texts: List<String>, where: String): IntArray = when {
-        form.takesChats -> encode(form.chat.render(listOf(Message("user", texts.single())), reply = true))
-        form.template.columns.isEmpty() -> encode(texts.single())
+        form.takesChats -> encode(form.chat.render(listOf(Message("user", texts.single())), reply = true), where)
+        form.template.columns.isEmpty() -> encode(texts.single(), where)
         else -> prompt(form.asked.zip(texts).toMap(), where)
     }
 
     /** The tokens of a record's prompt, as the model is given it when it is to answer. */
     fun prompt(record: Record, where: String): IntArray {
         val mask = form.maskToken?.let { mapOf(MASK to tokenizer.token(it).toString()) }.orEmpty()
-        return encode(form.template.fill(record + mask, where))
+        return encode(form.template.fill(record + mask, where), where)
     }
 
-    // A chat template writes the special tokens itself.
-    private fun encode(text: String) = tokenizer.encode(text, special = form.chatTemplate == "")
+    /** A tokenizer may know tokens beyond the rows of the model's embedding; what the runtime reads there is anything. */
+    private fun encode(text: String, where: String): IntArray {
+        // A chat template writes the special tokens itself.
+        val tokens = tokenizer.encode(text, special = form.chatTemplate == "")
+        val most = tokens.maxOrNull() ?: return tokens
+        if (most < form.vocabulary) return tokens
+        throw UserError(
+            "$where: the tokenizer makes '${tokenizer.token(most)}' the token $most, and the model has embeddings of " +
+                "${form.vocabulary} tokens alone: leave that text out, or resize the model's embeddings first"
+        )
+    }
 
     /**
      * The target in pieces that the form takes, each after as much of the text before it as fits.
@@ -102,7 +111,7 @@ open class RowMaker(val form: Form, val tokenizer: Tokenizer) {
         val prompt = prompt(record, where)
         val answer = form.target.fill(record, where)
         if (answer == "") return emptyList()
-        var whole = encode(form.template.fill(record, where) + answer)
+        var whole = encode(form.template.fill(record, where) + answer, where)
         val shared = prompt.indices.firstOrNull { it == whole.size || prompt[it] != whole[it] } ?: prompt.size
         val start = maxOf(shared, 1) // nothing predicts the first token
         if (whole.size > start && form.choices == "" && form.stopTokens.isNotEmpty() &&

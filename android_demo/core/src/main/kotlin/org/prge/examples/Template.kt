@@ -17,7 +17,7 @@ private const val TEXT = 32 shl 20
  *
  * @throws UserError it holds more than text and names in braces.
  */
-internal class Template(private val text: String) {
+internal class Template(val text: String) {
     private val lines = text.split('\n').map(::parsed) // of each line, text and names in turn
     private val names get() = lines.flatMap(::namesOf)
 

@@ -34,7 +34,7 @@ internal fun asText(row: Map<*, *>): Record = row.entries.associate { (name, val
 }
 
 /** A number as Python spells it: label names are compared as texts. */
-private fun spelled(value: JsonPrimitive): String = when {
+internal fun spelled(value: JsonPrimitive): String = when {
     value is JsonNull || value.content == "NaN" -> "" // missing, as an empty cell of a table is
     value.content in listOf("true", "false", "Infinity", "-Infinity") -> value.content
     value.content.none { it in ".eE" } -> BigInteger(value.content).toString()

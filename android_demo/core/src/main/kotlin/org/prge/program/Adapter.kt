@@ -13,7 +13,8 @@ import org.prge.files.writing
 internal const val ADAPTER = "adapter"
 
 /**
- * Writes a state as a folder that `PeftModel.from_pretrained` reads, with the bytes that prge's other drivers write.
+ * Writes a state as a folder that `PeftModel.from_pretrained` reads, with a model card, and with the bytes that prge's
+ * other drivers write.
  *
  * @param frozen what [StepProgram.frozenFactors] gives.
  * @param state f32[state_size].
@@ -37,6 +38,7 @@ internal fun saveAdapter(folder: File, m: Manifest, frozen: FloatArray, state: F
     val metadata = mapOf("format" to "pt") + m.identity
     replaceChecked(File(folder, "adapter_model.safetensors"), metadata, shapes) { tensors.getValue(it)() }
     replace(File(folder, "adapter_config.json"), configOf(m).toByteArray())
+    replace(File(folder, "README.md"), card(m).toByteArray())
 }
 
 /** B [columns, rows], of which the state holds the transpose. */
