@@ -29,7 +29,7 @@ fun takeData(context: Context, uri: Uri): File {
     val file = context.app.shelf.free("data", nameOf(context, uri))
     val scratch = File(file.path + Shelf.PARTIAL)
     opened(context, uri).use { from -> scratch.outputStream().use { from.copyTo(it) } }
-    if (!scratch.renameTo(file)) throw UserError("there is no room for ${file.name}")
+    if (!scratch.renameTo(file)) throw UserError(context.getString(R.string.no_room, file.name))
     return file
 }
 
@@ -71,7 +71,7 @@ private fun checked(context: Context, folder: File): File {
 }
 
 private fun opened(context: Context, uri: Uri): InputStream =
-    context.contentResolver.openInputStream(uri) ?: throw IOException("the file cannot be opened")
+    context.contentResolver.openInputStream(uri) ?: throw IOException(nameOf(context, uri))
 
 private fun nameOf(context: Context, uri: Uri): String =
     context.contentResolver.query(uri, arrayOf(OpenableColumns.DISPLAY_NAME), null, null, null)?.use {

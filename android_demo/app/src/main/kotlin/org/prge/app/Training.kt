@@ -28,7 +28,8 @@ sealed class Phase {
     /** It was stopped, by the owner or by the rule on time. It can go on at any time. */
     data class Stopped(val reason: Verdict) : Phase()
 
-    data class Failed(val sentence: String) : Phase()
+    /** null where there was not enough memory. */
+    data class Failed(val sentence: String?) : Phase()
 
     /** Whether a thread is at work, or waits to be. */
     val active get() = this !is Idle && this !is Done && this !is Stopped && this !is Failed
@@ -107,7 +108,7 @@ class Training(
         } catch (e: UserError) {
             show(Phase.Failed(e.message!!))
         } catch (e: OutOfMemoryError) {
-            show(Phase.Failed("there was not enough memory; close other apps, or export a program with a smaller batch"))
+            show(Phase.Failed(null))
         }
     }
 

@@ -111,9 +111,10 @@ class TryActivity : Activity() {
     fun show(found: Teacher.Answers) {
         answers.removeAllViews()
         if (found.labels.isEmpty()) return
+        val order = found.labels.indices.sortedByDescending { found.after[it] } // the same in both, to compare
         for ((title, shares) in listOf(R.string.before to found.before, R.string.after to found.after)) {
             answers.heading(getString(title), 18f)
-            for ((label, share) in found.labels.zip(shares.toList()).sortedByDescending { it.second }) answers.bar(label, share)
+            for (i in order) answers.bar(found.labels[i], shares[i])
             answers.gap(10)
         }
     }

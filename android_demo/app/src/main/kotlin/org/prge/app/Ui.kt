@@ -4,6 +4,7 @@ import android.app.Activity
 import android.app.AlertDialog
 import android.content.Context
 import android.graphics.Typeface
+import android.graphics.drawable.GradientDrawable
 import android.util.TypedValue
 import android.view.View
 import android.view.ViewGroup
@@ -67,6 +68,9 @@ fun ViewGroup.row(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(co
     val large = resources.configuration.fontScale > 1.4f
     orientation = if (large) LinearLayout.VERTICAL else LinearLayout.HORIZONTAL
     isBaselineAligned = false
+    // Between those that are shown; a margin would stay beside one that is gone.
+    showDividers = LinearLayout.SHOW_DIVIDER_MIDDLE
+    dividerDrawable = GradientDrawable().apply { setSize(context.dp(10), 0) }
     fill()
     for (i in 0 until childCount) {
         val one = getChildAt(i).layoutParams as LinearLayout.LayoutParams
@@ -74,7 +78,6 @@ fun ViewGroup.row(fill: LinearLayout.() -> Unit): LinearLayout = LinearLayout(co
             one.width = 0
             one.weight = 1f
             getChildAt(i).run { setPadding(context.dp(6), paddingTop, context.dp(6), paddingBottom) }
-            if (i > 0) one.marginStart = context.dp(10)
         }
     }
     this@row.addView(this, context.below(0))

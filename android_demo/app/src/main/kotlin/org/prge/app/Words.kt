@@ -14,7 +14,7 @@ fun Context.words(phase: Phase): String = when (phase) {
     Phase.Paused -> getString(R.string.paused)
     Phase.Done -> getString(R.string.done)
     is Phase.Stopped -> if (phase.reason == Verdict.TIME_IS_UP) words(phase.reason) else getString(R.string.stopped)
-    is Phase.Failed -> phase.sentence
+    is Phase.Failed -> phase.sentence ?: getString(R.string.no_memory)
 }
 
 fun Context.words(verdict: Verdict): String = getString(
@@ -37,7 +37,7 @@ fun Context.duration(seconds: Double): String {
 fun Context.speed(perSecond: Double): String =
     if (perSecond >= 1) getString(R.string.per_second, perSecond) else getString(R.string.each_takes, 1 / perSecond)
 
-fun percent(share: Double): String = "${Math.round(100 * share)} %"
+fun percent(share: Double): String = "%d %%".format(Math.round(100 * share))
 
 /** What an evaluation found: right answers where there is something to choose, else the loss. */
 fun Context.words(found: Evaluation): String =

@@ -17,7 +17,7 @@ import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
 /**
- * Draws each screen with Android's own graphics, in light and dark, with large letters and right to left, into
+ * Draws each screen with Android's own graphics, in light and dark, with large letters, right to left and in German, into
  * `target/pictures`. Nothing that is read may be cut off, and all that is pressed is large enough for a finger.
  */
 @RunWith(RobolectricTestRunner::class)
@@ -42,6 +42,10 @@ class PicturesTest {
     @Test
     @Config(qualifiers = "+ar-rXB-ldrtl")
     fun `right to left`() = draw("rtl")
+
+    @Test
+    @Config(qualifiers = "+de")
+    fun german() = draw("german")
 
     private fun draw(kind: String) {
         draw(screenOf(StartActivity::class.java), "start-$kind")
@@ -82,6 +86,7 @@ class PicturesTest {
     private fun draw(activity: Activity, name: String) {
         look()
         val view = activity.window.decorView
+        view.jumpDrawablesToCurrentState() // boxes that were checked a moment ago
         val bitmap = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
         view.draw(Canvas(bitmap))
         val file = File("target/pictures/$name.png")
@@ -94,8 +99,12 @@ class PicturesTest {
         val density = activity.resources.displayMetrics.density
         for (view in activity.root.all().filter { it.isShown }) {
             if (view is android.widget.TextView && view.layout != null)
-                for (line in 0 until view.layout.lineCount)
+                for (line in 0 until view.layout.lineCount) {
                     assertEquals("${view.text} is cut off", 0, view.layout.getEllipsisCount(line))
+                    val end = view.layout.getLineEnd(line)
+                    val whole = end == view.text.length || view.text[end - 1].let { it.isWhitespace() || it == '-' || it == '/' }
+                    assertTrue("a word of “${view.text}” is cut in two", whole)
+                }
             if (view.isClickable && view !is EditText)
                 assertTrue("$view is too small", view.height >= 32 * density && view.width >= 48 * density)
             if (view is CurveView) assertTrue(view.contentDescription.isNotEmpty())
