@@ -144,7 +144,7 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
         state[: len(direction)] -= way * direction
         return evaluate(program, state, held).loss
 
-    way, along = search_lr(evaluate(program, estimates.state, held).loss, m.lr / 4, loss_at)
+    way, along = search_lr(evaluate(program, estimates.state, held).loss, m.lr / 8, loss_at)
     if m.labels and not m.estimates:
         return min(way, m.lr * _MOST), along
     return way * (_ESTIMATE if m.estimates else _TEXT), along

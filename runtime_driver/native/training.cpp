@@ -188,7 +188,7 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
     for (auto* e : batches.at(i)) held.push_back(*e);
-  double way = search_lr(evaluate(program, state, held).loss, m.lr / 4, [&](double way) {
+  double way = search_lr(evaluate(program, state, held).loss, m.lr / 8, [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;

@@ -53,7 +53,7 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
     }
     if (m.optimizer == "adam") for (k in 0 until size) direction[k] /= sqrt(square[k]) + 1e-12
     val held = (HALF until 2 * HALF).flatMap { batch(it) }
-    val way = searchLr(evaluate(program, state, held).loss, m.lr / 4) { way ->
+    val way = searchLr(evaluate(program, state, held).loss, m.lr / 8) { way ->
         val moved = state.copyOf()
         for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
         evaluate(program, moved, held).loss
