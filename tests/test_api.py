@@ -28,7 +28,8 @@ def test_a_user_s_program(program_folder: Path, demo_data: Path, tmp_path: Path)
     steps = list(prge.train(program, examples, dev, steps=5, lr=0.01, eval_every=0))
     state, record = steps[-1]
     assert len(steps) == 5 and record.evaluation
-    assert prge.evaluate(program, state, dev).loss == record.evaluation.loss
+    # The run kept the hidden states, each from rows of its own length; how sums are rounded may depend on the length.
+    assert prge.evaluate(program, state, dev).loss == pytest.approx(record.evaluation.loss, rel=1e-6)
     program.save_state(tmp_path / "state.safetensors", state)
     program.save_adapter(tmp_path / "adapter", state)
     parameters = program.manifest.parameters
@@ -44,7 +45,8 @@ def test_train_is_the_fold_with_what_is_left_out_filled_in(program_folder: Path,
     lr = ours[0][1].lr  # that of the first step, which for Adam carries a correction
     config = prge.TrainConfig(4, 1.0, m.eps, 7)
     config = prge.TrainConfig(4, lr / config.lr_at(0, m), m.eps, 7)
-    theirs = list(fold(program, program.initial_state(), examples, [], config))
+    with program.kept(examples):
+        theirs = list(fold(program, program.initial_state(), examples, [], config))
     assert torch.equal(ours[-1][0], theirs[-1][0]) and ours[-1][1].losses == theirs[-1][1].losses
 
 
