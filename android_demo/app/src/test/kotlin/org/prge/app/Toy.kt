@@ -151,6 +151,7 @@ class Toy(private val pause: Long = 0) : Runtime {
                 put("batch", 8)
                 put("gradient", if (like == LABELS) "exact" else "full")
                 put("optimizer", "sgd")
+                put("lr", 1.0) // bounds the rate that a run finds
                 put("max_tokens", 200)
                 if (like == LABELS) put("template", "{text} This is")
                 put("adapter", JsonObject(adapter + ("modules" to buildJsonArray { add(module) })))
