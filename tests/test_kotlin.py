@@ -29,6 +29,7 @@ from test_bench import small_limits as small_limits
 from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
 from test_hostile import mutated as share_of
+from test_native import DIVERGING as DIVERGING
 from test_native import HARMS as HARMS
 from test_native import LIES as LIES
 from test_native import (
@@ -378,9 +379,10 @@ def test_a_diverging_run_backs_off_alike(
     kotlin: Run, runner: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     """To the best state of ten steps; and at the first step, until both give up with the same files."""
+    backed_off: dict[str, bool] = {}
     for name, settings in (
-        ("later", ("--steps", 150, "--lr", 4.0, "--eps", 0.1)),
-        ("at once", ("--steps", 20, "--lr", 1e300)),
+        *((f"later {lr}", ("--steps", 100, "--lr", lr, "--eps", 0.1)) for lr in DIVERGING),
+        ("once", ("--steps", 20, "--lr", 1e300)),
         ("no number", ("--steps", 20, "--lr", 1e38)),
     ):
         common = (program_folder, "--data", packed, "--eval-every", 0, *settings)
@@ -388,7 +390,10 @@ def test_a_diverging_run_backs_off_alike(
         other, theirs = runner(*common, "--output", tmp_path / name / "native")
         assert code == other and ours.get("error") == theirs.get("error")
         same_run(tmp_path / name / "kotlin", tmp_path / name / "native")
-        assert any(row["backed_off"] for row in read_journal(tmp_path / name / "kotlin" / "log.jsonl")[0])
+        rows = read_journal(tmp_path / name / "kotlin" / "log.jsonl")[0]
+        backed_off[name] = any(row["backed_off"] for row in rows)
+    assert backed_off["once"] and backed_off["no number"]
+    assert any(backed_off[f"later {lr}"] for lr in DIVERGING)
 
 
 def test_a_run_goes_on_from_another_s_state(

@@ -17,7 +17,6 @@ from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import save_checked
 from prge.files.typed import to_json
 from prge.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_folder, read_config, read_lora
-from prge.models.presets import PRESETS
 from prge.options import AnyPath, Option
 from prge.runtime_driver.program.card import CARD_FILE
 
@@ -43,6 +42,8 @@ def push(
         UserError: there is no adapter, its base has no name on the hub, or the hub refuses.
     """
     folder = adapter_folder(Path(run))
+    from prge.models.presets import PRESETS  # a device has no use for it
+
     read_lora(folder)
     config = read_config(folder)
     for name, given in (("REPO", repo), ("--base", base)):
