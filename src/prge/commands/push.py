@@ -41,9 +41,9 @@ def push(
     Raises:
         UserError: there is no adapter, its base has no name on the hub, or the hub refuses.
     """
-    folder = adapter_folder(Path(run))
     from prge.models.presets import PRESETS  # a device has no use for it
 
+    folder = adapter_folder(Path(run))
     read_lora(folder)
     config = read_config(folder)
     for name, given in (("REPO", repo), ("--base", base)):
@@ -51,7 +51,7 @@ def push(
             raise UserError(f"{name} {given!r} is no repository; write OWNER/NAME")
     named = str(config.get("base_model_name_or_path"))
     on_hub = base or (PRESETS[named].hub_id if named in PRESETS else named)
-    if not re.fullmatch(_ID, on_hub) or Path(on_hub).exists():
+    if base is None and (not re.fullmatch(_ID, on_hub) or Path(on_hub).exists()):
         raise UserError(
             f"{folder} was trained on {named!r}, which is not on the hub; add --base OWNER/NAME of that model"
         )
