@@ -131,7 +131,7 @@ class RunFolder:
         check_program(folder, config, program)
         return cls(folder, program, parse(TrainConfig, config["train"]).after)
 
-    def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> None:
+    def log(self, record: StepRecord, state: Tensor, guard: Guard, before: Evaluation | None) -> dict[str, Any]:
         """Append a step to the journal and replace the snapshot, so that the run can go on behind the step.
 
         A state that is the best so far on the dev set is written through to the disk before.
@@ -140,6 +140,9 @@ class RunFolder:
             state: after the step.
             guard: after the step.
             before: the evaluation before the first step, which its line holds too.
+
+        Returns:
+            the step's line.
 
         Raises:
             UserError: it cannot be written. The run can be resumed from the step before.
@@ -162,6 +165,7 @@ class RunFolder:
                 f"{self.folder} cannot be written ({e.strerror}); when it can, "
                 f"`prge train --resume {word(self.folder)}` goes on from step {record.step}"
             ) from e
+        return row
 
     def close(self) -> None:
         """Let go of the folder, so that another process may take it."""

@@ -13,8 +13,11 @@ from prge.commands.train import resume as go_on
 from prge.commands.train import train as begin
 from prge.errors import UserError
 
-# What a run that is resumed may be told anew: where its files are, and when to stop.
-_ANEW = {"resume", "program", "train", "dev", "max_minutes", "max_temperature", "min_battery", "patience", "as_json"}
+# What a run that is resumed may be told anew: where its files are, when to stop, and who watches.
+_ANEW = {
+    *("resume", "program", "train", "dev", "max_minutes", "max_temperature", "min_battery", "patience", "report_to"),
+    "as_json",
+}
 
 _RESUME = option(
     "resume",

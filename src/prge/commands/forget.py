@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from prge.commands.tensorboard import TENSORBOARD_FOLDER, events
 from prge.errors import UserError
 from prge.files.checked import scratch_of
 from prge.files.folders import PROGRAM_FOLDER
@@ -41,13 +42,15 @@ def written(folder: Path) -> list[Path]:
     for name, files in _WRITTEN.items():
         if not (folder / name).is_symlink():
             found += [folder / name / file for file in files if (folder / name / file).is_file()]
+    if not (folder / TENSORBOARD_FOLDER).is_symlink():
+        found = events(folder) + found
     if cache and cache != HIDDEN_FILE:
         found = [file for file in (Path(cache), scratch_of(Path(cache))) if file.is_file()] + found
     return found
 
 
 def forget(run: Annotated[AnyPath, Option("A run folder.", argument=True)]) -> dict[str, Any]:
-    """Remove a run: journal, snapshots, hidden states, adapter, picture and description, and the program that it made.
+    """Remove a run: journal, snapshots, hidden states, adapter, picture, events and description, and its program.
 
     Returns:
         ``files`` and ``bytes`` that were removed, and what is ``left`` in the folder, which prge did not write.
@@ -62,7 +65,7 @@ def forget(run: Annotated[AnyPath, Option("A run folder.", argument=True)]) -> d
         with take(folder / LOG_FILE):
             for file in [*files, folder / LOG_FILE]:
                 file.unlink(missing_ok=True)
-        for name in _WRITTEN:
+        for name in (*_WRITTEN, TENSORBOARD_FOLDER):
             inner = folder / name
             if inner.is_dir() and not inner.is_symlink() and not any(inner.iterdir()):
                 inner.rmdir()

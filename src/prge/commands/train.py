@@ -20,6 +20,7 @@ from prge.commands.hooks import Hooks
 from prge.commands.open import Device, Runtime, load, read_state, state_file
 from prge.commands.plots import plot_curves
 from prge.commands.probe import below_probe
+from prge.commands.tensorboard import TENSORBOARD_FOLDER, ReportTo, Scalars, refuse_missing
 from prge.errors import UserError
 from prge.examples.detect import FormOptions
 from prge.examples.rows import Example
@@ -85,6 +86,9 @@ def train(
     generate: Annotated[
         bool, Option("Of a model: also write generate.pte, a program that continues text.", ("--generate",))
     ] = False,
+    report_to: Annotated[
+        ReportTo | None, Option(f"Also write the run's numbers for TensorBoard, into its folder {TENSORBOARD_FOLDER}.")
+    ] = None,
     limits: Limits = Limits(),
     runtime: Runtime = "executorch",
     device: Device = "cpu",
@@ -102,6 +106,8 @@ def train(
     """
     if eps is not None and not 0 < eps < inf:
         raise UserError(f"--eps must be above zero, not {eps}")
+    if report_to:
+        refuse_missing()
     output, exported = Path(output), dict[str, Any]()
     if is_program(Path(program)):
         if form != FormOptions():
@@ -145,7 +151,7 @@ def train(
     described["cache"] = None if hidden is None else str(hidden) if keeping.folder else hidden.name
     described |= {"examples": len(examples), "dropped": dropped, "crc": digest([*examples, *dev])}
     run = RunFolder.begin(output, loaded, config, described, state)
-    result = exported | _go_on(run, examples, dev, config, limits, began, hooks)
+    result = exported | _go_on(run, examples, dev, config, report_to, limits, began, hooks)
     result |= {"left_out": f"{dropped} training examples that are also in the dev set"} if dropped else {}
     return result | skipped
 
@@ -155,6 +161,7 @@ def resume(
     program: AnyPath | None = None,
     data: AnyPath | None = None,
     dev: AnyPath | None = None,
+    report_to: ReportTo | None = None,
     limits: Limits = Limits(),
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
@@ -162,6 +169,7 @@ def resume(
 
     Args:
         program, data, dev: where the run's files are now, if they have moved.
+        report_to: as for `train`; the events are written anew, from the run's first step on.
 
     Returns:
         as `train`.
@@ -184,7 +192,7 @@ def resume(
     _prepare(loaded, kept_in(folder, described), [*examples, *dev_examples], hooks)
     if found.cut:
         hooks.tell(f"{found.cut} were cut off the journal")
-    return _go_on(found, examples, dev_examples, config, limits, began, hooks)
+    return _go_on(found, examples, dev_examples, config, report_to, limits, began, hooks)
 
 
 def reopen(
@@ -244,12 +252,13 @@ def _prepare(program: StepProgram, hidden: Path | None, examples: Sequence[Examp
 
 
 def _go_on(
-    run: RunFolder, examples: Sequence[Example], dev: Sequence[Example], config: TrainConfig, limits: Limits,
-    began: float, hooks: Hooks,
+    run: RunFolder, examples: Sequence[Example], dev: Sequence[Example], config: TrainConfig,
+    report_to: ReportTo | None, limits: Limits, began: float, hooks: Hooks,
 ) -> dict[str, Any]:  # fmt: skip
     """Train from where the run stands to its end, or to where it is stopped."""
     first, state, guard = run.stands.steps, run.stands.state, run.guard
     stopped, before = "", None
+    scalars = Scalars(run.folder, read_log(run.folder)) if report_to else None
     with Stopping(limits) as stopping:
 
         def evaluating(done: int) -> None:
@@ -265,7 +274,9 @@ def _go_on(
                 run.program, state, examples, dev, config, first, guard, evaluating=lambda done: stopping.check()
             )
             for state, record in steps:
-                run.log(record, state, guard, None if record.step else before)
+                row = run.log(record, state, guard, None if record.step else before)
+                if scalars:
+                    scalars.add(row)
                 seconds.append(record.seconds)
                 note = scores(summary(record.evaluation)) if record.evaluation else note
                 text = f"loss {mean.add(record.loss):.3f} {note}{1 / statistics.mean(seconds):.2f} steps/s"
@@ -282,6 +293,9 @@ def _go_on(
             with suppress(UserError):  # a full disk stops both; the first sentence says more
                 _finish(run, state, read_log(run.folder))
             raise
+        finally:
+            if scalars:
+                scalars.close()
     rows = read_log(run.folder)  # not kept meanwhile, so that memory does not grow with the steps
     if not rows:
         raise UserError(
