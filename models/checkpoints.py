@@ -25,11 +25,12 @@ from transformers import (
 )
 
 from prge.errors import UserError
+from prge.files.cache import cache_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
 from prge.models.families import FAMILIES, answer_at
 from prge.models.gguf_file import gguf_parts, joined, kept_checkpoint
-from prge.models.presets import PRESETS, cache_folder, gguf_from_wheel
+from prge.models.presets import PRESETS, gguf_from_wheel
 from prge.models.quantized import plain_weights
 
 # What is loaded of a checkpoint: all of it, or its `Outline`.

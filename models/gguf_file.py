@@ -14,8 +14,8 @@ from typing import Any
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
 from prge.errors import UserError
+from prge.files.cache import cache_folder
 from prge.files.digest import file_sha256
-from prge.models.presets import cache_folder
 
 # As llama.cpp names the parts of a split file.
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})")

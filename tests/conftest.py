@@ -17,9 +17,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from prge.cli import app as cli
+from prge.commands.first_run import remember
 from prge.examples.read import read_records
 from prge.export.config import ExportConfig
 from prge.export.program import export_program
+from prge.manifest import GENERATE_FILE, PROGRAM_FILE
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint
 from prge.models.step import StepConfig
@@ -147,6 +149,9 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data
         def make(folder: Path) -> None:
             with quiet():
                 export_program(load_checkpoint(str(model)), config, folder, records=records)
+            for file in (PROGRAM_FILE, GENERATE_FILE):
+                if (folder / file).exists():
+                    remember(folder / file)  # else each command would run it once in a process of its own
 
         key = hashlib.sha256(repr(config).encode())
         for file in sorted(model.iterdir()):

@@ -226,7 +226,7 @@ def test_the_golden_tokenizers_do_too(kotlin: Kotlin, name: str, demo_data: Path
 
 
 def test_a_real_one_does_too(kotlin: Kotlin, demo_data: Path, tmp_path: Path) -> None:
-    from prge.models.presets import cache_folder
+    from prge.files.cache import cache_folder
 
     kept = next(cache_folder().glob("SmolLM2-135M-Instruct*/tokenizer.json"), None)
     if not kept:

@@ -76,7 +76,8 @@ def test_a_home_is_not_needed(program_folder: Path, demo_data: Path, tmp_path: P
 
 def test_a_preset_without_a_place_to_keep_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prge.errors import UserError
-    from prge.models.presets import PRESETS, cache_folder, gguf_from_wheel
+    from prge.files.cache import cache_folder
+    from prge.models.presets import PRESETS, gguf_from_wheel
 
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "home" / "cache"))

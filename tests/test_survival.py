@@ -29,6 +29,7 @@ from survivor import STEPS, begin, go_on, resume
 from test_training import examples
 
 from prge.commands import train as training
+from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.files.checked import load_checked
 from prge.models.adapter import AdapterConfig
@@ -602,7 +603,7 @@ def read_state_of(path: Path) -> torch.Tensor:
 
 def state_after(program: StepProgram, run: Path, described: dict[str, Any], steps: int) -> torch.Tensor:
     """The state of a run's settings after some steps, without its folder."""
-    source, config, loaded = training.reopen(run, described, None, None, None, "")
+    source, config, loaded = training.reopen(run, described, None, None, None, "", Hooks())
     texts, dev, _ = source.read(loaded.encoder())
     with program.kept([*texts, *dev]):  # as the run has them: how sums are rounded may depend on the length of a row
         every = fold(program, program.initial_state(), texts, [], config)

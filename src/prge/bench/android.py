@@ -21,11 +21,11 @@ from prge.bench.native import NativeProcess, find_runner
 from prge.bench.step import lengths_of, markdown, row, sizes
 from prge.commands.build_runner import CROSS, RUNNER
 from prge.commands.hooks import Hooks
+from prge.commands.open import load
 from prge.errors import UserError
 from prge.files.folders import new_folder
 from prge.files.typed import to_json
 from prge.options import AnyPath, Option
-from prge.runtime_driver.program.step import StepProgram
 
 _TARGET = "aarch64"
 _LOADER = "ld-linux-aarch64.so.1"
@@ -55,7 +55,7 @@ def android(
             bounds; the runner cannot be built, or fails there.
     """
     output, listener = Path(output), hooks.tell
-    step = StepProgram(Path(program))
+    step = load(program, first_run=True, hooks=hooks)
     m, (name,) = step.manifest, names([Path(program)])
     lengths = lengths_of(tokens, {step.path: m})
     phone = find_phone(serial)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from prge.bench.machine import names
 from prge.bench.runners import LORA, PROGRAM, Run
 from prge.commands.hooks import Hooks
+from prge.commands.open import load
 from prge.commands.plots import picture
 from prge.errors import UserError
 from prge.files.folders import new_folder
@@ -118,7 +119,7 @@ def convergence(
     """
     output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
     for path in paths:
-        m = StepProgram(path).manifest
+        m = load(path, first_run=True, hooks=hooks).manifest
         if not (m.labels or m.choices):
             raise UserError(f"{path} learns text and has no accuracy; `prge bench tasks` compares losses on texts")
     with new_folder(output) as out:

@@ -13,6 +13,7 @@ from prge.bench.contenders import Contender
 from prge.bench.machine import describe, names
 from prge.bench.process import Process
 from prge.commands.hooks import Hooks
+from prge.commands.open import load
 from prge.commands.plots import picture
 from prge.cost import (
     frozen_multiply_adds,
@@ -62,7 +63,7 @@ def step(
     output, paths, listener = Path(output), [Path(path) for path in programs], hooks.tell
     if len(set(paths)) < len(paths):
         raise UserError("a program is given twice")
-    loaded = {path: StepProgram(path).manifest for path in paths}
+    loaded = {path: load(path, first_run=True, hooks=hooks).manifest for path in paths}
     called = dict(zip(paths, names(paths), strict=True))
     lengths = lengths_of(tokens, loaded)
     with new_folder(output) as out, tempfile.TemporaryDirectory(dir=out.parent) as scratch:

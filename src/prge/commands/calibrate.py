@@ -29,7 +29,7 @@ def calibrate(
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Measure the estimate's quality on this data, and propose eps, lr, q and B."""
-    loaded = load(program, tokenizer=tokenizer, truncate=truncate)
+    loaded = load(program, tokenizer=tokenizer, truncate=truncate, first_run=True, hooks=hooks)
     texts = loaded.examples(data, examples)
     with loaded.kept(texts):
         found = measure(loaded, texts, lambda text: hooks.show("calibrating", 0, None, text))

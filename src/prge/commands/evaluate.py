@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from prge.commands.first_run import try_first
 from prge.commands.hooks import Hooks
 from prge.commands.open import DataPath, Device, ProgramPath, Runtime, StatePath, Tokenizer, Truncate, load, read_state
 from prge.commands.train import skipped_of
@@ -37,7 +38,9 @@ def evaluate_file(
     hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Loss, and how many answers are right, on labelled examples."""
-    loaded = load(program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device)
+    loaded = load(
+        program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device, first_run=True, hooks=hooks
+    )
     encoder = loaded.encoder()
     where = Path(data) if data else None
     m, records, trained = loaded.manifest, encoder.records(where, "dev"), read_state(loaded, state)
@@ -49,6 +52,7 @@ def evaluate_file(
     )  # fmt: skip
     found: dict[str, Any] = {"examples": len(examples), **summary(evaluation), **skipped_of(encoder)}
     if generate:
+        try_first(loaded.path.parent, "generate", hooks)
         found |= score_answers(GenerateProgram(loaded.path.parent), encoder, records, trained, hooks)
     return found
 
@@ -62,9 +66,12 @@ def predict(
     tokenizer: Tokenizer = None,
     runtime: Runtime = "executorch",
     device: Device = "cpu",
+    hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Classify texts."""
-    loaded = load(program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device)
+    loaded = load(
+        program, tokenizer=tokenizer, truncate=truncate, runtime=runtime, device=device, first_run=True, hooks=hooks
+    )
     m, encoder = loaded.manifest, loaded.encoder()
     if m.objective != "label-words":
         raise UserError(f"{loaded.path} has no label words to predict; `prge eval` gives its loss on a text")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prge.commands.ask import settled
+from prge.commands.first_run import remember
 from prge.commands.fit import fit
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
@@ -240,6 +241,7 @@ def export_form(
     manifest, report = export_program(
         checkpoint, found.config, output, lambda phase: hooks.show(phase, 0, None, model), found.records, found.request
     )
+    remember(output / PROGRAM_FILE)
     result: dict[str, Any] = {
         **inferred,
         "program": str(output / PROGRAM_FILE),
@@ -254,6 +256,7 @@ def export_form(
     }
     if report.generator:
         made = report.generator
+        remember(output / GENERATE_FILE)
         result["generator"] = str(output / GENERATE_FILE)
         result["generator_megabytes"] = made.program_bytes / 1e6
         result["generator_delegate_calls"] = made.delegate_calls

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from tokenizers.decoders import DecodeStream
 
+from prge.commands.first_run import try_first
+from prge.commands.hooks import Hooks
 from prge.commands.open import StatePath, Tokenizer, read_state
 from prge.errors import UserError
 from prge.examples.chat import Chat
@@ -35,6 +37,7 @@ def generate(
     chat: Annotated[bool, Option("Take TEXT as a chat message and write the answer.", ("--chat",))] = False,
     tokenizer: Tokenizer = None,
     write: Callable[[str], None] = lambda piece: None,
+    hooks: Hooks = Hooks(),
 ) -> dict[str, Any]:
     """Continue a text, with what was trained applied.
 
@@ -45,6 +48,7 @@ def generate(
         ``text``, what was written; ``prompt_tokens`` and ``new_tokens``; ``ended_by``; ``prompt_seconds``, to the first
         token; ``tokens_per_second`` of the others.
     """
+    try_first(Path(program), "generate", hooks)
     loaded = GenerateProgram(Path(program))
     m = loaded.manifest
     encoder = Encoder(m, Path(tokenizer) if tokenizer else loaded.path.parent / TOKENIZER_FILE)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from prge.commands.hooks import Hooks
 from prge.commands.open import ProgramPath, load
 from prge.examples.tasks import TASKS
 from prge.manifest import FROZEN_FILE
 
 
-def inspect(program: ProgramPath) -> dict[str, Any]:
+def inspect(program: ProgramPath, hooks: Hooks = Hooks()) -> dict[str, Any]:
     """Show what a program is."""
-    loaded = load(program)
+    loaded = load(program, first_run=True, hooks=hooks)
     m = loaded.manifest
     below = loaded.path.parent / FROZEN_FILE
     found = {"path": str(loaded.path), "bytes": loaded.path.stat().st_size}

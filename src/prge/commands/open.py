@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
+from prge.commands.first_run import try_first
+from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.lora import CONFIG_FILE, read_lora
 from prge.manifest import TOKENIZER_FILE
@@ -35,7 +37,8 @@ Device = Annotated[str, Option("Device for --runtime torch: cpu, cuda, cuda:1.")
 
 def load(
     path: AnyPath, *, tokenizer: AnyPath | None = None, truncate: bool = False,
-    runtime: Literal["executorch", "torch"] = "executorch", device: str = "cpu",
+    runtime: Literal["executorch", "torch"] = "executorch", device: str = "cpu", first_run: bool = False,
+    hooks: Hooks = Hooks(),
 ) -> StepProgram:  # fmt: skip
     """A fine-tuning program, ready to step.
 
@@ -47,10 +50,14 @@ def load(
         truncate: cut texts that are longer than the program's bound from the left, instead of refusing them.
         runtime: ``"torch"`` runs the same step in eager PyTorch, made of the base model; it needs ``prge[export]``.
         device: of PyTorch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        first_run: run a program that is new to this installation once in a process of its own before, as the commands
+            do. One that was made to crash the runtime is refused then.
 
     Raises:
         UserError: no program there, damaged, of another format; or no such device.
     """
+    if first_run:
+        try_first(Path(path), hooks=hooks)
     if runtime == "torch":
         from prge.eager import TorchProgram
 

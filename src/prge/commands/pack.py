@@ -18,7 +18,7 @@ def pack(
     source: Source = Source(),
 ) -> dict[str, Any]:
     """Turn examples into tokens, in one file that `prge train --data` and `prge-run` read."""
-    loaded, output = load(program, tokenizer=source.tokenizer, truncate=source.truncate), Path(output)
+    loaded, output = load(program, tokenizer=source.tokenizer, truncate=source.truncate, first_run=True), Path(output)
     encoder = loaded.encoder()
     train, held, dropped = source.read(encoder)
     write_packed(output, loaded.manifest, train, held, dropped)

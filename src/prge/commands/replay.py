@@ -53,7 +53,7 @@ def replay_run(
     rows = rows[:steps]
     reads = described["exported"].get("gradient") != "weights"
     command = f"prge replay {folder} --program PROGRAM{' --data FILE' if reads else ''} -o {output}"
-    source, config, loaded = reopen(folder, described, program, data, dev, command, reads)
+    source, config, loaded = reopen(folder, described, program, data, dev, command, hooks, reads)
     check_program(folder, described, loaded)
     start, m = read_start(folder, described), loaded.manifest
     state = loaded.initial_state() if start is None else start

@@ -125,7 +125,10 @@ def train(
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}
     source = replace(source, **whole)
-    loaded = load(program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    loaded = load(
+        program, tokenizer=source.tokenizer, truncate=source.truncate, runtime=runtime, device=device, first_run=True,
+        hooks=hooks,
+    )  # fmt: skip
     if eps is not None and not loaded.manifest.estimates:
         raise UserError(_EXACT)
     state = read_state(loaded, start)
@@ -179,7 +182,7 @@ def resume(
     """
     folder = Path(run)
     described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {word(folder)}"
-    source, config, loaded = reopen(folder, described, program, data, dev, command)
+    source, config, loaded = reopen(folder, described, program, data, dev, command, hooks)
     examples, dev_examples, _ = source.read(loaded.encoder())
     if digest([*examples, *dev_examples]) != described["data"]["crc"]:
         raise UserError(
@@ -197,7 +200,7 @@ def resume(
 
 def reopen(
     folder: Path, described: dict[str, Any], program: AnyPath | None, data: AnyPath | None, dev: AnyPath | None,
-    command: str, reads: bool = True,
+    command: str, hooks: Hooks, reads: bool = True,
 ) -> tuple[Source, TrainConfig, StepProgram]:  # fmt: skip
     """A run's settings and program, by its description; the paths stand in for those that it names.
 
@@ -226,7 +229,10 @@ def reopen(
         raise UserError(f"{folder}: {' and '.join(gone)}; if it has moved, say where it is: `{command}`")
     # Whichever tokenizer it is, the program knows whether it is the right one.
     tokenizer = source.tokenizer if source.tokenizer and Path(source.tokenizer).exists() else None
-    loaded = load(path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device)
+    loaded = load(
+        path, tokenizer=tokenizer, truncate=source.truncate, runtime=runtime, device=device, first_run=True,
+        hooks=hooks,
+    )  # fmt: skip
     return source, config, loaded
 
 

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from tokenizers import Tokenizer
 
+from prge.commands.first_run import run_once
 from prge.errors import UserError
 from prge.examples.read import read_file
-from prge.examples.rows import Example
 from prge.files.bounded import TOKENIZER, check_size
 from prge.lora import CONFIG_FILE as ADAPTER_CONFIG
 from prge.lora import WEIGHTS_FILE, adapter_folder, read_lora
-from prge.manifest import FROZEN_FILE, GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
+from prge.manifest import GENERATE_FILE, PROGRAM_FILE, TOKENIZER_FILE
 from prge.options import AnyPath, Option
-from prge.quiet import quiet
-from prge.runtime_driver.data.batches import collate
-from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.data.hidden import HIDDEN_FILE, SHARED_NAME, kept_in, open_hidden
 from prge.runtime_driver.data.packed import is_packed, read_packed
 from prge.runtime_driver.loop.best import best_of
-from prge.runtime_driver.program.base import check_file
-from prge.runtime_driver.program.frozen import FrozenProgram
-from prge.runtime_driver.program.generate import GenerateProgram
 from prge.runtime_driver.program.state import open_state, steps_said
-from prge.runtime_driver.program.step import StepProgram
 from prge.runtime_driver.run.folder import LOG_FILE, START_FILE, read_config, read_start
 from prge.runtime_driver.run.journal import check_rows, read_journal
 from prge.runtime_driver.run.snapshots import BEST_FILE, STATE_FILE, newest, read_snapshot
 from prge.shell import word
-
-# Seconds for a program to load and run once.
-_PATIENCE = 600
 
 
 def verify(
@@ -58,12 +43,12 @@ def verify(
             if (path / name).is_file():
                 return look(path)
         if (path / GENERATE_FILE).is_file():
-            return _program(path / GENERATE_FILE)
+            return run_once(path / GENERATE_FILE)
         raise UserError(
             f"{path} is not a program, run or adapter folder (no {PROGRAM_FILE}, {LOG_FILE}, {ADAPTER_CONFIG})"
         )
     if path.suffix == ".pte":
-        return _program(path)
+        return run_once(path)
     if path.name in (ADAPTER_CONFIG, WEIGHTS_FILE):
         return _adapter(path.parent)
     if path.name == HIDDEN_FILE or SHARED_NAME.fullmatch(path.name):
@@ -82,63 +67,10 @@ def verify(
 
 
 def _programs(folder: Path) -> dict[str, Any]:
-    found = _program(folder / PROGRAM_FILE)
+    found = run_once(folder / PROGRAM_FILE)
     if (folder / GENERATE_FILE).is_file():
-        found["generator"] = _program(folder / GENERATE_FILE)
+        found["generator"] = run_once(folder / GENERATE_FILE)
     return found
-
-
-def _program(path: Path) -> dict[str, Any]:
-    """Run a program in a process of its own: one that was made to crash the runtime passes every check of its bytes."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    check_file(path)
-    command = [sys.executable, "-m", "prge.commands.verify", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE)
-    except subprocess.TimeoutExpired as e:
-        raise UserError(f"one execution of {path} takes longer than {_PATIENCE} s") from e
-    try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError) as e:
-        died = f" ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else ""
-        raise UserError(f"{path} crashes the runtime{died}: it is damaged, or was made to do so; do not use it") from e
-    if "error" in found:
-        raise UserError(found["error"])
-    return found
-
-
-def _try(path: Path) -> dict[str, Any]:
-    """Run a program once, on rows of padding. A step runs its frozen part too."""
-    if path.name == FROZEN_FILE:
-        below = FrozenProgram(path)
-        m = below.manifest
-        below.states(torch.full((m.frozen_rows, max(m.min_tokens, 2)), m.pad_token))
-        return {"kind": "frozen part", "model": m.model, "bytes": path.stat().st_size, "layers": m.first_layer}
-    program = (GenerateProgram if path.name == GENERATE_FILE else StepProgram)(path)
-    m, size, frozen = program.manifest, len(program.frozen()), program.constant("frozen")
-    if m.adapter.sha256 != m.adapter.digest(frozen.numpy().tobytes()):
-        raise UserError(f"{path} is not what its manifest says: its frozen factors have another digest")
-    tokenizer = path.parent / TOKENIZER_FILE
-    if tokenizer.is_file():
-        Encoder(m, tokenizer)
-    filled = (m.pad_token,) * (max(m.min_tokens, 2) - 1)
-    state = program.initial_state()
-    if isinstance(program, StepProgram):
-        last = m.pad_token if m.mask_token is None else m.mask_token
-        tokens, targets = collate([Example((*filled, last), 0, 1)] * m.rows, m)
-        program.execute(state, tokens, targets, 0, 0.0, 0.0)
-    elif isinstance(program, GenerateProgram):
-        list(program.generate(filled, state, 1))
-    return {
-        "kind": "generator" if path.name == GENERATE_FILE else "program",
-        "model": m.model,
-        "objective": m.objective,
-        "bytes": path.stat().st_size,
-        "trains": m.parameters,
-        "frozen": size,
-        "tokenizer": "whole" if tokenizer.is_file() else "not beside it",
-    }
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -212,12 +144,3 @@ def _tokenizer(path: Path) -> dict[str, Any]:
     except Exception as e:  # the library raises bare Exception
         raise UserError(f"{path} is not a tokenizer: {e}") from e
     return {"kind": "tokenizer", "tokens": tokenizer.get_vocab_size()}
-
-
-if __name__ == "__main__":
-    try:
-        with quiet():
-            result = _try(Path(sys.argv[1]))
-    except UserError as e:
-        result = {"error": str(e)}
-    print(json.dumps(result))
