@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from prge.commands.build_runner import RUNNER, SOURCES, build_runner, find_cmake
 from prge.errors import UserError
 from prge.examples.read import read_records
 from prge.files.checked import load_checked
+from prge.files.seal import SIZE, seal
 from prge.manifest import FROZEN_FILE, PROGRAM_FILE
 from prge.models.adapter import AdapterConfig
 from prge.models.step import StepConfig
@@ -524,6 +526,43 @@ def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packe
     result = json.loads(printed)
     assert process.returncode == 0 and result["stopped"] == "interrupted" and not result["completed"]
     assert len(read_journal(run / "log.jsonl")[0]) == result["steps"] == read_snapshot(run / "state.safetensors").steps
+
+
+@pytest.mark.skipif(THOROUGH, reason="the sanitizers tell of crashes themselves")
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_is_a_sentence(
+    runner: Run, program_folder: Path, packed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]
+    process = subprocess.Popen([*command, "--steps", "1000000", "--lr", "1e-3", "--json"], stdout=subprocess.PIPE)
+    for _ in range(600):
+        if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and json.loads(printed)["error"].startswith("the runtime crashed: the program is ")
+    code, result = runner("--resume", run, "--max-minutes", 0)
+    assert code == 0 and result["steps"] > 3
+
+
+def test_a_program_with_a_changed_graph_is_a_sentence(
+    runner: Run, program_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    """With a seal over it. Some crash the runtime."""
+    shutil.copytree(program_folder, tmp_path / "program")
+    file, chance = tmp_path / "program" / PROGRAM_FILE, random.Random(3)
+    whole = file.read_bytes()[:-SIZE]
+    (end,) = struct.unpack_from("<Q", whole, 16)  # of the graph; weights follow
+    for _ in range(MUTATIONS * (2 if THOROUGH else 8)):
+        changed = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            changed[chance.randrange(40, end)] = chance.choice((0, 1, 127, 128, 255))
+        file.write_bytes(changed)
+        seal(file)
+        code, result = runner(file, "--data", packed, "--bench", 1)
+        assert code == 0 or result["error"]
 
 
 def test_packed_examples_come_back(

@@ -24,7 +24,7 @@ constexpr const char* kUsage =
     "  --threads N  --max-minutes X  --json ";
 
 struct Stopped {};
-volatile std::sig_atomic_t asked = 0;
+volatile std::sig_atomic_t asked = 0, as_json = 0;
 
 // Libraries write to descriptor 2, some of them before main. So it leads nowhere, and our own messages go to a copy.
 int screen = -1;
@@ -33,6 +33,16 @@ void hush(int, char**, char**) {
   dup2(open("/dev/null", O_WRONLY), 2);
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
+
+// A program that was made to do so can crash the runtime. What the run has written is whole after every step.
+void crashed(int) {
+#define SENTENCE "the runtime crashed: the program is damaged, or was made to do so; `prge verify` says more"
+  constexpr char kPlain[] = "error: " SENTENCE "\n", kJson[] = "{\"error\": \"" SENTENCE "\"}\n";
+#undef SENTENCE
+  bool told = write(screen, kPlain, sizeof kPlain - 1) > 0;
+  if (as_json) told = write(1, kJson, sizeof kJson - 1) > 0 && told;
+  _exit(told ? 1 : 2);
+}
 
 // Of this process. getrusage would also count the one that started it.
 double peak_megabytes() {
@@ -212,10 +222,14 @@ int main(int count, char** words) {
   auto given = [&](const std::string& word) { return std::find(words, words + count, word) != words + count; };
   if (given("--help")) return std::puts(kUsage) < 0;
   bool json = given("--json");
+  as_json = json;
   FILE* err = fdopen(screen, "w");
   int64_t made_before = 0;
   auto print = [](const prge::Json& result) { return std::puts(prge::dump(result).c_str()) < 0; };
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
+#ifndef __SANITIZE_ADDRESS__  // which tells of a crash itself
+  for (int number : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV}) std::signal(number, crashed);
+#endif
   try {
     if (err) std::setvbuf(err, nullptr, _IONBF, 0);
     return print(train(Options(count, words), json ? nullptr : err, made_before));
