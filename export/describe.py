@@ -9,8 +9,8 @@ from prge.manifest import Adapter, Label, Manifest
 from prge.models.adapter import layout
 from prge.models.build import architecture
 from prge.models.checkpoints import Outline
-from prge.models.families import Parts, answer_at
 from prge.models.optimizer import BETAS, SLOTS
+from prge.models.parts import Parts, answer_at
 
 # Fields that stand in the manifest as they were asked for.
 _FROM_CONFIG = (

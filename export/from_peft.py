@@ -12,7 +12,7 @@ from prge.files.checked import save_checked
 from prge.lora import Lora, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
-from prge.models.families import Parts
+from prge.models.parts import Parts
 from prge.models.subspace import Factors, as_long_as, orthonormal_span
 
 

@@ -17,8 +17,8 @@ from prge.export.write import write_program
 from prge.manifest import GENERATE_FILE, Manifest
 from prge.models.build import BuiltStep
 from prge.models.checkpoints import Checkpoint
-from prge.models.families import FAMILIES
 from prge.models.generation import Generator
+from prge.models.likeness import family_of
 
 # Most tokens of one execution. Longer prompts are read in several, which bounds the memory for scores.
 _CHUNK = 128
@@ -77,6 +77,6 @@ def reach(config: Any) -> int:
     Raises:
         UserError: the model is an encoder, which cannot continue a text.
     """
-    if not FAMILIES[config.model_type].causal:
+    if not family_of(config).causal:
         raise UserError(f"a {config.model_type} reads texts whole and cannot continue one; leave --generate out")
     return int(config.max_position_embeddings)

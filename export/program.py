@@ -45,7 +45,9 @@ from prge.models.build import (
     refuse_unfit,
 )
 from prge.models.checkpoints import Checkpoint
-from prge.models.families import Parts
+from prge.models.comparison import Original
+from prge.models.families import FAMILIES
+from prge.models.parts import Parts
 from prge.quiet import quiet
 
 REPORT_FILE = "export.json"
@@ -201,6 +203,7 @@ def _build(
     if checkpoint.answer_at == "first" and labels:
         add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in labels])
     try:
+        original = None if checkpoint.model.config.model_type in FAMILIES else Original(checkpoint.model, longest)
         factors = {}
         if config.adapter.subspace == "fisher":
             rows = text_rows(checkpoint, config, records)
@@ -212,11 +215,21 @@ def _build(
             checkpoint.model, config.adapter, config.step, objective, longest,
             share_table=shared, factors=factors, pad_token=checkpoint.pad_token,
         )  # fmt: skip
+        if original:
+            original.check(built, objective.tokens if isinstance(objective, LabelWordsObjective) else None)
         if not config.step.estimates:  # finds an operator without a way back now, and not after minutes
             with torch.no_grad():
                 built.step(*example_inputs(built.step, config.min_tokens))
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
+    except (RuntimeError, TypeError, AttributeError, LookupError) as e:
+        kind = checkpoint.model.config.model_type
+        if kind in FAMILIES:
+            raise
+        raise UserError(
+            f"{checkpoint.source}: no family is declared for models of type {kind!r}, and this one cannot be taken "
+            f"apart ({e})"
+        ) from e
     built.step.eval()
     return built
 

@@ -13,7 +13,7 @@ from prge.examples.reader import Reader
 from prge.examples.rows import Example, RowMaker, answer_position
 from prge.export.config import ExportConfig
 from prge.models.checkpoints import Outline
-from prge.models.families import FAMILIES
+from prge.models.likeness import family_of
 from prge.models.subspace import Row
 
 # The fisher subspace is taken from at most so many texts, so many of their rows, and so many positions of all rows:
@@ -27,7 +27,7 @@ def stop_tokens(checkpoint: Outline) -> tuple[int, ...]:
     The first is the one to write behind an answer.
     """
     tokenizer, config = checkpoint.driver_tokenizer, checkpoint.config
-    if not FAMILIES[config.model_type].causal:
+    if not family_of(config).causal:
         return ()
     chat = Chat(checkpoint.chat_template, checkpoint.special_tokens)
     turn = tokenizer.encode(chat.turn_end, add_special_tokens=False).ids

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from prge.manifest import AdaptedModule
 from prge.models.context import context
 from prge.models.engine import Split, factor
-from prge.models.families import Parts
+from prge.models.parts import Parts
 from prge.models.subspace import top_singular
 
 Subspace = Literal["fisher", "svd", "peft"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prge.models.context import context
-from prge.models.families import Kind, Parts
+from prge.models.parts import Kind, Parts
 from prge.models.reverse import Traced, linear, traced, turned, value_of
 
 
@@ -39,8 +39,9 @@ class Attention(nn.Module):
         self.output = nn.Identity() if family.output is None else getattr(attention, family.output)
         self.q_norm: nn.Module | None = getattr(attention, "q_norm", None)
         self.k_norm: nn.Module | None = getattr(attention, "k_norm", None)
+        self._wide = self.q_norm is not None and self.q_norm.weight.numel() > parts.head_size  # as in OLMo 2
         self.head, self.kv, self.group = parts.head_size, parts.kv_heads, parts.heads // parts.kv_heads
-        self.scale: float = attention.scaling
+        self.scale: float = parts.scaling(layer)
         self.cap: float | None = getattr(attention, "attn_logit_softcapping", None)
         half = torch.zeros(0, 0) if rotate_half is None else rotate_half
         self.rotate_half, self.rotate_back = nn.Buffer(half), nn.Buffer(half.T.contiguous())
@@ -56,8 +57,7 @@ class Attention(nn.Module):
         rotary, mask = given.tables[self.kind]
         rows, kv, group, d = given.rows, self.kv, self.group, self.head
         q, k, v = self._projected(hidden_states)
-        q = q.reshape(rows, -1, kv * group, d)
-        q = q if self.q_norm is None else self.q_norm(q)
+        q = self._normed(q, self.q_norm, kv * group)
         if rotary is not None:
             q = q * rotary[0] + self._half_turn(q) * rotary[1]
         q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
@@ -113,10 +113,16 @@ class Attention(nn.Module):
 
     def _keys(self, k: Tensor) -> Tensor:
         given = context()
-        k, rotary = k.reshape(given.rows, -1, self.kv, self.head), given.tables[self.kind].rotary
-        k = k if self.k_norm is None else self.k_norm(k)
+        k, rotary = self._normed(k, self.k_norm, self.kv), given.tables[self.kind].rotary
         k = k * self.scale if rotary is None else k * rotary[2] + self._half_turn(k) * rotary[3]
         return k.permute(0, 2, 3, 1).contiguous().reshape(given.rows * self.kv, self.head, -1)
+
+    def _normed(self, x: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
+        """f32[R, T, heads * head] -> f32[R, T, heads, head], behind the norm of each head, or of all together."""
+        if norm is not None and self._wide:
+            x = norm(x)
+        x = x.reshape(context().rows, -1, heads, self.head)
+        return x if norm is None or self._wide else norm(x)
 
     def _values(self, v: Tensor) -> Tensor:
         rows = context().rows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prge.models.attention import Attention
 from prge.models.context import Context, Cores, Record, Tables, run_layers, running
 from prge.models.engine import Input
-from prge.models.families import Kind, Parts
+from prge.models.parts import Kind, Parts
 from prge.models.positions import Positions, places
 
 

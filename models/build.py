@@ -15,11 +15,12 @@ from prge.models.activation_step import ActivationStep
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Frozen, adapt, selected
 from prge.models.attention import Attention
 from prge.models.backbone import Backbone
-from prge.models.engine import GatedMLP, Input, Reversible, SharedEmbedding, SharedHead, Split, replacement
+from prge.models.engine import GatedMLP, Input, Reversible, Scale, SharedEmbedding, SharedHead, Split, replacement
 from prge.models.exact_step import ExactStep
-from prge.models.families import LABEL_HEAD, Kind, Parts, UnsupportedModel
+from prge.models.families import UnsupportedModel
 from prge.models.full_step import FullStep
 from prge.models.objective import LabelWords, LanguageModel
+from prge.models.parts import LABEL_HEAD, Kind, Parts
 from prge.models.positions import Positions, Rotary, rotate_half
 from prge.models.step import Gradient, Step, StepConfig
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
@@ -176,6 +177,8 @@ def build_step(
 
     table: nn.Module = nn.Embedding.from_pretrained(parts.embedding.weight)
     norm, cap = nn.Sequential(*(_replaced(m) for m in parts.norms)), parts.final_cap
+    if parts.logit_scale != 1.0:  # heads with a bias have none
+        norm.append(Scale(parts.logit_scale))
     loss: LabelWords | LanguageModel
     if isinstance(objective, LabelWordsObjective):
         loss = LabelWords(norm, parts.head, objective.tokens, cap)
@@ -186,10 +189,12 @@ def build_step(
         loss = LanguageModel(norm, parts.head, objective.max_targets, cap)
         base_linears.append(parts.head)
 
-    scale = float(getattr(parts.embedding, "scalar_embed_scale", 1.0))
     embedding_norm = parts.optional(parts.family.embedding_norm)
     embedding = Input(
-        table, scale, parts.learned_positions(max_tokens), None if embedding_norm is None else _replaced(embedding_norm)
+        table,
+        parts.embedding_scale,
+        parts.learned_positions(max_tokens),
+        None if embedding_norm is None else _replaced(embedding_norm),
     )
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
@@ -215,7 +220,7 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
     rotaries, half = {}, None
     for name in dict.fromkeys(kind.rotary for kind in kinds if kind.rotary):
         cos, sin = parts.rotary_tables(name, max_tokens)
-        rotaries[name] = Rotary(cos, sin, parts.head_size, parts.attention(0).scaling)
+        rotaries[name] = Rotary(cos, sin, parts.head_size, parts.scaling(0))
         half = rotate_half(cos.shape[1], parts.head_size)
     for i, layer in enumerate(parts.layers):
         for name, linear in [(name, m) for name, m in layer.named_modules() if isinstance(m, nn.Linear)]:

@@ -28,8 +28,10 @@ from prge.errors import UserError
 from prge.files.cache import cache_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
-from prge.models.families import FAMILIES, answer_at
+from prge.models.families import UnsupportedModel
 from prge.models.gguf_file import gguf_parts, joined, kept_checkpoint
+from prge.models.likeness import family_of
+from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
 from prge.models.quantized import plain_weights
 
@@ -198,20 +200,21 @@ def load_sizes(source: str) -> Any:
 
 
 def _check_family(config: Any, source: str) -> None:
-    """Refuse a model that is of no family; a UserError says what it is."""
-    if config.model_type in FAMILIES:
-        return
+    """Refuse a model that is of no family and like none; a UserError says what it is."""
     kind = f"{source} is a model of type {config.model_type!r}"
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{kind}, an encoder with a decoder; prge takes decoders, and encoders, that stand alone")
     if any(hasattr(config, f"{sense}_config") for sense in ("vision", "audio")):
         raise UserError(f"{kind}, which takes more than text; prge takes models of text alone: give one of those")
-    raise UserError(f"{kind}, which is not supported; supported are {', '.join(FAMILIES)}")
+    try:
+        family_of(config)
+    except UnsupportedModel as e:
+        raise UserError(f"{kind}, which is not supported: {e}") from e
 
 
 def _auto_class(config: Any) -> Any:
     """transformers' class for a checkpoint: with the head that predicts tokens, where the checkpoint has one."""
-    if FAMILIES[config.model_type].causal:
+    if family_of(config).causal:
         return AutoModelForCausalLM
     masked = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
     return AutoModelForMaskedLM if masked else AutoModel

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from prge.manifest import AdaptedModule
-from prge.models.families import Kind
+from prge.models.parts import Kind
 
 
 class Tables(NamedTuple):

@@ -67,6 +67,17 @@ def _centered(x: Tensor, mean: Tensor) -> Tensor:
     return out
 
 
+class Scale(nn.Module):
+    """Multiplies by a number."""
+
+    def __init__(self, by: float):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.by
+
+
 class TanhGelu(nn.Module):
     """The tanh approximation of GELU (arXiv 1606.08415); XNNPACK has an operator for the exact one only."""
 

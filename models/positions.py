@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prge.models.context import Tables
-from prge.models.families import Kind
+from prge.models.parts import Kind
 
 # Added to the scores of keys that a query does not see.
 HIDDEN = torch.finfo(torch.float32).min

@@ -213,4 +213,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "neg": lambda x: _mul(x, -1.0), "bmm": _bmm, "reshape": _reshape, "view": _reshape,
     "permute": _permute, "contiguous": _contiguous, "float": _same, "to": _same, "dropout": _same,
     "tanh": _tanh, "sigmoid": _sigmoid, "silu": _silu, "relu": _relu, "gelu": _gelu,
+    "square": lambda x: _mul(x, x),
 }  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prge.models.families import Parts
+from prge.models.parts import Parts
 
 _BATCH = 8
 

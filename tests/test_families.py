@@ -228,7 +228,6 @@ def test_traits_within_a_family(family: str, changes: dict[str, Any], step_confi
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("bloom", {}, "bloom.*llama"),
         ("opt", {"word_embed_proj_dim": 16}, "another width"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
         ("gpt2", {"max_position_embeddings": 8}, "8 positions"),

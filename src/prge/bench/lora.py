@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
-from prge.models.families import Parts
 from prge.models.objective import LabelWords, LanguageModel, take_rows
+from prge.models.parts import Parts
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import collate
 from prge.runtime_driver.loop.evaluate import Evaluation, scored
