@@ -26,12 +26,12 @@ class Attention(nn.Module):
     Attributes:
         projections: the three linears, or the one that gives all three.
         output: the linear that closes the attention; the identity where the layer has it outside.
-        rotate_half: f32[head, head], as `positions.rotate_half` makes it; empty without rotary positions.
+        turn: f32[head, head], how rotary positions turn queries and keys (`Parts.rotary_tables`); empty without them.
         group: queries that share a key.
         cap: bounds the scores, as in Gemma 2; None for no bound.
     """
 
-    def __init__(self, attention: Any, parts: Parts, layer: int, kind: Kind, rotate_half: Tensor | None):
+    def __init__(self, attention: Any, parts: Parts, layer: int, kind: Kind, turn: Tensor | None):
         """Take the linears and norms of transformers' module ``attention`` over, which is that of layer ``layer``."""
         super().__init__()
         family = parts.family
@@ -43,8 +43,8 @@ class Attention(nn.Module):
         self.head, self.kv, self.group = parts.head_size, parts.kv_heads, parts.heads // parts.kv_heads
         self.scale: float = parts.scaling(layer)
         self.cap: float | None = getattr(attention, "attn_logit_softcapping", None)
-        half = torch.zeros(0, 0) if rotate_half is None else rotate_half
-        self.rotate_half, self.rotate_back = nn.Buffer(half), nn.Buffer(half.T.contiguous())
+        turn = torch.zeros(0, 0) if turn is None else turn
+        self.turn, self.turn_back = nn.Buffer(turn.contiguous()), nn.Buffer(turn.T.contiguous())
         self.ones: Tensor = nn.Buffer(torch.ones(1, self.head))
         self.layer, self.kind = layer, kind
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         q, k, v = self._projected(hidden_states)
         q = self._normed(q, self.q_norm, kv * group)
         if rotary is not None:
-            q = q * rotary[0] + self._half_turn(q) * rotary[1]
+            q = q * rotary[0] + self._turned(q) * rotary[1]
         q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
         k, v = self._keys(k), self._values(v)
         seen = (k, v) if given.cache is None else given.cache.join(self.layer, k, v)
@@ -103,9 +103,9 @@ class Attention(nn.Module):
         _, k, v = self._projected(hidden_states)
         return self._keys(k), self._values(v)
 
-    def _half_turn(self, x: Tensor) -> Tensor:
-        turned_once: Tensor = linear(x, self.rotate_half, self.rotate_back)
-        return turned_once
+    def _turned(self, x: Tensor) -> Tensor:
+        found: Tensor = linear(x, self.turn, self.turn_back)
+        return found
 
     def _projected(self, hidden_states: Tensor) -> Sequence[Tensor]:
         made = [projection(hidden_states) for projection in self.projections]
@@ -114,7 +114,7 @@ class Attention(nn.Module):
     def _keys(self, k: Tensor) -> Tensor:
         given = context()
         k, rotary = self._normed(k, self.k_norm, self.kv), given.tables[self.kind].rotary
-        k = k * self.scale if rotary is None else k * rotary[2] + self._half_turn(k) * rotary[3]
+        k = k * self.scale if rotary is None else k * rotary[2] + self._turned(k) * rotary[3]
         return k.permute(0, 2, 3, 1).contiguous().reshape(given.rows * self.kv, self.head, -1)
 
     def _normed(self, x: Tensor, norm: nn.Module | None, heads: int) -> Tensor:

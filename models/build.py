@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from prge.manifest import Architecture
 from prge.models.activation_step import ActivationStep
@@ -21,7 +22,7 @@ from prge.models.families import UnsupportedModel
 from prge.models.full_step import FullStep
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.parts import LABEL_HEAD, Kind, Parts
-from prge.models.positions import Positions, Rotary, rotate_half
+from prge.models.positions import Positions, Rotary
 from prge.models.step import Gradient, Step, StepConfig
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 from prge.models.weight_step import WeightStep
@@ -217,17 +218,18 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
     family = parts.family
     # A window that holds every row is no window.
     kinds = [Kind(k.rotary, k.window if k.window and k.window < max_tokens else None) for k in parts.kinds]
-    rotaries, half = {}, None
+    rotaries, turn = {}, None
     for name in dict.fromkeys(kind.rotary for kind in kinds if kind.rotary):
-        cos, sin = parts.rotary_tables(name, max_tokens)
+        cos, sin, turn = parts.rotary_tables(name, max_tokens)
         rotaries[name] = Rotary(cos, sin, parts.head_size, parts.scaling(0))
-        half = rotate_half(cos.shape[1], parts.head_size)
+        rest = parts.head_size - len(turn)
+        turn = F.pad(turn, (0, rest, 0, rest))
     for i, layer in enumerate(parts.layers):
         for name, linear in [(name, m) for name, m in layer.named_modules() if isinstance(m, nn.Linear)]:
             rows = parts.fused_rows(name, linear)
             if rows:
                 layer.set_submodule(name, Split(linear, rows))
-        layer.set_submodule(family.attention, Attention(parts.attention(i), parts, i, kinds[i], half))
+        layer.set_submodule(family.attention, Attention(parts.attention(i), parts, i, kinds[i], turn))
         if family.gate_up:
             mlp = family.gate_up.rpartition(".")[0]
             layer.set_submodule(mlp, GatedMLP(layer.get_submodule(mlp)))

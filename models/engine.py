@@ -36,12 +36,13 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """Layer norm over the last dimension, f32[..., H]; both means are linear layers with weights 1/H."""
 
-    def __init__(self, norm: nn.LayerNorm):
+    def __init__(self, norm: Any):
         super().__init__()
-        (size,) = norm.normalized_shape
+        own = not isinstance(norm, nn.LayerNorm)  # Cohere's, which has no bias
+        size = norm.weight.numel() if own else norm.normalized_shape[0]
         self.weight: Tensor | None = norm.weight
-        self.bias: Tensor | None = norm.bias
-        self.eps = norm.eps
+        self.bias: Tensor | None = None if own else norm.bias
+        self.eps = float(norm.variance_epsilon if own else norm.eps)
         self.mean: Tensor = nn.Buffer(torch.full((1, size), 1.0 / size))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def replacement(module: nn.Module) -> nn.Module | None:
     kind = type(module).__name__
     if kind.endswith("RMSNorm"):
         return RMSNorm(module)
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm) or kind in ("CohereLayerNorm", "Cohere2LayerNorm"):
         return LayerNorm(module)
     return TanhGelu() if kind in _TANH_GELUS else None
 

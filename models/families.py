@@ -75,6 +75,8 @@ def _bert(name: str) -> Family:
     )
 
 
+_ROBERTA = replace(_bert("roberta"), head="lm_head.decoder", norms=("lm_head.dense", "gelu", "lm_head.layer_norm"))
+
 FAMILIES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -113,7 +115,10 @@ FAMILIES = {
         by_head=True,
     ),
     "bert": _bert("bert"),
-    "roberta": replace(_bert("roberta"), head="lm_head.decoder", norms=("lm_head.dense", "gelu", "lm_head.layer_norm")),
+    "electra": replace(_bert("electra"), head="generator_lm_head", norms=("generator_predictions",)),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "distilbert": Family(
         layers="distilbert.transformer.layer",
         embedding="distilbert.embeddings.word_embeddings",

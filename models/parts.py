@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -143,11 +144,28 @@ class Parts:
         if given.get("rope_type") in ("dynamic", "longrope") and tokens > limit:
             raise UnsupportedModel(f"rows beyond {limit} tokens have other rotary positions than shorter ones")
 
-    def rotary_tables(self, name: str, positions: int) -> tuple[Tensor, Tensor]:
-        """The tables of that name: cos and sin, each f32[positions, rotated part of the head]."""
+    def rotary_tables(self, name: str, positions: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The tables of that name, and how the model turns what they multiply.
+
+        A model's own function tells the latter. Most take the halves (a, b) to (-b, a), and some do so with neighbours;
+        then a number of the table is for two of these.
+
+        Returns:
+            cos and sin, each f32[positions, rotated part of the head], and the turn, f32[rotated, rotated]: the sum of
+            ``cos * x`` and ``sin * (turn x)`` is x behind the rotation.
+        """
         rotary, places = self.optional(self.family.rotary), torch.arange(positions).unsqueeze(0)
         cos, sin = rotary(torch.zeros(1), places, *([] if name == "all" else [name]))
-        return cos[0], sin[0]
+        apply: Any = vars(sys.modules[type(self.attention(0)).__module__]).get("apply_rotary_pos_emb")
+        width = cos.shape[2]
+        unit, whole = torch.eye(width).reshape(1, 1, width, width), torch.ones(1, 1, positions, width)
+        try:
+            turn = apply(unit, unit, torch.zeros(1, width, width), torch.ones(1, width, width))[0][0, 0].T
+            cos, sin = (apply(whole, whole, cos * c, sin * s)[0][0, 0] for c, s in ((1, 0), (0, 1)))
+        except (TypeError, ValueError, RuntimeError, LookupError):  # another form of function: it is as most are
+            half = torch.eye(width // 2)
+            return cos[0], sin[0], torch.cat((F.pad(-half, (width // 2, 0)), F.pad(half, (0, width // 2))))
+        return cos, sin / turn.sum(1), turn
 
     def learned_positions(self, count: int) -> Tensor | None:
         """f32[count, H], what is added to the embeddings at the first ``count`` positions; None for nothing."""
@@ -216,7 +234,8 @@ def _refuse_traits(config: Any) -> None:
         raise UnsupportedModel("decoders with bidirectional attention are not supported")
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedModel("encoders used as decoders, or with cross-attention, are not supported")
-    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
+    widths = {getattr(config, name, config.hidden_size) for name in ("word_embed_proj_dim", "embedding_size")}
+    if widths != {config.hidden_size}:
         raise UnsupportedModel("embeddings of another width than the layers are not supported")
 
 

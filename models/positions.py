@@ -44,13 +44,6 @@ class Rotary(nn.Module):
         return tuple(F.embedding(places, table).unsqueeze(2) for table in tables)
 
 
-def rotate_half(rotated: int, head: int) -> Tensor:
-    """f32[head, head]: takes (a, b) of the first ``rotated`` dimensions to (-b, a), and the rest to 0."""
-    half, swap = rotated // 2, torch.zeros(head, head)
-    swap[:half, half:rotated], swap[half:rotated, :half] = -torch.eye(half), torch.eye(half)
-    return swap
-
-
 class Positions(nn.Module):
     """Rotary tables and masks for every kind of layer, made from the tokens alone.
 

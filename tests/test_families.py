@@ -62,7 +62,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 48},
     "gpt_neox": {"intermediate_size": 48, "tie_word_embeddings": False},
     "bert": {"intermediate_size": 48},
+    "electra": {"intermediate_size": 48, "embedding_size": 32},
     "roberta": {"intermediate_size": 48},
+    "xlm-roberta": {"intermediate_size": 48},
+    "camembert": {"intermediate_size": 48},
     "distilbert": {"hidden_dim": 48},
 }
 EXACT = StepConfig(1, 2, "exact")
@@ -350,5 +353,7 @@ def reversed_too(manifest: Manifest, name: str) -> bool:
     """Whether an exact gradient goes back through the matrix of this name."""
     layer = re.search(r"\.(?:layers?|h)\.(\d+)\.", name)
     return (
-        int(layer[1]) >= manifest.first_layer if layer else bool(re.search("\\.transform|_transform|head.dense", name))
+        int(layer[1]) >= manifest.first_layer
+        if layer
+        else bool(re.search("\\.transform|_transform|head.dense|generator_predictions", name))
     )

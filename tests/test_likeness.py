@@ -43,12 +43,15 @@ TAKEN: dict[str, dict[str, Any]] = {
     "stablelm": {"intermediate_size": 48, "num_key_value_heads": 2, "use_parallel_residual": True},
     "phi": {"intermediate_size": 48},
     "arcee": GATED,
+    "cohere": GATED | {"logit_scale": 0.5},
+    "ernie4_5": GATED,
+    "glm4": GATED,
+    "helium": GATED,
 }
 # Who writes a whole program in every run of the tests; the others with PRGE_THOROUGH.
-WHOLE = [*TAKEN] if THOROUGH else ["smollm3", "olmo2", "granite"]
+WHOLE = [*TAKEN] if THOROUGH else ["smollm3", "olmo2", "granite", "ernie4_5"]
 REFUSED = {
-    "helium": "the attention of its layer 0 computes otherwise than prge would",
-    "cohere": "the attention of its layer 0 computes otherwise than prge would",
+    "nemotron": "the attention of its layer 0 computes otherwise than prge would",
     "diffllama": "the attention of its layer 0 computes otherwise than prge would",
     "xglm": "what it makes of its embeddings computes otherwise than prge would",
     "olmo": "the exact gradient has no rule for 'layer_norm'",
