@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from prge.errors import UserError
+from prge.export.to_gguf.adapter import write_adapter
 from prge.export.to_gguf.families import gguf_family
 from prge.export.to_gguf.model import write_model
+from prge.lora import read_lora
 from prge.models.checkpoints import Outline, load_checkpoint
 
 TEXT = "are you there? Call me before ten, please. It's 10:45 now"
@@ -42,7 +44,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text": ("gemma3_text", GATED | {
         "num_hidden_layers": 6, "sliding_window": 8, "query_pre_attn_scalar": 32,
     }),
+    # transformers does not read these from GGUF.
+    "phi3": ("phi3", GATED | {
+        "head_dim": 16, "sliding_window": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    }),
+    "gemma": ("gemma", GATED),
+    "granite": ("granite", GATED | {
+        "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
+    }),
+    "olmo2": ("olmo2", GATED | {"head_dim": 16}),
+    "seed_oss": ("seed_oss", GATED),
+    "smollm3": ("smollm3", GATED | {"head_dim": 16, "num_hidden_layers": 4}),
 }  # fmt: skip
+READ = [*FAMILIES][:7]
 
 
 def config(family: str, **changes: Any) -> Any:
@@ -77,7 +92,7 @@ def agree(file: Path, model: Any, tokenizer: Any, adapter: Path | None = None, c
     assert min(furthest) < 3e-3  # ggml's GELU reads a table in half precision
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", READ)
 def test_transformers_reads_back_what_is_written(
     family: str, make_model: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +114,19 @@ def test_llama_cpp_computes_the_same(family: str, make_model: Callable[[Any], Pa
     agree(tmp_path / "model.gguf", checkpoint.model, checkpoint.tokenizer)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_of_all_linears_is_put_upon_the_model(
+    family: str, make_model: Callable[[Any], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("xllamacpp")
+    checkpoint = load_checkpoint(str(model := make_model(config(family))))
+    write_model(tmp_path / "model.gguf", checkpoint, checkpoint.model)
+    trained = read_lora(adapter(model, tmp_path / "adapter", "all-linear", 3, 1))
+    write_adapter(tmp_path / "adapter.gguf", checkpoint.config, str(model), [trained], [1.0])
+    peft = PeftModel.from_pretrained(checkpoint.model, str(tmp_path / "adapter")).eval()
+    agree(tmp_path / "model.gguf", peft, checkpoint.tokenizer, tmp_path / "adapter.gguf")
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
@@ -107,6 +135,7 @@ def test_llama_cpp_computes_the_same(family: str, make_model: Callable[[Any], Pa
         ("gemma2", {"query_pre_attn_scalar": 12}, "query_pre_attn_scalar"),
         ("qwen2", {"head_dim": 32}, "heads of this size"),
         ("llama", {"attention_bias": True}, "biases"),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}, "layers without positions but every fourth"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rotary positions"),
     ],
 )
@@ -115,10 +144,10 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(family: str, changes:
         gguf_family(config(family, **changes), "here")
 
 
-def adapter(model: Path, folder: Path, modules: Sequence[str], rank: int, seed: int) -> Path:
+def adapter(model: Path, folder: Path, modules: list[str] | str, rank: int, seed: int) -> Path:
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    adapted: Any = get_peft_model(base, LoraConfig(r=rank, lora_alpha=6, target_modules=list(modules)))
+    adapted: Any = get_peft_model(base, LoraConfig(r=rank, lora_alpha=6, target_modules=modules))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -37,6 +37,12 @@ _FAMILIES = {
     "mistral": GgufFamily(MODEL_ARCH.LLAMA, neighbours=True),
     "qwen2": GgufFamily(MODEL_ARCH.QWEN2),
     "qwen3": GgufFamily(MODEL_ARCH.QWEN3),
+    "phi3": GgufFamily(MODEL_ARCH.PHI3),
+    "olmo2": GgufFamily(MODEL_ARCH.OLMO2),
+    "granite": GgufFamily(MODEL_ARCH.GRANITE, neighbours=True),
+    "smollm3": GgufFamily(MODEL_ARCH.SMOLLM3, neighbours=True),
+    "seed_oss": GgufFamily(MODEL_ARCH.SEED_OSS),
+    "gemma": GgufFamily(MODEL_ARCH.GEMMA, norm_offset=1.0),
     "gemma2": GgufFamily(MODEL_ARCH.GEMMA2, norm_offset=1.0),
     "gemma3_text": GgufFamily(MODEL_ARCH.GEMMA3, norm_offset=1.0),
 }
@@ -67,7 +73,11 @@ def gguf_family(config: Any, source: str) -> GgufFamily:
          "rotary positions of this kind"),
         (windows != fixed if every else bool(getattr(config, "sliding_window", None)) and _windows(config),
          "sliding windows at these layers"),
-        (family.arch == MODEL_ARCH.QWEN2 and _head(config) * config.num_attention_heads != config.hidden_size,
+        (family.arch == MODEL_ARCH.SMOLLM3
+         and config.no_rope_layers != [int((i + 1) % 4 > 0) for i in range(config.num_hidden_layers)],
+         "layers without positions but every fourth"),
+        (family.arch in (MODEL_ARCH.QWEN2, MODEL_ARCH.PHI3)
+         and _head(config) * config.num_attention_heads != config.hidden_size,
          "heads of this size"),
         (scale is not None and scale != config.head_dim, "a scale of scores (query_pre_attn_scalar) of its own"),
         (family.neighbours and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
@@ -140,15 +150,22 @@ def write_sizes(writer: GGUFWriter, config: Any, model: Any) -> None:
     head = _head(config)
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
     if getattr(config, "sliding_window", None) and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         writer.add_sliding_window(config.sliding_window)
+    # Granite's.
+    for setting, name in (
+        ("embedding_multiplier", "embedding"), ("residual_multiplier", "residual"),
+        ("attention_multiplier", "attention"), ("logits_scaling", "logit"),
+    ):  # fmt: skip
+        if hasattr(config, setting):
+            getattr(writer, f"add_{name}_scale")(getattr(config, setting))
     for name in ("attn", "final"):
         cap = getattr(config, f"{name}_logit_softcapping", None)
         if cap:
             getattr(writer, f"add_{name}_logit_softcapping")(cap)
     rope = config.rope_parameters or {}
     whole = _rope(rope, "full_attention")
+    writer.add_rope_dimension_count(int(head * whole.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(whole.get("rope_theta", 10000.0))
     if "sliding_attention" in rope:
         writer.add_rope_freq_base_swa(rope["sliding_attention"].get("rope_theta", 10000.0))
