@@ -29,7 +29,7 @@ from prge.files.cache import cache_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
 from prge.models.families import UnsupportedModel
-from prge.models.gguf_file import gguf_parts, joined, kept_checkpoint
+from prge.models.gguf_file import gguf_parts, kept_checkpoint, readable
 from prge.models.likeness import family_of
 from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
@@ -321,7 +321,7 @@ def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded
     folder = kept_checkpoint(parts)
     if folder.is_dir():
         return load(str(folder), source)
-    with joined(parts) as whole:
+    with readable(parts) as whole:
         checkpoint: Any = _load(str(whole.parent), source, gguf_file=whole.name)
     with contextlib.suppress(OSError, SafetensorError):  # on a full disk the next call reads the GGUF file again
         cache_folder().mkdir(parents=True, exist_ok=True)

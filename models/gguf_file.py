@@ -10,7 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf.quants import dequantize
+from transformers.integrations.gguf.dequant import GGML_BLOCK
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
 from prge.errors import UserError
@@ -20,6 +25,9 @@ from prge.files.digest import file_sha256
 # As llama.cpp names the parts of a split file.
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
+# Of tensors: those of plain numbers, and those that transformers dequantizes.
+_PLAIN = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+_READ = _PLAIN | {GGMLQuantizationType(kind) for kind in GGML_BLOCK}
 # What else a GGUF file may be, by its general.type.
 _OTHER = {
     "adapter": "a LoRA adapter, not a model; give its base model, and train an adapter anew",
@@ -36,7 +44,7 @@ def gguf_parts(file: Path) -> list[Path]:
     """
     if not file.is_file():
         raise UserError(f"{file} does not exist")
-    metadata, names = _read(file)
+    metadata, kinds = _read(file)
     kind = str(metadata.get("general.type", "model"))
     if kind in _OTHER or metadata["general.architecture"] == "clip":
         raise UserError(f"{file} is {_OTHER.get(kind, _OTHER['mmproj'])}")
@@ -54,10 +62,10 @@ def gguf_parts(file: Path) -> list[Path]:
     for i, part in enumerate(parts):
         if not part.is_file():
             raise UserError(f"{part} is missing: {file.name} is one of {count} parts, which must lie together")
-        metadata, names = _read(part)
+        metadata, kinds = _read(part)
         if count > 1 and (metadata.get(_COUNT), metadata.get(_NUMBER)) != (count, i):
             raise UserError(f"{part} is not part {i + 1} of {count}: fetch the parts again")
-        found += len(names)
+        found += len(kinds)
     first, _ = _read(parts[0])
     if found != first.get(_TENSORS, found) or not found:
         raise UserError(f"{file} holds {found} tensors, and should hold {first.get(_TENSORS, 'some')}: fetch it again")
@@ -72,13 +80,17 @@ def kept_checkpoint(parts: Sequence[Path]) -> Path:
 
 
 @contextlib.contextmanager
-def joined(parts: Sequence[Path]) -> Iterator[Path]:
-    """A file that holds all tensors of some parts: a part that is alone, or for as long as the block runs a new file.
+def readable(parts: Sequence[Path]) -> Iterator[Path]:
+    """A file that holds all tensors of some parts, as transformers reads them.
+
+    That is a part that is alone, or for as long as the block runs a new file. In that, tensors of a type that
+    transformers does not know (Q5_0 and Q5_1, which llama.cpp takes where rows are no whole number of its larger
+    blocks) are in float32.
 
     Raises:
-        UserError: the new file cannot be written.
+        UserError: the new file cannot be written, or there is a type that nothing here dequantizes.
     """
-    if len(parts) == 1:
+    if len(parts) == 1 and _READ.issuperset(_read(parts[0])[1]):
         yield parts[0]
         return
     try:
@@ -91,18 +103,18 @@ def joined(parts: Sequence[Path]) -> Iterator[Path]:
     with scratch as folder:
         whole = Path(folder, "whole.gguf")
         try:
-            _join(parts, whole)
+            _write_readable(parts, whole)
+        except NotImplementedError as e:
+            raise UserError(f"{parts[0]} holds tensors that cannot be read: {e}") from e
         except OSError as e:
             raise UserError(
-                f"{cache_folder()}: the {len(parts)} parts of {parts[0]} cannot be joined: {e.strerror}"
+                f"{cache_folder()}: what {parts[0]} holds cannot be written there anew: {e.strerror}"
             ) from e
         yield whole
 
 
-def _join(parts: Sequence[Path], whole: Path) -> None:
+def _write_readable(parts: Sequence[Path], whole: Path) -> None:
     """Write one file with the fields of the first part, and with the tensors of all."""
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
-
     readers = [GGUFReader(part) for part in parts]
     architecture = readers[0].fields["general.architecture"].contents()
     writer = GGUFWriter(whole, architecture)
@@ -113,22 +125,28 @@ def _join(parts: Sequence[Path], whole: Path) -> None:
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
     tensors: list[Any] = [tensor for reader in readers for tensor in reader.tensors]
     for tensor in tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-        )
+        if tensor.tensor_type in _READ:
+            data, kind = tensor.data, tensor.tensor_type
+            writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, kind)
+        else:
+            shape = tuple(int(size) for size in reversed(tensor.shape))
+            writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), 4 * tensor.n_elements)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors:
-        writer.write_tensor_data(tensor.data)
+        known = tensor.tensor_type in _READ
+        writer.write_tensor_data(tensor.data if known else dequantize(tensor.data, tensor.tensor_type))
     writer.close()
 
 
-def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A file's metadata, without its lists of strings, and its tensors' names."""
+def _read(file: Path) -> tuple[dict[str, Any], list[GGMLQuantizationType]]:
+    """A file's metadata, without its lists of strings, and its tensors' types."""
     try:
-        metadata, names = read_gguf_metadata(str(file))
-        header = GgufHeader.from_file(str(file))
+        metadata, _ = read_gguf_metadata(str(file))
+        with patch.dict(GGML_BLOCK, {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}):
+            header = GgufHeader.from_file(str(file))
+        kinds = [GGMLQuantizationType(info.ggml_type) for info in header.tensors]
     except ValueError as e:  # its sentences begin with the file's name
         raise UserError(f"{file} cannot be read: {str(e).removeprefix(str(file)).strip()}") from e
     except (OSError, LookupError, TypeError, struct.error, OverflowError, MemoryError) as e:
@@ -136,4 +154,4 @@ def _read(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     end = max((header.data_start + info.offset + info.nbytes for info in header.tensors), default=0)
     if end > file.stat().st_size:
         raise UserError(f"{file} ends after {file.stat().st_size:,} of {end:,} bytes: fetch it again")
-    return metadata, names
+    return metadata, kinds

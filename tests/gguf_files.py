@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf.quants import quantize
 
 
 def for_llama_cpp(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -36,8 +37,16 @@ def tensors(model: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def write_gguf(file: Path, model: Any, tokenizer: Path, *, parts: int = 1, without: str = "") -> list[Path]:
-    """Write a model's files; returns them. ``without`` names tensors to leave out, by their beginning."""
+def write_gguf(
+    file: Path, model: Any, tokenizer: Path, *, parts: int = 1, without: str = "",
+    kind: GGMLQuantizationType | None = None,
+) -> list[Path]:  # fmt: skip
+    """Write a model's files; returns them.
+
+    Args:
+        without: names tensors to leave out, by their beginning.
+        kind: quantizes the matrices.
+    """
     config, held = model.config, json.loads(tokenizer.read_text())
     vocabulary = sorted(held["model"]["vocab"], key=held["model"]["vocab"].get)
     special = {token["content"] for token in held["added_tokens"]}
@@ -70,7 +79,10 @@ def write_gguf(file: Path, model: Any, tokenizer: Path, *, parts: int = 1, witho
             writer.add_token_merges([" ".join(pair) for pair in held["model"]["merges"]])
             writer.add_eos_token_id(0)
         for name in names[i * size : (i + 1) * size]:
-            writer.add_tensor(name, weights[name])
+            if kind is None or weights[name].ndim == 1:
+                writer.add_tensor(name, weights[name])
+            else:
+                writer.add_tensor(name, quantize(weights[name], kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

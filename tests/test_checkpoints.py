@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize, quantize
 from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
@@ -78,6 +79,23 @@ def test_gguf_files_are_read_whole(parts: int, tiny_model: Path, cache: Path, tm
     text = "are you there? No."
     assert loaded.tokenizer.encode(text) == AutoTokenizer.from_pretrained(tiny_model).encode(text)
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q5_1, GGMLQuantizationType.Q8_0])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_quantized_gguf_weights_are_what_they_stand_for(
+    kind: GGMLQuantizationType, parts: int, tiny_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    """transformers reads neither Q5_0 nor Q5_1, which llama.cpp puts into Q4_K_M where rows are short."""
+    model = read(tiny_model)
+    files = write_gguf(tmp_path / "tiny.gguf", model, tiny_model / "tokenizer.json", parts=parts, kind=kind)
+    loaded = load_checkpoint(str(files[0])).model.state_dict()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.from_numpy(dequantize(quantize(parameter.numpy(), kind), kind)))
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(loaded[name], expected, rtol=0, atol=1e-6)
 
 
 def test_a_missing_part_of_a_gguf_file_is_named(tiny_model: Path, cache: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hypothesis import given
 from kotlin import build, compiled
 from once import made_once
 from test_bench import small_limits as small_limits
+from test_cli import rewritten
 from test_generate import CONTEXT, FISHER, SIZES, random_tokens, trained_state
 from test_hostile import forks as forks
 from test_hostile import mutated as share_of
@@ -558,6 +559,18 @@ def test_a_program_that_lies_crashes_no_jvm_that_python_outlives(
         except AssertionError as e:
             assert forks("train", program, *words, folder / "python", cwd=folder).code not in (0, 1), e
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["quantization", "noise", "outer"])
+def test_a_program_that_lacks_what_a_run_tells_is_refused_by_all(
+    kotlin: Run, runner: Run, prge: Prge, program_folder: Path, packed: Path, tmp_path: Path, name: str
+) -> None:
+    program = rewritten(program_folder, tmp_path / "program", lambda m: m.pop(name))
+    words = ("--data", packed, "--steps", 1, "--lr", 0.01, "--output")
+    for driver, run in ((kotlin, "kotlin"), (runner, "native"), (partial(prge, "train"), "python")):
+        code, said = driver(program, *words, tmp_path / run)
+        assert code == 1 and "is not a program made by prge, or by another version of it (" in said["error"]
+        assert not (tmp_path / run).exists()
 
 
 def test_damaged_packed_files_are_refused_as_by_python(

@@ -106,6 +106,8 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.outer = j.at("outer");
   m.inner = j.at("inner");
   m.choices = j.at("choices") != "";
+  for (auto* name : {"quantization", "noise"}) std::string(j.at(name));  // which a run's description repeats
+  for (auto* name : {"rank", "alpha", "subspace"}) adapter.at(name);
   return m;
 } catch (const Error&) {
   throw;

@@ -97,6 +97,10 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val outer = json.at("outer").flag()
     val inner = json.at("inner").flag()
 
+    /** How the frozen weights are stored; as [noise], for a run's description alone. */
+    val quantization = oneOf("quantization", "f32", "8da8w", "8da4w")
+    val noise = oneOf("noise", "rademacher", "gaussian")
+
     init {
         val found = modules.sumOf { it.rows.toLong() * it.columns }
         var next = 0L
