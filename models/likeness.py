@@ -40,10 +40,13 @@ def _find(config: Any) -> Family:
     """The family of a configuration, by a model without weights."""
     if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ()):
         raise UnsupportedModel("encoders are taken where their family is declared")
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        if not hasattr(config, name):
+            raise UnsupportedModel(f"its configuration says nothing of {name}")
     try:
         with quiet(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-            for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+            for name in ("num_key_value_heads", "head_dim"):
                 getattr(config, name, None)  # raises where layers differ in it
             try:
                 run = _Run(model, None)

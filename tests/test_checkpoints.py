@@ -281,7 +281,7 @@ def test_a_resized_vocabulary_is_loaded(folder: Path) -> None:
     [
         (T5Config(), "is a model of type 't5', an encoder with a decoder"),
         ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, "which takes more than text"),
-        ({"model_type": "mamba"}, "type 'mamba', which is not supported: its layers have no attention with linears"),
+        ({"model_type": "mamba"}, "type 'mamba', which is not supported: its configuration says nothing of num_"),
         ({"model_type": "of-tomorrow"}, "does not recognize this architecture"),
         ({"model_type": "of-tomorrow", "auto_map": {"AutoConfig": "a.B"}}, "code of its own, which prge never runs"),
         ({"model_type": "llama", "hidden_size": "wide"}, "cannot be loaded"),

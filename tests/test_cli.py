@@ -165,7 +165,7 @@ def test_bad_input_to_export(
         ([*good, "--template", "{0}"], "write column names in braces"),
         ([*good, "--lr", 0], "lr must be above zero"),
         ([*good, "--backend", "portable"], "the portable backend is the float32 reference"),
-        (export_arguments(bloom, out), "supported are llama"),
+        (export_arguments(bloom, out), "which is not supported: its configuration says nothing of max_position"),
         (export_arguments(tmp_path, out), "holds no config.json"),
         (export_arguments(Path("nobody/nothing"), out), "the hub does not answer"),
         (export_arguments(Path("nothing"), out), "preset"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.manifest import Manifest
+from prge.models.engine import Scale
 from prge.models.objective import LabelWords, LanguageModel, take_rows
 from prge.models.parts import Parts
 from prge.quiet import quiet
@@ -99,9 +100,10 @@ def load_base(manifest: Manifest) -> Parts:
 
 def objective_of(parts: Parts, manifest: Manifest) -> LabelWords | LanguageModel:
     """The program's loss, of hidden states behind the last norm."""
+    scale = Scale(parts.logit_scale)
     if manifest.labels:
-        return LabelWords(nn.Identity(), parts.head, [label.token for label in manifest.labels], parts.final_cap)
-    return LanguageModel(nn.Identity(), parts.head, manifest.max_targets, parts.final_cap)
+        return LabelWords(scale, parts.head, [label.token for label in manifest.labels], parts.final_cap)
+    return LanguageModel(scale, parts.head, manifest.max_targets, parts.final_cap)
 
 
 def answer_states(
