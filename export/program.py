@@ -199,11 +199,11 @@ def _build(
     records: Sequence[Record],
     longest: int,
 ) -> BuiltStep:
-    objective = _objective(config, labels)
+    objective, kind = _objective(config, labels), checkpoint.model.config.model_type
     if checkpoint.answer_at == "first" and labels:
         add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in labels])
     try:
-        original = None if checkpoint.model.config.model_type in FAMILIES else Original(checkpoint.model, longest)
+        original = None if kind in FAMILIES else Original(checkpoint.model, longest)
         factors = {}
         if config.adapter.subspace == "fisher":
             rows = text_rows(checkpoint, config, records)
@@ -223,7 +223,6 @@ def _build(
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     except (RuntimeError, TypeError, AttributeError, LookupError) as e:
-        kind = checkpoint.model.config.model_type
         if kind in FAMILIES:
             raise
         raise UserError(

@@ -26,7 +26,6 @@ class Original:
 
     Attributes:
         tokens: i64[1, T].
-        entering: f32[1, T, H], the first layer's input.
         layers: of each layer, its input, its attention's output and its own, f32[1, T, H].
         logits: f32[V], at the last token.
     """
@@ -45,8 +44,8 @@ class Original:
         seen: dict[nn.Module, Tensor] = {}
         inputs: list[Tensor] = []
         attentions = [parts.attention(i) for i in range(len(parts.layers))]
-        hooks = [m.register_forward_hook(lambda m, _, out: seen.update({m: _first(out)})) for m in attentions]
-        hooks += [m.register_forward_hook(lambda m, _, out: seen.update({m: _first(out)})) for m in parts.layers]
+        both = [*attentions, *parts.layers]
+        hooks = [m.register_forward_hook(lambda m, _, out: seen.update({m: _first(out)})) for m in both]
         hooks += [
             m.register_forward_pre_hook(
                 lambda _, args, kwargs: inputs.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
@@ -59,7 +58,6 @@ class Original:
         finally:
             for hook in hooks:
                 hook.remove()
-        self.entering = inputs[0]
         self.layers = [
             (given, seen[attention], seen[layer])
             for given, attention, layer in zip(inputs, attentions, parts.layers, strict=True)
@@ -79,7 +77,7 @@ class Original:
         backbone, parts = built.step.backbone, built.parts
         with torch.no_grad():
             found = backbone.embedding(self.tokens, places(self.tokens))
-            _compare(found, self.entering, "what it makes of its embeddings")
+            _compare(found, self.layers[0][0], "what it makes of its embeddings")
             tables = backbone.positions(self.tokens)
             for i, (given, attended, expected) in enumerate(self.layers):
                 inside: list[Tensor] = []

@@ -25,9 +25,9 @@ from prge.files.digest import file_sha256
 # As llama.cpp names the parts of a split file.
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
-# Of tensors: those of plain numbers, and those that transformers dequantizes.
-_PLAIN = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
-_READ = _PLAIN | {GGMLQuantizationType(kind) for kind in GGML_BLOCK}
+# Types of tensors that transformers reads: plain numbers, and those that it dequantizes.
+_READ = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+_READ |= {GGMLQuantizationType(kind) for kind in GGML_BLOCK}
 # What else a GGUF file may be, by its general.type.
 _OTHER = {
     "adapter": "a LoRA adapter, not a model; give its base model, and train an adapter anew",
@@ -44,7 +44,7 @@ def gguf_parts(file: Path) -> list[Path]:
     """
     if not file.is_file():
         raise UserError(f"{file} does not exist")
-    metadata, kinds = _read(file)
+    metadata, _ = _read(file)
     kind = str(metadata.get("general.type", "model"))
     if kind in _OTHER or metadata["general.architecture"] == "clip":
         raise UserError(f"{file} is {_OTHER.get(kind, _OTHER['mmproj'])}")

@@ -167,13 +167,9 @@ def _input_of(run: _Run, layer: nn.Module, attention: nn.Module) -> str | None:
 
 
 def _behind(run: _Run, layer: nn.Module, head: nn.Module) -> list[nn.Module]:
-    """The modules between the last layer and the head, in order, without those that only hold others."""
+    """The modules between the last layer and the head, in order, without those that hold others."""
     between = run.order[run.order.index(layer) + 1 : run.order.index(head)]
-    return [m for m in between if not any(other is not m and other in between for other in m.modules()) and _leaf(m)]
-
-
-def _leaf(module: nn.Module) -> bool:
-    return not any(True for _ in module.children())
+    return [m for m in between if not list(m.children())]
 
 
 def _only(names: Sequence[str], what: str) -> str | None:

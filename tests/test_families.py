@@ -29,7 +29,7 @@ from prge.models.adapter import AdapterConfig
 from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES, Family, UnsupportedModel
-from prge.models.step import StepConfig
+from prge.models.step import Step, StepConfig
 from prge.quiet import quiet
 from prge.runtime_driver.data.encoder import Encoder
 from prge.runtime_driver.loop.evaluate import evaluate
@@ -219,13 +219,7 @@ def test_traits_within_a_family(family: str, changes: dict[str, Any], step_confi
         logits = tiny(family, **changes)(tokens).logits
         objective = LabelWordsObjective([5, 7, 9])
         step = build_step(tiny(family, **changes), AdapterConfig(rank=2), step_config, objective, 16).step
-        position, label = torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0])
-        zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-        state, targets = torch.zeros(step.state_size), (position.unsqueeze(1), label)
-        _, losses, scores = step(state, step.backbone.frozen(tokens), tokens, targets, one, zero, zero)
-    expected = logits[torch.arange(4), position][:, [5, 7, 9]]
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(expected, label, reduction="none"))
+    check_scores(step, tokens, logits, torch.tensor([10, 3, 0, 7]), torch.tensor([0, 1, 2, 0]))
 
 
 @pytest.mark.parametrize(
@@ -312,6 +306,19 @@ def with_mask(example: Example) -> Example:
     tokens = [max(token, 4) for token in example.tokens]
     tokens[len(tokens) // 2] = 3
     return Example(tuple(tokens), example.label)
+
+
+def check_scores(
+    step: Step, tokens: torch.Tensor, logits: torch.Tensor, position: torch.Tensor, label: torch.Tensor
+) -> None:
+    """At its first state a step's scores of the words 5, 7 and 9 are the model's ``logits`` of all tokens."""
+    zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
+    state, targets = torch.zeros(step.state_size), (position.unsqueeze(1), label)
+    with torch.no_grad():
+        _, losses, scores = step(state, step.backbone.frozen(tokens), tokens, targets, one, zero, zero)
+    expected = logits[torch.arange(len(tokens)), position][:, [5, 7, 9]]
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(expected, label, reduction="none"))
 
 
 def check_peft(program: StepProgram, hf: Any, batch: list[Example], tmp_path: Path, scores: Callable[..., Any]) -> None:

@@ -511,14 +511,19 @@ def test_a_run_of_another_version_is_refused_by_both(
     is_refused_as_of_another_version(run, version, *resumes)
 
 
-def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]
+def under_way(runner: Run, program: Path, packed: Path, run: Path) -> subprocess.Popen[bytes]:
+    """A long run that has made some steps."""
+    command = [runner.path, program, "--data", packed, "--output", run]  # type: ignore[attr-defined]
     process = subprocess.Popen([*command, "--steps", "1000000", "--lr", "1e-3", "--json"], stdout=subprocess.PIPE)
     for _ in range(600):
         if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
             break
         time.sleep(0.05)
+    return process
+
+
+def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packed: Path, tmp_path: Path) -> None:
+    process = under_way(runner, program_folder, packed, run := tmp_path / "run")
     code, refused = runner("--resume", run)
     assert code == 1 and "another process trains there" in refused["error"]
     process.send_signal(signal.SIGTERM)
@@ -533,13 +538,7 @@ def test_a_signal_ends_it_within_a_step(runner: Run, program_folder: Path, packe
 def test_a_crash_is_a_sentence(
     runner: Run, program_folder: Path, packed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    run = tmp_path / "run"
-    command = [runner.path, program_folder, "--data", packed, "--output", run]  # type: ignore[attr-defined]
-    process = subprocess.Popen([*command, "--steps", "1000000", "--lr", "1e-3", "--json"], stdout=subprocess.PIPE)
-    for _ in range(600):
-        if (run / "log.jsonl").exists() and (run / "log.jsonl").read_bytes().count(b"\n") > 3:
-            break
-        time.sleep(0.05)
+    process = under_way(runner, program_folder, packed, run := tmp_path / "run")
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and json.loads(printed)["error"].startswith("the runtime crashed: the program is ")

@@ -37,9 +37,8 @@ class Scalars:
         """Begin with the lines ``rows`` that are there.
 
         Raises:
-            UserError: as `refuse_missing`; or the folder cannot be written.
+            UserError: the folder cannot be written.
         """
-        refuse_missing()
         with quiet():
             from torch.utils.tensorboard.writer import SummaryWriter
 

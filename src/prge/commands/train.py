@@ -180,6 +180,8 @@ def resume(
     Raises:
         UserError: no run there, or its program or data are no longer what they were.
     """
+    if report_to:
+        refuse_missing()
     folder = Path(run)
     described, command = read_config(folder), f"prge train PROGRAM --data FILE --resume {word(folder)}"
     source, config, loaded = reopen(folder, described, program, data, dev, command, hooks)
