@@ -230,9 +230,9 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
             if rows:
                 layer.set_submodule(name, Split(linear, rows))
         layer.set_submodule(family.attention, Attention(parts.attention(i), parts, i, kinds[i], turn))
-        if family.gate_up:
-            mlp = family.gate_up.rpartition(".")[0]
-            layer.set_submodule(mlp, GatedMLP(layer.get_submodule(mlp)))
+        if family.gated:
+            mlp = family.gated[0].rpartition(".")[0]
+            layer.set_submodule(mlp, GatedMLP(*(layer.get_submodule(name) for name in family.gated)))
         _replace_inside(layer)
     pad = None if family.causal else pad_token
     return Positions(rotaries, kinds, parts.heads // parts.kv_heads, parts.kv_heads, pad)

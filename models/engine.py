@@ -172,15 +172,15 @@ def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
 
 
 class GatedMLP(nn.Module):
-    """Phi-3's feed-forward module, for a ``gate_up_proj`` that gives its two parts one by one."""
+    """A gated feed-forward module whose first linear, once fused, gives its two parts one by one."""
 
-    def __init__(self, mlp: Any):
+    def __init__(self, fused: nn.Module, closing: nn.Module, activation: nn.Module):
         super().__init__()
-        self.gate_up_proj, self.down_proj, self.activation = mlp.gate_up_proj, mlp.down_proj, mlp.activation_fn
+        self.fused, self.closing, self.activation = fused, closing, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x)
-        return self.down_proj(up * self.activation(gate))
+        gate, up = self.fused(x)
+        return self.closing(up * self.activation(gate))
 
 
 class Input(nn.Module):

@@ -17,8 +17,8 @@ class Family:
         layers: the list of layers.
         embedding: the table of the tokens' embeddings.
         head: the linear that predicts tokens.
-        norms: what stands between the last layer and the head, in order; ``"gelu"`` for the function, which is no
-            module. A model may lack some of them.
+        norms: what stands between the last layer and the head, in order, inside the base model or behind it;
+            ``"gelu"`` for the function, which is no module. A model may lack some of them.
         rotary: the module that makes the rotary tables; None without rotary positions.
         positions: the table of learned positions, added to the embedding; None where there are none.
         types: the table of token types, of which every token has the first; None where there are none.
@@ -30,8 +30,8 @@ class Family:
             they are fused into one linear.
         output: the linear that closes the attention, named within it; None where it is outside.
         by_head: whether the outputs of a fused linear come head by head, q, k and v of each; else all q, all k, all v.
-        gate_up: the fused linear of a gated feed-forward module, gate first, named within a layer; None where there is
-            none.
+        gated: of a gated feed-forward module, the fused linear, gate first, the linear that closes it, and the
+            activation, named within a layer; None where there is no fused one.
         transposed: whether the linears are GPT-2's ``Conv1D``, with weights [in, out].
         causal: whether a token sees only those before it. Other models are encoders. They answer at the mask token, or
             at their first token where they have no masked-LM head.
@@ -50,7 +50,7 @@ class Family:
     queries_keys_values: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     output: str | None = "o_proj"
     by_head: bool = False
-    gate_up: str | None = None
+    gated: tuple[str, str, str] | None = None
     transposed: bool = False
     causal: bool = True
 
@@ -84,7 +84,9 @@ FAMILIES = {
     "qwen3": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
-    "phi3": replace(_LLAMA, queries_keys_values=("qkv_proj",), gate_up="mlp.gate_up_proj"),
+    "phi3": replace(
+        _LLAMA, queries_keys_values=("qkv_proj",), gated=("mlp.gate_up_proj", "mlp.down_proj", "mlp.activation_fn")
+    ),
     "opt": Family(
         layers="model.decoder.layers",
         embedding="model.decoder.embed_tokens",
@@ -130,6 +132,20 @@ FAMILIES = {
         attention_norm=None,
         queries_keys_values=("q_lin", "k_lin", "v_lin"),
         output="out_lin",
+        causal=False,
+    ),
+    "modernbert": Family(
+        layers="model.layers",
+        embedding="model.embeddings.tok_embeddings",
+        head="decoder",
+        norms=("model.final_norm", "head"),
+        rotary="model.rotary_emb",
+        embedding_norm="model.embeddings.norm",
+        attention="attn",
+        attention_norm="attn_norm",
+        queries_keys_values=("Wqkv",),
+        output="Wo",
+        gated=("mlp.Wi", "mlp.Wo", "mlp.act"),
         causal=False,
     ),
 }

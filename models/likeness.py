@@ -64,6 +64,8 @@ def _find(config: Any) -> Family:
     head = model.get_output_embeddings()
     if head is None or head not in run.order:
         raise UnsupportedModel("no linear predicts its tokens")
+    gate = _only([name for name, _ in first.named_modules() if name.endswith("gate_up_proj")], "fused gates")
+    mlp = (gate or "").removesuffix("gate_up_proj")
     outside = [m for m in run.order if not names[m].startswith(f"{path}.")]
     return Family(
         layers=path,
@@ -80,7 +82,7 @@ def _find(config: Any) -> Family:
         queries_keys_values=_queries_keys_values(linears),
         output=linears[-1],
         by_head=linears[0] == "query_key_value",
-        gate_up=_only([name for name, _ in first.named_modules() if name.endswith("gate_up_proj")], "fused gates"),
+        gated=(gate, f"{mlp}down_proj", f"{mlp}activation_fn") if gate else None,
         transposed=any(isinstance(m, Conv1D) for m in first.modules()),
     )
 

@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
     Attributes:
         rotary: name of the rotary tables; None without rotary positions.
-        window: how many tokens a token sees, itself among them; None for all.
+        window: a token sees those that are less than so far away; None for all.
     """
 
     rotary: str | None
@@ -78,9 +78,11 @@ class Parts:
         self.embedding: nn.Embedding = model.get_submodule(self._path(family.embedding))
         bare = model.base_model is model
         self.head: Any = getattr(model, LABEL_HEAD, None) if bare else model.get_submodule(family.head)
-        norms = () if bare else family.norms
-        self.norms: list[Any] = [nn.GELU() if name == "gelu" else self.optional(name) for name in norms]
-        self.norms = [m for m in self.norms if m is not None]
+        inside = f"{model.base_model_prefix}."
+        norms = [name for name in family.norms if not bare or name.startswith(inside)]
+        found = [(name, nn.GELU() if name == "gelu" else self.optional(name)) for name in norms]
+        self.norms = [m for _, m in found if m is not None]
+        self._behind = [m for name, m in found if m is not None and not name.startswith(inside)]
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
         self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -116,6 +118,8 @@ class Parts:
     def _kinds(self) -> list[Kind]:
         types = getattr(self.config, "layer_types", None)
         window = getattr(self.config, "sliding_window", None)
+        if window and not self.family.causal:
+            window += 1  # of an encoder it is the greatest distance
         if not types:
             types = ["sliding_attention" if window else "full_attention"] * len(self.layers)
         if odd := set(types) - {"sliding_attention", "full_attention"}:
@@ -194,10 +198,9 @@ class Parts:
             at: rows i64[n] and positions i64[n].
             words: the tokens to give logits of; None for all V.
         """
-        if self.family.causal:  # the final norm is inside the base model
-            out = self.model.base_model(tokens, attention_mask=mask, use_cache=False).last_hidden_state[at]
-        else:
-            out = nn.Sequential(*self.norms)(self.model.base_model(tokens, attention_mask=mask).last_hidden_state[at])
+        cache = {"use_cache": False} if self.family.causal else {}
+        out = self.model.base_model(tokens, attention_mask=mask, **cache).last_hidden_state[at]
+        out = nn.Sequential(*self._behind)(out)
         head, some = self.head, slice(None) if words is None else list(words)
         logits = F.linear(out, head.weight[some], None if head.bias is None else head.bias[some]) * self.logit_scale
         return logits if self.final_cap is None else self.final_cap * torch.tanh(logits / self.final_cap)
@@ -215,7 +218,7 @@ class Parts:
     def fused_rows(self, name: str, linear: nn.Linear) -> list[Tensor] | None:
         """For each part of a fused linear, named within its layer, the outputs that make it; None for other linears."""
         rows = torch.arange(linear.out_features)
-        if name == self.family.gate_up:
+        if self.family.gated and name == self.family.gated[0]:
             return list(rows.chunk(2))
         if self.family.queries_keys_values != (name.removeprefix(self.family.attention + "."),):
             return None

@@ -70,8 +70,10 @@ class Positions(nn.Module):
         queries, keys = text.unsqueeze(2), text.unsqueeze(1)
         pad = self.pad
         if pad is not None:
-            return self._tables(text, lambda window: self._each(tokens.ne(pad).unsqueeze(1)))
-        return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
+            given = tokens.ne(pad).unsqueeze(1)
+            return self._tables(text, lambda window: self._each(self._within(given, keys, queries, window)))
+        seen = keys <= queries
+        return self._tables(text, lambda window: _hide(self._within(seen, keys, queries, window), self.group))
 
     def following(self, tokens: Tensor, start: Tensor, cached: Tensor) -> dict[Kind, Tables]:
         """Tables for one row of tokens that follows ``start`` others, whose keys and values are cached.
@@ -85,15 +87,14 @@ class Positions(nn.Module):
         old = places(torch.ones_like(cached, dtype=torch.int64).unsqueeze(0))
         old = torch.where(old < start, old, 2**31)  # unused positions lie behind all tokens, where no token sees them
         queries, keys = text.unsqueeze(2), torch.cat((old, text), dim=1).unsqueeze(1)
-        return self._tables(text, lambda window: _hide(_within(keys <= queries, keys, queries, window), self.group))
+        seen = keys <= queries
+        return self._tables(text, lambda window: _hide(self._within(seen, keys, queries, window), self.group))
 
     def at(self, position: Tensor, tokens: Tensor) -> dict[Kind, Tables]:
         """Tables for the tokens i64[R, T] at ``position`` i64[R, M] alone, which see the tokens around them."""
-        queries, keys, pad = position.unsqueeze(2), places(tokens).unsqueeze(1), self.pad
-        if pad is not None:
-            return self._tables(position, lambda window: self._each(tokens.ne(pad).unsqueeze(1)))
-        seen = keys <= queries
-        return self._tables(position, lambda window: self._each(_within(seen, keys, queries, window), self.group))
+        queries, keys = position.unsqueeze(2), places(tokens).unsqueeze(1)
+        seen = keys <= queries if self.pad is None else tokens.ne(self.pad).unsqueeze(1)
+        return self._tables(position, lambda window: self._each(self._within(seen, keys, queries, window), self.group))
 
     def tree(self, position: Tensor, numbers: Tensor, tokens: Tensor, copies_only: bool = False) -> dict[Kind, Tables]:
         """Tables for rows in which copies of the M target positions stand before the T tokens.
@@ -121,12 +122,19 @@ class Positions(nn.Module):
             seen = itself | (of_text & (keys != queries))
             row = torch.cat((torch.full_like(ends, -1), tokens), 1)
             seen = seen & row.ne(self.pad).unsqueeze(1)
-        return self._tables(own, lambda window: self._each(_within(seen, keys, queries, window), self.group))
+        return self._tables(own, lambda window: self._each(self._within(seen, keys, queries, window), self.group))
 
     def _tables(self, at: Tensor, mask: Callable[[int | None], Tensor]) -> dict[Kind, Tables]:
         masks = {window: mask(window) for window in dict.fromkeys(kind.window for kind in self.kinds)}
         rotary = {name: module(at) for name, module in self.rotaries.items()}
         return {kind: Tables(rotary.get(kind.rotary or ""), masks[kind.window]) for kind in self.kinds}
+
+    def _within(self, seen: Tensor, keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
+        """Those of the seen keys that are also inside the window; ``keys`` and ``queries`` are positions."""
+        if window is None:
+            return seen
+        near = keys > queries - window
+        return seen & (near if self.pad is None else near & (keys < queries + window))
 
     def _each(self, seen: Tensor, group: int = 1) -> Tensor:
         """Each row's mask once for every head of keys: [R, T, keys] -> f32[R * kv, group * T, keys]."""
@@ -138,11 +146,6 @@ class Positions(nn.Module):
 def _hide(seen: Tensor, group: int) -> Tensor:
     """What is added to the scores: 0 for keys that are seen; [R, T, keys] -> f32[R, group * T, keys]."""
     return torch.where(seen, 0.0, HIDDEN).repeat(1, group, 1)
-
-
-def _within(seen: Tensor, keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
-    """Those of the seen keys that are also inside the window; ``keys`` and ``queries`` are positions."""
-    return seen if window is None else seen & (keys > queries - window)
 
 
 def places(tokens: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "xlm-roberta": {"intermediate_size": 48},
     "camembert": {"intermediate_size": 48},
     "distilbert": {"hidden_dim": 48},
+    "modernbert": {
+        "intermediate_size": 48,
+        "local_attention": 8,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
 }
 EXACT = StepConfig(1, 2, "exact")
 LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
