@@ -22,6 +22,7 @@ from prge.export.config import ExportConfig, check_config
 from prge.export.describe import describe, label_tokens, refuse_unusable
 from prge.export.from_peft import lora_factors, save_initial
 from prge.export.generate import reach, write_generator
+from prge.export.let_go import let_go
 from prge.export.lower import example_inputs, example_tokens
 from prge.export.prompts import check_template, stop_tokens, text_rows
 from prge.export.quantize import quantize, refuse_odd
@@ -54,12 +55,13 @@ REPORT_FILE = "export.json"
 
 
 class _Phases:
-    """Tells the listener which phase begins, and measures the seconds of each."""
+    """Tells the listener which phase begins, measures the seconds of each, and drops what it leaves."""
 
     def __init__(self, listener: Callable[[str], None]):
         self.listener, self.seconds, self.name, self.began = listener, dict[str, float](), "", 0.0
 
     def enter(self, name: str) -> None:
+        let_go()
         now = time.perf_counter()
         if self.name:
             self.seconds[self.name] = now - self.began

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from prge.models.families import FAMILIES, Family, UnsupportedModel
@@ -38,8 +38,11 @@ def family_of(config: Any) -> Family:
 
 def _find(config: Any) -> Family:
     """The family of a configuration, by a model without weights."""
-    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ()):
-        raise UnsupportedModel("encoders are taken where their family is declared")
+    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ()) or (
+        type(config) in MODEL_FOR_MASKED_LM_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        known = ", ".join(name for name, family in FAMILIES.items() if not family.causal)
+        raise UnsupportedModel(f"encoders of this type are not supported; these are: {known}")
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if not hasattr(config, name):
             raise UnsupportedModel(f"its configuration says nothing of {name}")

@@ -22,7 +22,7 @@ from prge.models.build import LabelWordsObjective, build_step
 from prge.models.checkpoints import load_checkpoint
 from prge.models.comparison import Original
 from prge.models.families import FAMILIES, UnsupportedModel
-from prge.models.likeness import _find
+from prge.models.likeness import _find, family_of
 from prge.models.step import StepConfig
 from prge.runtime_driver.program.step import StepProgram
 
@@ -107,6 +107,12 @@ def test_what_computes_otherwise_is_refused(
         checkpoint = load_checkpoint(str(make_model(undeclared(kind))))
         export_program(checkpoint, ExportConfig(all_linears("svd"), EXACT, **settings), tmp_path / "program")
     assert reason in str(refused.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["albert", "mpnet", "deberta-v2"])
+def test_encoders_have_to_be_declared(kind: str) -> None:
+    with pytest.raises(UnsupportedModel, match="encoders of this type are not supported; these are: bert, "):
+        family_of(AutoConfig.for_model(kind))
 
 
 def test_a_part_that_differs_is_named() -> None:

@@ -26,10 +26,10 @@ _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # Share of the way to the least loss that the first step goes. The search has the mean of four gradients, and a step has
 # one, whose noise moves it sideways. Measured: of an estimate on SST-2; and on chats where the answer is text, as their
 # batches are small and differ more. With an exact gradient of classes it is the whole way, by five tasks.
-_ESTIMATE, _TEXT = 0.5, 0.125
-# There it is no more than this share of the program's own lr. A first direction that is good for a long way, as that of
-# the demo's 280 messages, says little of the next ones: 0.833 at 4.1e-3, 0.942 at 2e-3.
-_MOST = 0.5
+_ESTIMATE, _TEXT, _CLASSES = 0.5, 0.125, 1.0
+# Ways to try. For classes an eighth and a quarter of the program's own lr: a first direction that is good for a longer
+# way, as that of the demo's 280 messages, says little of the next ones (docs/bench.md).
+_TRIES, _CLASSES_TRIES = 16, 2
 # Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
 # Seeds of batches and directions that no run reaches.
@@ -124,8 +124,6 @@ class Estimates:
 def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[float, float]]]:
     """Propose the lr of the first step: a share of the way to the lowest loss along the optimizer's first direction.
 
-    With an exact gradient of classes it has an upper bound.
-
     Half of the batches give the direction, the other half the losses.
 
     Returns:
@@ -144,25 +142,31 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
         state[: len(direction)] -= way * direction
         return evaluate(program, state, held).loss
 
-    way, along = search_lr(evaluate(program, estimates.state, held).loss, m.lr / 8, loss_at)
-    if m.labels and not m.estimates:
-        return min(way, m.lr * _MOST), along
-    return way * (_ESTIMATE if m.estimates else _TEXT), along
+    share, tries = _TEXT, _TRIES
+    if m.estimates:
+        share = _ESTIMATE
+    elif m.labels:
+        share, tries = _CLASSES, _CLASSES_TRIES
+    way, along = search_lr(evaluate(program, estimates.state, held).loss, m.lr / 8, tries, loss_at)
+    return way * share, along
 
 
-def search_lr(before: float, way: float, loss_at: Callable[[float], float]) -> tuple[float, list[tuple[float, float]]]:
-    """Search along a direction: double the way until the loss rises, 16 times at most.
+def search_lr(
+    before: float, way: float, tries: int, loss_at: Callable[[float], float]
+) -> tuple[float, list[tuple[float, float]]]:
+    """Search along a direction: double the way until the loss rises.
 
     Args:
         before: the loss at way 0.
         way: the first to try.
+        tries: the most ways to try.
         loss_at: the loss at a way.
 
     Returns:
         the way to the lowest loss; and (way, loss) as `propose_lr`.
     """
     along = [(0.0, before)]
-    for _ in range(16):
+    for _ in range(tries):
         along.append((way, loss_at(way)))
         best = min(along, key=lambda point: point[1])
         if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + _ROUNDING:

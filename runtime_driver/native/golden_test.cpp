@@ -170,7 +170,7 @@ void guard(const std::string& name, const Json& given) {
 
 void search(const std::string& name, const Json& given) {
   std::vector<double> ways;
-  double lowest = search_lr(number(given.at("before")), given.at("first_way"), [&](double way) {
+  double lowest = search_lr(number(given.at("before")), given.at("first_way"), given.at("tries"), [&](double way) {
     ways.push_back(way);
     return number(given.at("losses").at(ways.size() - 1));
   });

@@ -178,8 +178,8 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
 // `evaluate` by a function that executes R rows.
 Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
                        const std::function<Program::Result(const Batch&)>& execute);
-// The line search of `propose_lr`: from the loss at the start and those at ways along a direction, the first one given,
-// the way to the least loss.
-double search_lr(double before, double way, const std::function<double(double)>& loss_at);
+// The line search of `propose_lr`: from the loss at the start and those at ways along a direction, the first one and the
+// most of them given, the way to the least loss.
+double search_lr(double before, double way, int tries, const std::function<double(double)>& loss_at);
 
 }  // namespace prge

@@ -9,8 +9,9 @@ namespace {
 
 // Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
-// Share of the way to the least loss that the first step goes; calibrate.py says why.
-constexpr double kEstimate = 0.5, kText = 0.125, kMost = 0.5;
+// Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
+constexpr double kEstimate = 0.5, kText = 0.125, kClasses = 1;
+constexpr int kTries = 16, kClassesTries = 2;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 
@@ -188,19 +189,20 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
     for (auto* e : batches.at(i)) held.push_back(*e);
-  double way = search_lr(evaluate(program, state, held).loss, m.lr / 8, [&](double way) {
+  bool classes = m.label_words() && !m.estimates();
+  double before = evaluate(program, state, held).loss;
+  double way = search_lr(before, m.lr / 8, classes ? kClassesTries : kTries, [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;
   });
-  if (m.label_words() && !m.estimates()) return std::min(way, m.lr * kMost);
-  return way * (m.estimates() ? kEstimate : kText);
+  return way * (m.estimates() ? kEstimate : classes ? kClasses : kText);
 }
 
-double search_lr(double before, double way, const std::function<double(double)>& loss_at) {
+double search_lr(double before, double way, int tries, const std::function<double(double)>& loss_at) {
   double least = before;
   std::vector<std::pair<double, double>> along;
-  for (int tries = 0; tries < 16; tries++, way *= 2) {
+  for (; tries; tries--, way *= 2) {
     double loss = loss_at(way);
     along.emplace_back(way, loss);
     least = std::min(least, loss);

@@ -147,22 +147,29 @@ def guard_cases() -> Iterator[Case]:
 
 def search_cases() -> Iterator[Case]:
     nan, inf = math.nan, math.inf
-    for about, before, losses in (
-        ("a valley", 0.75, [0.7, 0.65, 0.58, 0.5, 0.52, 0.9, 2.0]),
-        ("it only falls", 0.75, [0.75 - 0.01 * i for i in range(16)]),
-        ("it rises at once", 0.75, [0.8]),
-        ("flat within the rounding of int8", 0.75, [0.755, 0.752, 0.758, 0.751] * 4),
-        ("not a number behind the least", 0.75, [0.7, 0.6, 0.65, nan]),
-        ("not a number at once", 0.75, [nan]),
-        ("infinite beside the least", 0.75, [0.7, 0.6, inf]),
-        ("the least is the last", 0.75, [0.7, 0.6, 0.55, 0.5, 0.49, 0.48, 0.47] + [0.46 - 0.001 * i for i in range(9)]),
-        ("the start is not a number", nan, [0.7, 0.6, 0.5, nan]),
+    for about, before, losses, tries in (
+        ("a valley", 0.75, [0.7, 0.65, 0.58, 0.5, 0.52, 0.9, 2.0], 16),
+        ("it only falls", 0.75, [0.75 - 0.01 * i for i in range(16)], 16),
+        ("it rises at once", 0.75, [0.8], 16),
+        ("flat within the rounding of int8", 0.75, [0.755, 0.752, 0.758, 0.751] * 4, 16),
+        ("not a number behind the least", 0.75, [0.7, 0.6, 0.65, nan], 16),
+        ("not a number at once", 0.75, [nan], 16),
+        ("infinite beside the least", 0.75, [0.7, 0.6, inf], 16),
+        (
+            "the least is the last",
+            0.75,
+            [0.7, 0.6, 0.55, 0.5, 0.49, 0.48, 0.47] + [0.46 - 0.001 * i for i in range(9)],
+            16,
+        ),
+        ("the start is not a number", nan, [0.7, 0.6, 0.5, nan], 16),
+        ("no more than two", 0.75, [0.7, 0.65], 2),
+        ("the first of two", 0.75, [0.7, 0.705], 2),
     ):
         given = iter(losses)
-        lowest, along = search_lr(before, 0.001 / 4, lambda way, given=given: next(given))  # type: ignore[misc]
+        lowest, along = search_lr(before, 0.001 / 4, tries, lambda way, given=given: next(given))  # type: ignore[misc]
         yield {
-            "about": about, "before": exact(before), "first_way": 0.001 / 4, "losses": [exact(y) for _, y in along[1:]],
-            "ways": [way for way, _ in along[1:]], "lowest": lowest,
+            "about": about, "before": exact(before), "first_way": 0.001 / 4, "tries": tries,
+            "losses": [exact(y) for _, y in along[1:]], "ways": [way for way, _ in along[1:]], "lowest": lowest,
         }  # fmt: skip
 
 

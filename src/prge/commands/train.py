@@ -120,7 +120,7 @@ def train(
         refuse_begun(output)  # a call that failed before the run began may have left the program
         exported = export_for_training(str(program), output / PROGRAM_FOLDER, form, source, hooks, generate=generate)
         program = output / PROGRAM_FOLDER
-        gc.collect()  # the model, so that training takes no memory on top of the export's
+        gc.collect()  # the model's modules hold each other
         return_freed()
     # Whole paths, so that a run can be resumed from another folder.
     whole: dict[str, Any] = {k: v and str(Path(v).resolve()) for k, v in asdict(source).items() if k in _PATHS}

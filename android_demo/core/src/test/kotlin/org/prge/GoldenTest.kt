@@ -158,7 +158,7 @@ class GoldenTest {
     fun search() = cases("search") { given ->
         val ways = ArrayList<Double>()
         val losses = given.getValue("losses").jsonArray
-        val lowest = searchLr(number(given["before"]), given.number("first_way")) { way ->
+        val lowest = searchLr(number(given["before"]), given.number("first_way"), given.getValue("tries").jsonPrimitive.int) { way ->
             ways += way
             number(losses[ways.size - 1])
         }

@@ -14,12 +14,12 @@ private const val SEED = 0x7FFFFFFFL
 private const val DIRECTIONS = (SEED shl 32) + (1L shl 31)
 private const val HALF = 4
 
-// Share of the way to the least loss that the first step goes; calibrate.py says why.
+// Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
 private const val ESTIMATE = 0.5
 private const val TEXT = 0.125
-
-// Classes with an exact gradient go the whole way, but no more than this share of the program's own lr.
-private const val MOST = 0.5
+private const val CLASSES = 1.0
+private const val TRIES = 16
+private const val CLASSES_TRIES = 2
 
 /** A loss measured in int8 may rise by so much from rounding alone. */
 private const val ROUNDING = 1e-2
@@ -53,25 +53,27 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
     }
     if (m.optimizer == "adam") for (k in 0 until size) direction[k] /= sqrt(square[k]) + 1e-12
     val held = (HALF until 2 * HALF).flatMap { batch(it) }
-    val way = searchLr(evaluate(program, state, held).loss, m.lr / 8) { way ->
+    val classes = m.labelWords && !m.estimates
+    val before = evaluate(program, state, held).loss
+    val way = searchLr(before, m.lr / 8, if (classes) CLASSES_TRIES else TRIES) { way ->
         val moved = state.copyOf()
         for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
         evaluate(program, moved, held).loss
     }
-    if (m.labelWords && !m.estimates) return minOf(way, m.lr * MOST)
-    return way * if (m.estimates) ESTIMATE else TEXT
+    return way * if (m.estimates) ESTIMATE else if (classes) CLASSES else TEXT
 }
 
 /**
  * The way to the least loss along a direction, from the loss at its start and those at ways that double.
  *
  * @param first the first way.
+ * @param tries the most ways to try.
  */
-internal fun searchLr(before: Double, first: Double, lossAt: (Double) -> Double): Double {
+internal fun searchLr(before: Double, first: Double, tries: Int, lossAt: (Double) -> Double): Double {
     var least = before
     var way = first
     val along = ArrayList<Pair<Double, Double>>()
-    for (tries in 0 until 16) {
+    for (ignored in 0 until tries) {
         val loss = lossAt(way)
         along += way to loss
         if (loss < least) least = loss
