@@ -43,6 +43,8 @@ def _find(config: Any) -> Family:
     ):
         known = ", ".join(name for name, family in FAMILIES.items() if not family.causal)
         raise UnsupportedModel(f"encoders of this type are not supported; these are: {known}")
+    if any((getattr(config, name, None) or 0) > 1 for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise UnsupportedModel("a mixture of experts is not supported")
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if not hasattr(config, name):
             raise UnsupportedModel(f"its configuration says nothing of {name}")

@@ -109,6 +109,12 @@ def test_what_computes_otherwise_is_refused(
     assert reason in str(refused.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "granitemoe", "mixtral", "deepseek_v3"])
+def test_mixtures_of_experts_are_refused(kind: str) -> None:
+    with pytest.raises(UnsupportedModel, match="mixture of experts"):
+        family_of(AutoConfig.for_model(kind))
+
+
 @pytest.mark.parametrize("kind", ["albert", "mpnet", "deberta-v2"])
 def test_encoders_have_to_be_declared(kind: str) -> None:
     with pytest.raises(UnsupportedModel, match="encoders of this type are not supported; these are: bert, "):
