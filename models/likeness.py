@@ -43,8 +43,6 @@ def _find(config: Any) -> Family:
     ):
         known = ", ".join(name for name, family in FAMILIES.items() if not family.causal)
         raise UnsupportedModel(f"encoders of this type are not supported; these are: {known}")
-    if any((getattr(config, name, None) or 0) > 1 for name in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise UnsupportedModel("a mixture of experts is not supported")
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if not hasattr(config, name):
             raise UnsupportedModel(f"its configuration says nothing of {name}")
@@ -58,6 +56,8 @@ def _find(config: Any) -> Family:
             except RuntimeError:  # most models look at the numbers of a mask that they make
                 run = _Run(model, torch.zeros(1, 1, 4, 4))
     except Exception as e:  # whatever transformers raises: it has no such decoder, or it cannot run without weights
+        if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+            raise UnsupportedModel("a mixture of experts is not supported") from e
         raise UnsupportedModel(f"transformers has no decoder of this type that runs without weights ({e})") from e
     names = {module: name for name, module in model.named_modules()}
     path = _layers(model, config)

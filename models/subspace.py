@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from prge.models.parts import Parts
 
-# In a batch, padding included. The forward pass keeps every layer's results: some 4 MB a token with SmolLM2.
+# In a batch, padding included. The forward pass keeps every layer's results: more than a megabyte a token with SmolLM2.
 _TOKENS = 256
 
 

@@ -158,7 +158,8 @@ class GoldenTest {
     fun search() = cases("search") { given ->
         val ways = ArrayList<Double>()
         val losses = given.getValue("losses").jsonArray
-        val lowest = searchLr(number(given["before"]), given.number("first_way"), given.getValue("tries").jsonPrimitive.int) { way ->
+        val tries = given.getValue("tries").jsonPrimitive.int
+        val lowest = searchLr(number(given["before"]), given.number("first_way"), tries) { way ->
             ways += way
             number(losses[ways.size - 1])
         }
