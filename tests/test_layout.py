@@ -22,7 +22,7 @@ FLOORS = (
     {"export", "runtime_driver"},
     {"eager"},
     {"commands"},
-    {"bench"},
+    {"bench", "federated"},
     {"cli"},
 )
 # Libraries that only these parts import.
@@ -34,6 +34,7 @@ HELD = {
     "torchao": {"export", "eager", "bench"},
     "peft": {"export", "bench"},
     "executorch.exir": {"export", "bench"},
+    "flwr": {"federated"},
 }
 # The parts of a device's driver, from the ground up; those of one floor may import each other.
 DRIVER_FLOORS = ({"program", "data"}, {"loop"}, {"run"})

@@ -19,6 +19,14 @@ from prge.runtime_driver.loop.evaluate import Evaluation, evaluate
 from prge.runtime_driver.program.step import StepProgram
 
 
+def corrected(lr: float, behind: int, manifest: Manifest) -> float:
+    """An lr that makes up for the optimizer's means, which begin at zero and have ``behind`` steps behind them."""
+    if manifest.optimizer == "sgd":
+        return lr
+    mean, square = (1.0 - beta ** (behind + 1) for beta in manifest.betas)
+    return lr / mean if manifest.optimizer == "momentum" else lr * math.sqrt(square) / mean
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A run's settings.
@@ -41,11 +49,7 @@ class TrainConfig:
 
     def lr_at(self, step: int, manifest: Manifest) -> float:
         """The lr that the program is given: decayed, and corrected for the optimizer's means, which begin at zero."""
-        lr = self.lr * (1.0 - step / self.steps)
-        mean, square = (1.0 - beta ** (self.after + step + 1) for beta in manifest.betas)
-        if manifest.optimizer == "sgd":
-            return lr
-        return lr / mean if manifest.optimizer == "momentum" else lr * math.sqrt(square) / mean
+        return corrected(self.lr * (1.0 - step / self.steps), self.after + step, manifest)
 
     def seed_at(self, step: int, queries: int) -> int:
         """The seed that the program is given. No two steps of any two runs share a direction, if their seeds differ."""

@@ -10,6 +10,7 @@ import typer
 
 from prge.cli import tables
 from prge.cli.bench import bench
+from prge.cli.federated import federated
 from prge.cli.forget import forget
 from prge.cli.generate import generate
 from prge.cli.options import command
@@ -60,6 +61,7 @@ app.command()(command(push, "Pushed"))
 app.command()(command(compare, render=tables.compared))
 app.command()(command(verify, "Verified"))
 app.command()(forget)
+app.add_typer(federated, name="federated")
 app.add_typer(bench, name="bench")
 
 

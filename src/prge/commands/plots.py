@@ -84,3 +84,21 @@ def plot_runs(path: Path, journals: Mapping[str, Sequence[dict[str, Any]]]) -> N
                 axis.plot(at, losses, "o--", color=f"C{i}", label=f"{name}, dev")
         axis.set(xlabel="step", ylabel="loss")
         axis.legend()
+
+
+def plot_rounds(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A PNG of a federation's rounds: the dev set's accuracy, or without one the loss, over rounds and over bytes."""
+    name, values = "the devices' training loss", [number(row.get("loss")) for row in rows]
+    if rows and "dev" in rows[0]:
+        name = "accuracy" if "accuracy" in rows[0]["dev"] else "loss"
+        values = [number(row["dev"][name]) for row in rows]
+        name = f"dev {name}"
+    total, so_far = 0.0, []
+    for row in rows:
+        total += row["bytes_up"] + row["bytes_down"]
+        so_far.append(total / 1e6)
+    with picture(path, 2) as (left, right):
+        left.plot([row["round"] for row in rows], values, "o-")
+        left.set(xlabel="round", ylabel=name)
+        right.plot(so_far, values, "o-")
+        right.set(xlabel="MB that all devices sent and got")

@@ -1,0 +1,138 @@
+"""What travels, and what becomes of it: the parameters themselves, or the slopes along directions that all sides draw.
+
+With exact gradients and perturbed activations the parameters travel. With perturbed weights (arXiv 2409.15520, eq. 2)
+a step is ``mean_i s_i z_i``, where all sides draw the directions z_i from the round's seed. So the slopes s_i are
+enough: server and devices rebuild the state from them, as in FedKSeed (arXiv 2312.06353) and DeComFL (arXiv
+2405.15861).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prge.errors import UserError
+from prge.federated.order import PARAMETERS, SLOPES, Order
+from prge.manifest import Manifest
+from prge.models.noise import noise
+from prge.models.optimizer import update
+from prge.runtime_driver.loop.train import corrected
+
+
+class Way(Protocol):
+    """The server's side of it.
+
+    Attributes:
+        name: of the array that travels.
+        state: f32[state_size], behind all rounds so far.
+        rounds: how many they are.
+    """
+
+    name: str
+    state: Tensor
+    rounds: int
+
+    def stands(self) -> NDArray[np.float32]:
+        """What a device's answer is a change of, as large as the answer."""
+
+    def for_device(self, since: int) -> NDArray[np.float32]:
+        """What goes to a device that has the first ``since`` rounds."""
+
+    def take(self, found: NDArray[np.float32], order: Order) -> None:
+        """Go on by what the strategy made of a round's answers."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """All of it, to be written."""
+
+
+class Parameters:
+    """The parameters travel, f32[parameters], both ways. The optimizer's means stay where they are made."""
+
+    name = PARAMETERS
+
+    def __init__(self, manifest: Manifest, state: Tensor, rounds: int):
+        self.manifest, self.state, self.rounds = manifest, state, rounds
+
+    def stands(self) -> NDArray[np.float32]:
+        return self.state[: self.manifest.parameters].numpy()
+
+    def for_device(self, since: int) -> NDArray[np.float32]:
+        return self.stands()
+
+    def take(self, found: NDArray[np.float32], order: Order) -> None:
+        self.state = fresh(self.manifest, torch.from_numpy(found.astype(np.float32)))
+        self.rounds += 1
+
+    def kept(self) -> dict[str, Tensor]:
+        return {"state": self.state}
+
+
+class Slopes:
+    """Slopes travel: up a device's, f32[k, q]; down the mean ones of the rounds that it lacks, f32[n, k, q]."""
+
+    name = SLOPES
+
+    def __init__(self, manifest: Manifest, state: Tensor, history: Tensor):
+        self.manifest, self.state, self.history = manifest, state, history
+
+    @property
+    def rounds(self) -> int:
+        return len(self.history)
+
+    def stands(self) -> NDArray[np.float32]:
+        return np.zeros(self.history.shape[1:], dtype=np.float32)
+
+    def for_device(self, since: int) -> NDArray[np.float32]:
+        return self.history[since:].numpy()
+
+    def take(self, found: NDArray[np.float32], order: Order) -> None:
+        slopes = torch.from_numpy(found.astype(np.float32))
+        self.state = advance(self.manifest, self.state, slopes, order)
+        self.history = torch.cat((self.history, slopes.unsqueeze(0)))
+
+    def kept(self) -> dict[str, Tensor]:
+        return {"state": self.state, "history": self.history}
+
+
+def way_of(manifest: Manifest, steps: int, state: Tensor, kept: dict[str, Tensor] | None = None) -> Parameters | Slopes:
+    """The way that a program goes.
+
+    Args:
+        steps: k, of a device in a round.
+        state: f32[state_size], with which the federation begins.
+        kept: what an earlier run of it wrote, with ``rounds`` in place of a history.
+    """
+    if manifest.gradient == "weights":
+        none = torch.zeros(0, steps, manifest.queries)
+        return Slopes(manifest, kept["state"] if kept else state, kept["history"] if kept else none)
+    return Parameters(manifest, kept["state"] if kept else state, 0)
+
+
+def fresh(manifest: Manifest, parameters: Tensor) -> Tensor:
+    """A state f32[state_size] of some parameters, whose optimizer has seen no step."""
+    return torch.cat((parameters, torch.zeros(manifest.state_size - manifest.parameters)))
+
+
+def advance(manifest: Manifest, state: Tensor, slopes: Tensor, order: Order) -> Tensor:
+    """The state behind a round's steps, made of their slopes f32[k, q] alone: no example and no forward pass."""
+    m = manifest
+    for step, each in enumerate(slopes):
+        z = noise(torch.tensor([order.seed_at(step, m.queries)]), m.queries, m.parameters, m.noise)
+        lr = corrected(order.lr_at(step), order.first + step, m)
+        state = update(state, (each / m.queries) @ z, torch.tensor([lr], dtype=torch.float32), m.optimizer)
+    return state
+
+
+def caught_up(manifest: Manifest, state: Tensor, missed: Sequence[Tensor], order: Order) -> Tensor:
+    """The state that a device trains from: its own, behind the rounds that it missed."""
+    for number, slopes in enumerate(missed, order.since):
+        if slopes.shape != (order.steps, manifest.queries):
+            raise UserError(f"the server's slopes are {tuple(slopes.shape)}, not ({order.steps}, {manifest.queries})")
+        state = advance(manifest, state, slopes, replace(order, first=number * order.steps))
+    return state
