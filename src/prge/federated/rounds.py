@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
 from prge.errors import UserError
@@ -123,15 +125,23 @@ class Rounds:
         self._down += [_bytes(message) for message in found]
         return found
 
+    def noted(self, replies: Iterable[Message]) -> list[Message]:
+        """The answers, with their bytes counted. An error may come of a lost memory: that device is told all again."""
+        found = list(replies)
+        self._up += [_bytes(message) for message in found]
+        for message in found:
+            self._has[message.metadata.src_node_id] = 0 if message.has_error() else self.way.rounds
+        return found
+
     def admitted(self, number: int, replies: Iterable[Message]) -> list[Message]:
         """The answers that count."""
-        found = self._noted(replies)
-        answers, self._refused = admitted(found, number, self.way.name, self.way.stands())
+        answers, refused = admitted(replies, number, self.way.name, self.way.stands())
+        self._refused += refused
         return answers
 
     def heard(self, replies: Iterable[Message]) -> list[Message]:
         """The devices' evaluations that count: those of finite numbers that name the same metrics as most."""
-        return evaluations(self._noted(replies))
+        return evaluations(replies)
 
     def take(self, number: int, arrays: ArrayRecord | None) -> None:
         """Go on by what the strategy made of the answers; None where none counted, and the state stays."""
@@ -175,17 +185,6 @@ class Rounds:
         self._begin()
         return row
 
-    def _begin(self) -> None:
-        self._began, self._down, self._up = time.perf_counter(), list[int](), list[int]()
-
-    def _noted(self, replies: Iterable[Message]) -> list[Message]:
-        """The answers, with their bytes counted. An error may come of a lost memory: that device is told all again."""
-        found = list(replies)
-        self._up += [_bytes(message) for message in found]
-        for message in found:
-            self._has[message.metadata.src_node_id] = 0 if message.has_error() else self.way.rounds
-        return found
-
     def finish(self) -> Path:
         """Write the state, and the adapter of the best state on dev, or of the last one; the adapter's folder."""
         steps = len(self.rows) * self.settings.steps
@@ -195,6 +194,10 @@ class Rounds:
             self.program.save_state(self.folder / BEST_FILE, best, (self._best.steps or 0) * self.settings.steps)
         self.program.save_adapter(self.folder / ADAPTER_FOLDER, best)
         return self.folder / ADAPTER_FOLDER
+
+    def _begin(self) -> None:
+        self._began, self._down, self._up = time.perf_counter(), list[int](), list[int]()
+        self._refused: Counter[str] = Counter()
 
     def _order(self, number: int) -> Order:
         s, (program, base) = self.settings, identity(self.program)
@@ -236,8 +239,9 @@ class Rounds:
 
 
 def _bytes(message: Message) -> int:
-    """Of a message's records, as Flower counts them."""
-    return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
+    """Of all parts that a message is sent in."""
+    parts = get_all_nested_objects(message).values() if message.has_content() else []
+    return sum(len(part.deflate()) for part in parts)
 
 
 def said(row: dict[str, Any], rounds: int) -> str:

@@ -10,7 +10,7 @@ from prge.errors import UserError
 from prge.files.typed import parse
 
 Strategy = Literal["fedavg", "fedadam", "trimmed-mean", "krum"]
-Privacy = Literal["none", "central", "local"]
+Privacy = Literal["none", "central", "local", "secure"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Settings:
         strategy: how their answers become one.
         server_lr: the step of FedAdam's on the server.
         outliers: the share of wrong answers that ``trimmed-mean`` and ``krum`` expect.
-        privacy: whose noise hides a device's part: ``central`` the server's, ``local`` the device's own.
+        privacy: what hides a device's part: ``central``, the server's noise; ``local``, the device's own; ``secure``,
+            that the server learns the sum alone.
         clip: most that a device's part may move the parameters, with privacy (L2 norm).
         noise: standard deviation of the central noise over ``clip``.
         epsilon, delta: budget of the local noise, for each round.

@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import (
 
 from prge.errors import UserError
 from prge.federated.order import ARRAYS, CONFIG, SLOPES
+from prge.federated.secure import masked
 from prge.federated.settings import Settings
 
 
@@ -31,6 +32,11 @@ def strategy_of(settings: Settings, name: str) -> Strategy:
         raise UserError(
             "where slopes travel, the program's own optimizer goes on, and Flower's clipping has no parameters to "
             'compare: set strategy = "fedavg", "trimmed-mean" or "krum", and privacy = "none"'
+        )
+    if settings.privacy == "secure" and settings.strategy in ("trimmed-mean", "krum"):
+        raise UserError(
+            f"{settings.strategy} compares single answers, and with secure aggregation the server has none: set "
+            'strategy = "fedavg" or "fedadam", or another privacy'
         )
     devices = max(1, round(settings.fraction * settings.devices))
     common: dict[str, Any] = {
@@ -54,7 +60,7 @@ def strategy_of(settings: Settings, name: str) -> Strategy:
 
 
 def hidden(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Flower's mod for the federation's ``privacy``, on the device: it clips what the device sends, or adds noise."""
+    """Flower's mod for the federation's ``privacy``, on the device: it clips, adds noise, or masks what is sent."""
     settings = Settings.read(context.run_config)
     if settings.privacy == "central":
         return fixedclipping_mod(message, context, call_next)
@@ -62,4 +68,4 @@ def hidden(message: Message, context: Context, call_next: ClientAppCallable) -> 
         # Two answers of one device differ by at most twice the clipping norm.
         mod = LocalDpMod(settings.clip, 2 * settings.clip, settings.epsilon, settings.delta)
         return mod(message, context, call_next)
-    return call_next(message, context)
+    return masked(message, context, call_next) if settings.privacy == "secure" else call_next(message, context)

@@ -5,6 +5,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from prge.commands.plots import plot_rounds
 from prge.federated.rounds import Rounds
+from prge.federated.secure import summed
 from prge.federated.settings import Settings
 from prge.federated.strategies import strategy_of
 
@@ -18,12 +19,15 @@ def main(grid: Grid, context: Context) -> None:
     with Rounds(settings) as rounds:
         strategy = rounds.restored(strategy_of(settings, rounds.way.name))
         for number in rounds.left():
-            asked = rounds.sent(strategy.configure_train(number, rounds.arrays, rounds.order(number), grid))
-            replies = grid.send_and_receive(asked, timeout=settings.timeout)
+            asked = strategy.configure_train(number, rounds.arrays, rounds.order(number), grid)
+            if settings.privacy == "secure":
+                replies = summed(grid, context, rounds, asked, settings.timeout)
+            else:
+                replies = rounds.noted(grid.send_and_receive(rounds.sent(asked), timeout=settings.timeout))
             arrays, metrics = strategy.aggregate_train(number, rounds.admitted(number, replies))
             rounds.take(number, arrays)
-            asked = rounds.sent(strategy.configure_evaluate(number, rounds.arrays, rounds.order(number), grid))
-            replies = grid.send_and_receive(asked, timeout=settings.timeout)
+            asked = strategy.configure_evaluate(number, rounds.arrays, rounds.order(number), grid)
+            replies = rounds.noted(grid.send_and_receive(rounds.sent(asked), timeout=settings.timeout))
             rounds.close(number, strategy, metrics, strategy.aggregate_evaluate(number, rounds.heard(replies)))
         print(f"the adapter: {rounds.finish()}")
         plot_rounds(rounds.folder / "rounds.png", rounds.rows)
