@@ -56,6 +56,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", GATED | {"head_dim": 16}),
     "seed_oss": ("seed_oss", GATED),
     "smollm3": ("smollm3", GATED | {"head_dim": 16, "num_hidden_layers": 4}),
+    "gpt2": ("gpt2", {"hidden_size": 64, "activation_function": "gelu_new"}),
+    "gpt_neox": ("gpt_neox", {"hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": False}),
+    "gpt_neox, one after the other": ("gpt_neox", {
+        "hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": False, "use_parallel_residual": False,
+    }),
 }  # fmt: skip
 READ = [*FAMILIES][:7]
 
@@ -135,6 +140,9 @@ def test_an_adapter_of_all_linears_is_put_upon_the_model(
         ("gemma2", {"query_pre_attn_scalar": 12}, "query_pre_attn_scalar"),
         ("qwen2", {"head_dim": 32}, "heads of this size"),
         ("llama", {"attention_bias": True}, "biases"),
+        ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
+        ("gpt2", {"activation_function": "relu"}, "activation 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale of scores by layer"),
         ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}, "layers without positions but every fourth"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rotary positions"),
     ],

@@ -25,11 +25,16 @@ class GgufFamily:
         neighbours: whether rotary positions rotate neighbours, and not the head's halves: the rows of queries and keys
             come in another order.
         norm_offset: what norms' weights are stored with on top.
+        transposed: whether the checkpoint's linears are [in, out].
+        fused_heads: whether the rows of the fused linear have each head's query, key and value beside each other;
+            llama.cpp has all queries first, then all keys.
     """
 
     arch: MODEL_ARCH
     neighbours: bool = False
     norm_offset: float = 0.0
+    transposed: bool = False
+    fused_heads: bool = False
 
 
 _FAMILIES = {
@@ -45,7 +50,14 @@ _FAMILIES = {
     "gemma": GgufFamily(MODEL_ARCH.GEMMA, norm_offset=1.0),
     "gemma2": GgufFamily(MODEL_ARCH.GEMMA2, norm_offset=1.0),
     "gemma3_text": GgufFamily(MODEL_ARCH.GEMMA3, norm_offset=1.0),
+    "gpt2": GgufFamily(MODEL_ARCH.GPT2, transposed=True),
+    "gpt_neox": GgufFamily(MODEL_ARCH.GPTNEOX, fused_heads=True),
 }
+# ggml has one GELU, which all of these are near.
+_GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+_WITH_GELU = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX)
+# Linears of GPT-2's, whose other modules are norms and embeddings.
+_TRANSPOSED = ("c_attn", "c_proj", "c_fc")
 
 
 def gguf_family(config: Any, source: str) -> GgufFamily:
@@ -62,7 +74,7 @@ def gguf_family(config: Any, source: str) -> GgufFamily:
         known = ", ".join(_FAMILIES)
         raise UserError(f"{source}: models of type {config.model_type!r} are not written as GGUF; these are: {known}")
     family = _FAMILIES[config.model_type]
-    rope = config.rope_parameters or {}
+    rope = getattr(config, "rope_parameters", None) or {}
     every = _FULL_EVERY.get(family.arch)
     types = getattr(config, "layer_types", None) or []
     windows = [i for i, kind in enumerate(types) if kind == "sliding_attention"]
@@ -79,6 +91,10 @@ def gguf_family(config: Any, source: str) -> GgufFamily:
         (family.arch in (MODEL_ARCH.QWEN2, MODEL_ARCH.PHI3)
          and _head(config) * config.num_attention_heads != config.hidden_size,
          "heads of this size"),
+        (getattr(config, "scale_attn_by_inverse_layer_idx", False) or not getattr(config, "scale_attn_weights", True),
+         "scale of scores by layer"),
+        (_activation(config) not in (_GELU if family.arch in _WITH_GELU else ("silu", "swish")),
+         f"activation {_activation(config)!r}"),
         (scale is not None and scale != config.head_dim, "a scale of scores (query_pre_attn_scalar) of its own"),
         (family.neighbours and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
          "biases"),
@@ -88,6 +104,12 @@ def gguf_family(config: Any, source: str) -> GgufFamily:
                 f"{source}: llama.cpp's {MODEL_ARCH_NAMES[family.arch]} knows no {what}; no GGUF is written"
             )
     return family
+
+
+def _activation(config: Any) -> str:
+    """The name of the activation of the MLPs; Gemma's settings have a newer one beside the old."""
+    names = ("hidden_activation", "activation_function", "hidden_act")
+    return next(found for name in names if (found := getattr(config, name, None)))
 
 
 def _head(config: Any) -> int:
@@ -126,14 +148,20 @@ def namer(family: GgufFamily, config: Any, source: str) -> Callable[[str], str]:
 
 def rows(family: GgufFamily, config: Any, module: str, weight: Tensor) -> Tensor:
     """A weight [out, in], or what else has the outputs of ``module`` as rows, with the rows in llama.cpp's order."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(module.rpartition(".")[2])
-    if not family.neighbours or heads is None:
+    if family.fused_heads and module.endswith("query_key_value"):
+        heads = config.num_attention_heads
+        return weight.reshape(heads, 3, weight.shape[0] // heads // 3, -1).transpose(0, 1).reshape(weight.shape)
+    linear = module.rpartition(".")[2]
+    if not family.neighbours or linear not in ("q_proj", "k_proj"):
         return weight
+    heads = config.num_attention_heads if linear == "q_proj" else config.num_key_value_heads
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).transpose(1, 2).reshape(weight.shape)
 
 
 def stored(family: GgufFamily, config: Any, module: str, weight: Tensor) -> Tensor:
     """A module's weight as llama.cpp has it."""
+    if family.transposed and module.endswith(_TRANSPOSED):
+        return weight.T
     return rows(family, config, module, weight) + (family.norm_offset if "norm" in module.rpartition(".")[2] else 0.0)
 
 
@@ -142,10 +170,16 @@ def write_sizes(writer: GGUFWriter, config: Any, model: Any) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    inner = config.n_inner or 4 * config.hidden_size if hasattr(config, "n_inner") else config.intermediate_size
+    writer.add_feed_forward_length(inner)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:  # GPT-2 and GPT-NeoX have the other norm
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_epsilon", None) or config.layer_norm_eps)
+    if hasattr(config, "use_parallel_residual"):
+        writer.add_parallel_residual(config.use_parallel_residual)
     writer.add_vocab_size(config.vocab_size)
     head = _head(config)
     writer.add_key_length(head)
@@ -163,7 +197,7 @@ def write_sizes(writer: GGUFWriter, config: Any, model: Any) -> None:
         cap = getattr(config, f"{name}_logit_softcapping", None)
         if cap:
             getattr(writer, f"add_{name}_logit_softcapping")(cap)
-    rope = config.rope_parameters or {}
+    rope = getattr(config, "rope_parameters", None) or {}
     whole = _rope(rope, "full_attention")
     writer.add_rope_dimension_count(int(head * whole.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(whole.get("rope_theta", 10000.0))

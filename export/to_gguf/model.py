@@ -7,7 +7,7 @@ from typing import Any
 
 from gguf import MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
 
-from prge.export.to_gguf.families import gguf_family, namer, stored, write_sizes
+from prge.export.to_gguf.families import gguf_family, namer, rows, stored, write_sizes
 from prge.export.to_gguf.tokenizer import write_tokenizer
 from prge.models.checkpoints import Outline
 
@@ -37,7 +37,8 @@ def write_model(file: Path, checkpoint: Outline, model: Any) -> None:
     write_tokenizer(writer, checkpoint)
     for full, parameter in model.named_parameters():  # a tied head is not among them, and llama.cpp ties it too
         module, _, end = full.rpartition(".")
-        weight = stored(family, config, module, parameter.detach().float()) if end == "weight" else parameter.detach()
+        found = parameter.detach().float()
+        weight = stored(family, config, module, found) if end == "weight" else rows(family, config, module, found)
         writer.add_tensor(f"{name(module)}.{end}", weight.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
