@@ -88,17 +88,16 @@ def plot_runs(path: Path, journals: Mapping[str, Sequence[dict[str, Any]]]) -> N
 
 def plot_rounds(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A PNG of a federation's rounds: the dev set's accuracy, or without one the loss, over rounds and over bytes."""
-    name, values = "the devices' training loss", [number(row.get("loss")) for row in rows]
-    if rows and "dev" in rows[0]:
-        name = "accuracy" if "accuracy" in rows[0]["dev"] else "loss"
-        values = [number(row["dev"][name]) for row in rows]
-        name = f"dev {name}"
-    total, so_far = 0.0, []
+    points, total = [], 0
     for row in rows:
+        if "before" in row:
+            points.append((0, 0, row["before"]))
         total += row["bytes_up"] + row["bytes_down"]
-        so_far.append(total / 1e6)
+        points.append((row["round"], total, row.get("dev", {"loss": row.get("loss")})))
+    name = "accuracy" if all("accuracy" in numbers for _, _, numbers in points) else "loss"
+    values = [number(numbers[name]) for _, _, numbers in points]
     with picture(path, 2) as (left, right):
-        left.plot([row["round"] for row in rows], values, "o-")
-        left.set(xlabel="round", ylabel=name)
-        right.plot(so_far, values, "o-")
+        left.plot([round_ for round_, _, _ in points], values, "o-")
+        left.set(xlabel="round", ylabel=f"dev {name}" if rows and "dev" in rows[0] else f"training {name}")
+        right.plot([sent / 1e6 for _, sent, _ in points], values, "o-")
         right.set(xlabel="MB that all devices sent and got")

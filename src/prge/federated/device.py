@@ -48,6 +48,8 @@ class Device:
         alone = "data" in own
         kept = own.get("cache") if alone else str(Path(settings.output) / "hidden")
         path, data = str(own.get("program", settings.program)), str(own.get("data", settings.data))
+        if not data:
+            raise UserError("this device has no examples: start its SuperNode with --node-config 'data=\"FILE\"'")
         opened = path, data, str(kept) if kept else None, settings.truncate
         self.program, examples = _opened(*opened)
         of = 1 if alone else int(own.get("num-partitions", 1))

@@ -18,10 +18,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
 from prge.errors import UserError
-from prge.federated.admission import admitted, evaluations
+from prge.federated.admission import admitted
 from prge.federated.order import ARRAYS, CONFIG, SLOPES, Order, identity
 from prge.federated.settings import Settings
-from prge.federated.way import Parameters, way_of
+from prge.federated.way import Slopes, way_of
 from prge.files.bounded import SETTINGS, read_bounded
 from prge.files.checked import load_checked, replace, save_checked
 from prge.files.folders import refuse_used
@@ -77,10 +77,10 @@ class Rounds:
         self._means = {name: kept[name].numpy() for name in _MEANS if name in kept} if kept else {}
         rows, ends = read_journal(self.folder / LOG_FILE)
         done = int(metadata.get("rounds", 0))
+        if len(rows) < done:
+            raise UserError(f"{self.folder / LOG_FILE} has {len(rows)} rounds, and the state is behind {done}")
         self.rows = rows[:done]
         self._journal.cut(ends[done - 1] if done else 0)
-        if isinstance(self.way, Parameters):
-            self.way.rounds = done
         self._best, self._best_state = Best(), kept["best"] if kept and "best" in kept else None
         for row in self.rows:
             self._best.note_row(row)
@@ -116,11 +116,11 @@ class Rounds:
     def sent(self, messages: Iterable[Message]) -> list[Message]:
         """The messages to send; where slopes travel, each with the rounds that its device lacks."""
         found = list(messages)
-        if self.way.name == SLOPES:
+        if isinstance(self.way, Slopes):
             for message in found:
                 since = min(self._has.get(message.metadata.dst_node_id, 0), self.way.rounds)
                 config = ConfigRecord({**message.content.config_records[CONFIG], "since": since})
-                arrays = ArrayRecord({SLOPES: Array(self.way.for_device(since))})
+                arrays = ArrayRecord({SLOPES: Array(self.way.missed(since))})
                 message.content = RecordDict({ARRAYS: arrays, CONFIG: config})
         self._down += [_bytes(message) for message in found]
         return found
@@ -129,8 +129,9 @@ class Rounds:
         """The answers, with their bytes counted. An error may come of a lost memory: that device is told all again."""
         found = list(replies)
         self._up += [_bytes(message) for message in found]
-        for message in found:
-            self._has[message.metadata.src_node_id] = 0 if message.has_error() else self.way.rounds
+        if isinstance(self.way, Slopes):
+            for message in found:
+                self._has[message.metadata.src_node_id] = 0 if message.has_error() else self.way.rounds
         return found
 
     def admitted(self, number: int, replies: Iterable[Message]) -> list[Message]:
@@ -138,10 +139,6 @@ class Rounds:
         answers, refused = admitted(replies, number, self.way.name, self.way.stands())
         self._refused += refused
         return answers
-
-    def heard(self, replies: Iterable[Message]) -> list[Message]:
-        """The devices' evaluations that count: those of finite numbers that name the same metrics as most."""
-        return evaluations(replies)
 
     def take(self, number: int, arrays: ArrayRecord | None) -> None:
         """Go on by what the strategy made of the answers; None where none counted, and the state stays."""
@@ -169,8 +166,10 @@ class Rounds:
         row |= {"loss": metrics["loss"]} if metrics else {}
         row |= {"devices": dict(told)} if told else {}
         if self._dev:
-            found = evaluate(self.program, self.way.state, self._dev)
-            row["dev"] = {"loss": found.loss, **found.metrics}
+            if number == 1:
+                row["before"] = self._evaluated(self.program.initial_state())
+                self._best.note(0, row["before"])
+            row["dev"] = self._evaluated(self.way.state)
             if self._best.note(number, row["dev"]):
                 self._best_state = self.way.state
         self._journal.append(row)
@@ -189,11 +188,16 @@ class Rounds:
         """Write the state, and the adapter of the best state on dev, or of the last one; the adapter's folder."""
         steps = len(self.rows) * self.settings.steps
         self.program.save_state(self.folder / STATE_FILE, self.way.state, steps)
-        best = self.way.state if self._best_state is None else self._best_state
-        if self._best_state is not None:
+        best = self.way.state
+        if self._best.steps is not None:
+            best = self.program.initial_state() if self._best_state is None else self._best_state
             self.program.save_state(self.folder / BEST_FILE, best, (self._best.steps or 0) * self.settings.steps)
         self.program.save_adapter(self.folder / ADAPTER_FOLDER, best)
         return self.folder / ADAPTER_FOLDER
+
+    def _evaluated(self, state: Tensor) -> dict[str, float]:
+        found = evaluate(self.program, state, self._dev)
+        return {"loss": found.loss, **found.metrics}
 
     def _begin(self) -> None:
         self._began, self._down, self._up = time.perf_counter(), list[int](), list[int]()

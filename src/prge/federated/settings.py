@@ -114,7 +114,7 @@ def dirichlet(split: str) -> float | None:
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "rounds": (1, 1e6), "steps": (1, 1e4), "lr": (0, 1e3), "eps": (0, 1e3), "seed": (0, 2**31 - 1),
-    "devices": (1, 1e6), "fraction": (0, 1), "evaluating": (0, 1), "server_lr": (0, 1e3), "outliers": (0, 0.49),
+    "devices": (1, 1e6), "fraction": (0.001, 1), "evaluating": (0, 1), "server_lr": (0, 1e3), "outliers": (0, 0.49),
     "clip": (0, 1e9), "noise": (0, 1e6), "epsilon": (0, 1e6), "delta": (0, 1), "timeout": (1, 1e7),
 }  # fmt: skip
 # Where things are, and whom the server waits for.

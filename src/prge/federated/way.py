@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,56 +24,40 @@ from prge.models.optimizer import update
 from prge.runtime_driver.loop.train import corrected
 
 
-class Way(Protocol):
-    """The server's side of it.
+class Parameters:
+    """The server's side where parameters travel, f32[parameters], both ways.
 
     Attributes:
         name: of the array that travels.
-        state: f32[state_size], behind all rounds so far.
-        rounds: how many they are.
+        state: f32[state_size], behind all rounds so far. The optimizer's means in it are zeros.
     """
-
-    name: str
-    state: Tensor
-    rounds: int
-
-    def stands(self) -> NDArray[np.float32]:
-        """What a device's answer is a change of, as large as the answer."""
-
-    def for_device(self, since: int) -> NDArray[np.float32]:
-        """What goes to a device that has the first ``since`` rounds."""
-
-    def take(self, found: NDArray[np.float32], order: Order) -> None:
-        """Go on by what the strategy made of a round's answers."""
-
-    def kept(self) -> dict[str, Tensor]:
-        """All of it, to be written."""
-
-
-class Parameters:
-    """The parameters travel, f32[parameters], both ways. The optimizer's means stay where they are made."""
 
     name = PARAMETERS
 
-    def __init__(self, manifest: Manifest, state: Tensor, rounds: int):
-        self.manifest, self.state, self.rounds = manifest, state, rounds
+    def __init__(self, manifest: Manifest, state: Tensor):
+        self.manifest, self.state = manifest, state
 
     def stands(self) -> NDArray[np.float32]:
+        """What a device's answer is a change of."""
         return self.state[: self.manifest.parameters].numpy()
 
-    def for_device(self, since: int) -> NDArray[np.float32]:
-        return self.stands()
-
     def take(self, found: NDArray[np.float32], order: Order) -> None:
+        """Go on by what the strategy made of a round's answers."""
         self.state = fresh(self.manifest, torch.from_numpy(found.astype(np.float32)))
-        self.rounds += 1
 
     def kept(self) -> dict[str, Tensor]:
+        """All of it, to be written."""
         return {"state": self.state}
 
 
 class Slopes:
-    """Slopes travel: up a device's, f32[k, q]; down the mean ones of the rounds that it lacks, f32[n, k, q]."""
+    """The server's side where slopes travel: up a device's, f32[k, q]; down the mean ones that it lacks, f32[n, k, q].
+
+    Attributes:
+        name: of the array that travels.
+        state: f32[state_size], behind all rounds so far, with the optimizer's means.
+        history: f32[rounds, k, q], the mean slopes of all rounds so far.
+    """
 
     name = SLOPES
 
@@ -83,20 +66,25 @@ class Slopes:
 
     @property
     def rounds(self) -> int:
+        """How many rounds are behind it."""
         return len(self.history)
 
     def stands(self) -> NDArray[np.float32]:
+        """Zeros: of an answer's shape."""
         return np.zeros(self.history.shape[1:], dtype=np.float32)
 
-    def for_device(self, since: int) -> NDArray[np.float32]:
+    def missed(self, since: int) -> NDArray[np.float32]:
+        """What goes to a device that has the first ``since`` rounds."""
         return self.history[since:].numpy()
 
     def take(self, found: NDArray[np.float32], order: Order) -> None:
+        """As `Parameters.take`."""
         slopes = torch.from_numpy(found.astype(np.float32))
         self.state = advance(self.manifest, self.state, slopes, order)
         self.history = torch.cat((self.history, slopes.unsqueeze(0)))
 
     def kept(self) -> dict[str, Tensor]:
+        """As `Parameters.kept`."""
         return {"state": self.state, "history": self.history}
 
 
@@ -106,12 +94,12 @@ def way_of(manifest: Manifest, steps: int, state: Tensor, kept: dict[str, Tensor
     Args:
         steps: k, of a device in a round.
         state: f32[state_size], with which the federation begins.
-        kept: what an earlier run of it wrote, with ``rounds`` in place of a history.
+        kept: what `kept` of an earlier run of it gave.
     """
     if manifest.gradient == "weights":
         none = torch.zeros(0, steps, manifest.queries)
         return Slopes(manifest, kept["state"] if kept else state, kept["history"] if kept else none)
-    return Parameters(manifest, kept["state"] if kept else state, 0)
+    return Parameters(manifest, kept["state"] if kept else state)
 
 
 def fresh(manifest: Manifest, parameters: Tensor) -> Tensor:

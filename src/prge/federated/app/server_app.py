@@ -4,6 +4,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from prge.commands.plots import plot_rounds
+from prge.federated.admission import evaluations
 from prge.federated.rounds import Rounds
 from prge.federated.secure import summed
 from prge.federated.settings import Settings
@@ -28,6 +29,6 @@ def main(grid: Grid, context: Context) -> None:
             rounds.take(number, arrays)
             asked = strategy.configure_evaluate(number, rounds.arrays, rounds.order(number), grid)
             replies = rounds.noted(grid.send_and_receive(rounds.sent(asked), timeout=settings.timeout))
-            rounds.close(number, strategy, metrics, strategy.aggregate_evaluate(number, rounds.heard(replies)))
+            rounds.close(number, strategy, metrics, strategy.aggregate_evaluate(number, evaluations(replies)))
         print(f"the adapter: {rounds.finish()}")
         plot_rounds(rounds.folder / "rounds.png", rounds.rows)
