@@ -50,10 +50,11 @@ def init(
             raise UserError(f"{name} {path} does not exist")
     refuse_used(folder)
     m = found.manifest
+    rate = _lr(m.gradient, m.lr) if lr is None else lr
     told = {
         "name": folder.name, "program": _text(found.path.parent), "data": _text(data), "dev": _text(dev),
         "output": _text(folder.resolve().parent / f"{folder.name}-out"), "rounds": rounds, "steps": steps,
-        "devices": devices, "lr": float(_lr(m.gradient, m.lr) if lr is None else lr),
+        "devices": devices, "lr": float(rate), "server_lr": rate * steps / 2,
     }  # fmt: skip
     source = resources.files("prge.federated.app")
     with new_folder(folder) as scratch:
