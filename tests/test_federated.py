@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,8 @@ def test_rounds_go_on_with_wrong_answers_and_absent_devices(settings: dict[str, 
 
 def test_a_killed_server_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
     """Killed at random moments, and begun again: the same rounds, each once, and the same state."""
-    run = settings | {"rounds": 5, "strategy": "fedadam"}
+    kills = 20 if os.environ.get("PRGE_THOROUGH") else 2
+    run = settings | {"rounds": 6 * kills, "strategy": "fedadam", "devices": 2}
     whole, _ = federate(run)
     again = run | {"output": str(tmp_path / "killed")}
     code = (
@@ -307,26 +309,23 @@ def test_a_killed_server_goes_on(settings: dict[str, Any], tmp_path: Path) -> No
         "run = json.loads(sys.argv[1]); server_app.app(OneProcess(run), Context(7, 0, {}, RecordDict(), run))"
     )
     command = [sys.executable, "-c", code, json.dumps(again), str(Path(__file__).parent)]
-    kills = 20 if os.environ.get("PRGE_THOROUGH") else 2
-    chance, killed = random.Random(1), 0
-    log = tmp_path / "killed" / "rounds.jsonl"
-    for _ in range(20 * kills):
+    log, chance = tmp_path / "killed" / "rounds.jsonl", random.Random(1)
+
+    def size() -> int:
+        return log.stat().st_size if log.exists() else 0
+
+    for _ in range(kills):
+        before = size()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait = chance.uniform(0.0, 0.3)
-        before = log.stat().st_size if log.exists() else 0
-        while process.poll() is None and killed < kills and (log.stat().st_size if log.exists() else 0) <= before:
-            pass  # until a round is being written
-        try:
-            code_ = process.wait(wait if killed < kills else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
-            continue
-        assert code_ == 0
-        break
+        while process.poll() is None and size() <= before:
+            time.sleep(0.001)  # until the first of its rounds is being written
+        time.sleep(chance.uniform(0.0, 0.2))
+        assert process.poll() is None, "the rounds were over before the kill"
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
     with Rounds(Settings.read(again)) as found:
-        assert killed and [row["round"] for row in found.rows] == [1, 2, 3, 4, 5]
+        assert [row["round"] for row in found.rows] == list(range(1, run["rounds"] + 1))
         assert torch.equal(found.way.state, whole.way.state)
 
 
