@@ -45,6 +45,7 @@ def test_the_wheel_holds_the_same_package(tmp_path: Path) -> None:
     expected = {str(Path("prge", file)) for file in modules()}
     assert expected <= names, expected - names
     assert {f"prge/demo/{name}" for name in ("train.tsv", "test.tsv", "chat.jsonl")} <= names
+    assert "prge/federated/app/pyproject.template" in names
     code = "import prge, prge.cli.app, prge.models.build, prge.export.program; print(prge.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}, capture_output=True,
