@@ -16,6 +16,8 @@ from prge.federated.order import ARRAYS, EXAMPLES, METRICS
 _FAR = 2.0
 # More examples than these count no more: a device's own word must not outweigh all others.
 _MOST_EXAMPLES = 1000
+# Characters of a device's own sentence that the journal keeps.
+_LONGEST = 300
 # Bytes of an array beside its numbers: the header of NumPy's format.
 _HEADER = 256
 
@@ -60,7 +62,7 @@ def _read(message: Message, number: int, name: str, shape: tuple[int, ...]) -> t
         ValueError: why it does not count.
     """
     if message.has_error():
-        raise ValueError(message.error.reason or "the device sent an error and no reason")
+        raise ValueError((message.error.reason or "the device sent an error and no reason")[:_LONGEST])
     content = message.content
     if list(content.array_records) != [ARRAYS] or list(content.array_records[ARRAYS]) != [name]:
         raise ValueError(f"does not hold the array {name!r} alone")

@@ -34,7 +34,7 @@ def init(
     """Write a Flower app in which many devices teach a program's adapter. Their examples stay where they are.
 
     `flwr run` in its folder simulates the devices, or runs it on those that are connected. The federation's results
-    are in ``federation-out`` beside the app.
+    are beside it, in a folder of its name and ``-out``.
 
     Returns:
         the ``app``'s folder, the ``bytes`` of a device's answer in a round, and the command that runs a simulation.
