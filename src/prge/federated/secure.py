@@ -1,4 +1,4 @@
-"""Secure aggregation: the server learns the sum of the devices' answers, and nothing of a single one (SecAgg+).
+"""Secure aggregation (SecAgg+): of the parameters the server learns the devices' sum alone. It still sees each loss.
 
 The protocol is Flower's (arXiv 2009.11248). Flower has it for its older interface alone, so messages are put into that
 interface's form here, on both sides.
