@@ -167,11 +167,11 @@ class _Bench:
         words = ["--task", data.name] if data.name in TASKS else []
         words += ["--max-tokens", str(s.max_tokens), *shlex.split(options), "-o", str(program), "--json"]
         command = [sys.executable, "-m", "prge", "export", s.model, "--data", str(data), *words]
-        plain = os.environ | {"TYPER_USE_RICH": "0"}
-        done = subprocess.run(command, capture_output=True, text=True, env=plain)
+        unbroken = os.environ | {"COLUMNS": "1000"}
+        done = subprocess.run(command, capture_output=True, text=True, env=unbroken)
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or [""])[-1]
-            raise UserError(f"{data.name}, {variant}: {said.strip() or 'the export failed'}")
+            said = [line.strip("│ ") for line in done.stderr.splitlines() if any(map(str.isalpha, line))]  # in a frame
+            raise UserError(f"{data.name}, {variant}: {said[-1] if said else 'the export failed'}")
 
     def plan(self, data: Path, variants: Sequence[str]) -> _Plan:
         """What runs for a task; its examples are read and counted."""

@@ -100,15 +100,12 @@ def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) ->
         state: where the run began.
         rows: the journal's, from the first on.
     """
-    from prge.models.noise import noise
-    from prge.models.optimizer import update
+    from prge.models.slopes import along
 
-    m, guard = manifest, Guard()
+    guard = Guard()
     for row in rows:
-        z = noise(torch.tensor([row["seed"]]), m.queries, m.parameters, m.noise)
-        plus, minus = _losses(row).reshape(2, m.queries)
-        gradient = ((plus - minus) / (2.0 * row["eps"]) / m.queries) @ z
-        new_state = update(state, gradient, torch.tensor([row["lr"]]), m.optimizer)
+        plus, minus = _losses(row).reshape(2, manifest.queries)
+        new_state = along(manifest, state, (plus - minus) / (2.0 * row["eps"]), row["seed"], row["lr"])
         state = _guarded(guard, state, row, new_state)
         yield state
 

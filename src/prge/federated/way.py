@@ -19,8 +19,7 @@ from torch import Tensor
 from prge.errors import UserError
 from prge.federated.order import PARAMETERS, SLOPES, Order
 from prge.manifest import Manifest
-from prge.models.noise import noise
-from prge.models.optimizer import update
+from prge.models.slopes import along
 from prge.runtime_driver.loop.train import corrected
 
 
@@ -111,9 +110,8 @@ def advance(manifest: Manifest, state: Tensor, slopes: Tensor, order: Order) -> 
     """The state behind a round's steps, made of their slopes f32[k, q] alone: no example and no forward pass."""
     m = manifest
     for step, each in enumerate(slopes):
-        z = noise(torch.tensor([order.seed_at(step, m.queries)]), m.queries, m.parameters, m.noise)
         lr = corrected(order.lr_at(step), order.first + step, m)
-        state = update(state, (each / m.queries) @ z, torch.tensor([lr], dtype=torch.float32), m.optimizer)
+        state = along(m, state, each, order.seed_at(step, m.queries), lr)
     return state
 
 
