@@ -13,6 +13,7 @@ from prge.lora import Lora, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
 from prge.models.parts import Parts
+from prge.models.stored import read
 from prge.models.subspace import Factors, as_long_as, orthonormal_span
 
 
@@ -35,7 +36,7 @@ def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
     for name, (a, b) in lora.pairs.items():
         if name not in linears or linears[name].weight.shape != (b.shape[0], a.shape[1]):
             raise ValueError(f"{lora.path}: {name} ({b.shape[0]} x {a.shape[1]}) is no linear of a decoder layer")
-        factors[name] = as_long_as(linears[name].weight.detach(), Factors(a, orthonormal_span(b)))
+        factors[name] = as_long_as(read(linears[name].weight), Factors(a, orthonormal_span(b)))
     return factors
 
 

@@ -37,6 +37,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from prge.cost import DELEGATES
+from prge.export.let_go import let_go
 from prge.export.quick import kept_signatures, quick
 from prge.models.objective import LabelWords
 from prge.models.step import Step
@@ -98,13 +99,13 @@ def trace(
     """
 
     def export(tokens: int) -> ExportedProgram:
-        with torch.no_grad(), quick():
-            return torch.export.export(module, inputs(tokens), strict=False)
+        return torch.export.export(module, inputs(tokens), strict=False)
 
-    program = export(min_tokens)
-    if min_tokens < max_tokens:
-        _follow_length(program, export(min_tokens + 1))
-    return program
+    with torch.no_grad(), quick():
+        program = export(min_tokens)
+        if min_tokens < max_tokens:
+            _follow_length(program, export(min_tokens + 1))
+        return program
 
 
 def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
@@ -231,6 +232,7 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
         _share_equal(program)
         edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
+        let_go()
         if backend == "xnnpack":
             # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
             # when it is read: a quarter more memory for results.

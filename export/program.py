@@ -34,6 +34,7 @@ from prge.files.folders import new_folder
 from prge.files.typed import parse_json
 from prge.lora import check_base
 from prge.manifest import FROZEN_FILE, PROGRAM_FILE, Label, Manifest
+from prge.memory import peak_megabytes
 from prge.models.adapter import AdaptedLinear
 from prge.models.backbone import FrozenPart
 from prge.models.build import (
@@ -54,19 +55,27 @@ from prge.quiet import quiet
 REPORT_FILE = "export.json"
 
 
-class _Phases:
-    """Tells the listener which phase begins, measures the seconds of each, and drops what it leaves."""
+# Hears the name of a phase as it begins; and, where it is long, how much of how much is done.
+Listener = Callable[[str, int, int | None], None]
 
-    def __init__(self, listener: Callable[[str], None]):
-        self.listener, self.seconds, self.name, self.began = listener, dict[str, float](), "", 0.0
+
+class _Phases:
+    """Tells the listener how far it is, measures the time and memory of each phase, and drops what it leaves."""
+
+    def __init__(self, listener: Listener):
+        self.listener, self.name, self.began = listener, "", 0.0
+        self.seconds, self.megabytes = dict[str, float](), dict[str, float]()
 
     def enter(self, name: str) -> None:
         let_go()
         now = time.perf_counter()
         if self.name:
-            self.seconds[self.name] = now - self.began
+            self.seconds[self.name], self.megabytes[self.name] = now - self.began, peak_megabytes()
         self.name, self.began = name, now
-        self.listener(name)
+        self.listener(name, 0, None)
+
+    def at(self, done: int, total: int) -> None:
+        self.listener(self.name, done, total)
 
 
 @contextlib.contextmanager
@@ -83,7 +92,7 @@ def export_program(
     checkpoint: Checkpoint,
     config: ExportConfig,
     folder: Path,
-    listener: Callable[[str], None] = lambda phase: None,
+    listener: Listener = lambda phase, done, total: None,
     records: Sequence[Record] = (),
     request: str = "",
 ) -> tuple[Manifest, ExportReport]:
@@ -93,7 +102,7 @@ def export_program(
 
     Args:
         checkpoint: the model, which is consumed, and its tokenizer.
-        listener: hears the name of each phase as it begins.
+        listener: hears how far it is.
         records: examples by column, for the fisher subspace only; their labels are not needed.
         request: what `request_of` says of the folder.
 
@@ -117,7 +126,7 @@ def export_program(
         built = _build(checkpoint, config, labels, records, max(config.max_tokens, context))
         phases.enter("quantize")
         with quiet():
-            quantize(built.step, built.base_linears, config.quantization)
+            quantize(built.step, built.base_linears, config.quantization, phases.at)
         frozen = _frozen(built.adapters)
         adapter = manifest.adapter
         manifest = dataclasses.replace(
@@ -147,7 +156,8 @@ def export_program(
         if checkpoint.chat_template and (config.chat_template or context):
             write_pieces(out, Chat(checkpoint.chat_template, checkpoint.special_tokens))
         report = ExportReport(
-            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, frozen=lower, generator=generator,
+            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds,
+            peak_megabytes=phases.megabytes, frozen=lower, generator=generator,
             request=request,
         )  # fmt: skip
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", encoding="utf-8")
@@ -219,7 +229,7 @@ def _build(
         )  # fmt: skip
         if original:
             original.check(built, objective.tokens if isinstance(objective, LabelWordsObjective) else None)
-        if not config.step.estimates:  # finds an operator without a way back now, and not after minutes
+        if original and not config.step.estimates:  # finds an operator without a way back now, and not after minutes
             with torch.no_grad():
                 built.step(*example_inputs(built.step, config.min_tokens))
     except ValueError as e:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchao.quantization import quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
 from prge.errors import UserError
+from prge.export.base import quantized
 from prge.models.generation import Generator
 from prge.models.step import Step
+from prge.models.stored import read
 
 Quantization = Literal["f32", "8da8w", "8da4w"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 _GROUP = 32
+# Rows of an embedding that are quantized at once.
+_ROWS = 4096
 
 
 class QuantizedEmbedding(nn.Module):
@@ -33,10 +36,13 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, embedding: nn.Embedding):
         super().__init__()
-        weight = embedding.weight.detach()
-        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0
-        self.weight = nn.Buffer(torch.round(weight / scale).to(torch.int8))
-        self.scale = nn.Buffer(scale)
+        self.weight = nn.Buffer(torch.empty(embedding.weight.shape, dtype=torch.int8))
+        self.scale = nn.Buffer(torch.empty(embedding.num_embeddings, 1))
+        pieces = (embedding.weight, self.weight, self.scale)  # so that it is never in float32 as a whole
+        for table, weight, scale in zip(*(each.detach().split(_ROWS) for each in pieces), strict=True):
+            rows = read(table)
+            scale.copy_(rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0)
+            weight.copy_(torch.round(rows / scale))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """i64[R, T] -> f32[R, T, H]."""
@@ -68,12 +74,20 @@ def refuse_odd(linears: Sequence[nn.Linear], quantization: Quantization, both_wa
         )
 
 
-def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantization: Quantization) -> None:
+def quantize(
+    module: Step | Generator,
+    linears: Sequence[nn.Linear],
+    quantization: Quantization,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
 
     ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
     ``8da4w``: int4 weights with a scale per 32 inputs, and the same activations.
     The adapters stay in float32.
+
+    Args:
+        told: hears how many of how many linears are done.
 
     Raises:
         UserError: as `refuse_odd`.
@@ -81,11 +95,11 @@ def quantize(module: Step | Generator, linears: Sequence[nn.Linear], quantizatio
     if quantization == "f32":
         return
     refuse_odd(linears, quantization)
-    # A tied head shares its tensor with the embedding; it gets one of its own before it is changed.
-    for linear in linears:
-        linear.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
     embedding = module.backbone.embedding
     if isinstance(embedding.table, nn.Embedding):
         embedding.table = QuantizedEmbedding(embedding.table)
-    chosen = {id(linear) for linear in linears}
-    quantize_(module, linear_config(quantization), filter_fn=lambda child, _: id(child) in chosen)
+    config = linear_config(quantization)
+    for done, linear in enumerate(linears, 1):
+        linear.__class__ = nn.Linear  # a stored one is no longer
+        linear.weight = quantized(linear.weight, config)
+        told(done, len(linears))

@@ -37,6 +37,7 @@ class ExportReport(Written):
     Attributes:
         weight_bytes: bytes of the checkpoint's tensors in float32, each counted once.
         seconds: wall-clock time of each phase.
+        peak_megabytes: the process's greatest memory so far, at the end of each phase.
         frozen: the program of the frozen part.
         generator: the program that continues text; None where none was asked for.
         request: hex digest of all that the program was made of.
@@ -44,6 +45,7 @@ class ExportReport(Written):
 
     weight_bytes: int
     seconds: dict[str, float]
+    peak_megabytes: dict[str, float]
     frozen: Written
     generator: Written | None = None
     request: str = ""

@@ -10,6 +10,7 @@ from torch import nn
 
 from prge.export.lower import Backend, emit, lower, trace
 from prge.export.report import Written, multiply_adds, outside_ops
+from prge.export.spill import spilled
 from prge.files.seal import seal
 
 
@@ -40,15 +41,16 @@ def write_program(
     listener("trace")
     traced = trace(module.eval(), inputs, *lengths)
     listener("lower")
-    edge = lower(traced, layers, backend, constants)
-    graph = edge.exported_program().graph
-    calls, outside = outside_ops(graph)  # counted here, as emitting adds nodes of memory planning
-    total, left = multiply_adds(traced.graph), multiply_adds(graph)
-    listener("emit")
-    emitted = emit(edge, inputs(lengths[1]))
-    listener("write")
-    with file.open("wb") as f:
-        emitted.write_to_file(f)
+    with spilled(file.parent):
+        edge = lower(traced, layers, backend, constants)
+        graph = edge.exported_program().graph
+        calls, outside = outside_ops(graph)  # counted here, as emitting adds nodes of memory planning
+        total, left = multiply_adds(traced.graph), multiply_adds(graph)
+        listener("emit")
+        emitted = emit(edge, inputs(lengths[1]))
+        listener("write")
+        with file.open("wb") as f:
+            emitted.write_to_file(f)
     digest = seal(file)
     # An embedding alone has no matrix product.
     return Written(calls, outside, 1.0 - left / max(1, total), file.stat().st_size, digest)

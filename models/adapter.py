@@ -29,6 +29,7 @@ from prge.manifest import AdaptedModule
 from prge.models.context import context
 from prge.models.engine import Split, factor
 from prge.models.parts import Parts
+from prge.models.stored import read
 from prge.models.subspace import top_singular
 
 Subspace = Literal["fisher", "svd", "peft"]
@@ -98,7 +99,7 @@ class AdaptedLinear(nn.Module):
         self.base: nn.Linear | Split = Split(base, rows) if rows else base
         self.rows = rows or [torch.arange(base.out_features)]
         self.module = module
-        down, up = factors or _own_factors(base.weight.detach().float(), module, config)
+        down, up = factors or _own_factors(base.weight, module, config)
         if config.subspace != "peft":  # rounded, so that the program can hold them in float16
             down, up = down.half().float(), None if up is None else up.half().float()
         self.down = nn.Buffer(down.contiguous())
@@ -138,7 +139,7 @@ def _constants(tensors: Sequence[Tensor]) -> nn.ParameterList:
 def _own_factors(weight: Tensor, module: AdaptedModule, config: AdapterConfig) -> Frozen:
     """The factors that need nothing but the weight W [out, in]: of the svd subspace, or LoRA-FA's random A."""
     if config.subspace:
-        u, s, v = top_singular(weight, config.rank)
+        u, s, v = top_singular(read(weight), config.rank)
         return v.T, u * s
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + module.offset)
     inputs = module.in_features

@@ -24,6 +24,7 @@ from prge.models.objective import LabelWords, LanguageModel
 from prge.models.parts import LABEL_HEAD, Kind, Parts
 from prge.models.positions import Positions, Rotary
 from prge.models.step import Gradient, Step, StepConfig
+from prge.models.stored import read
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 from prge.models.weight_step import WeightStep
 
@@ -92,7 +93,7 @@ def fisher_factors(
     They are those of `principal_factors`, with D's columns made as long as W asks for (`as_long_as`).
 
     Args:
-        model: of transformers, in float32; it is not changed.
+        model: of transformers; it is not changed.
         rows: examples of the task.
         gradient: how the step has it. The exact one does not see what the adapters do beside the targets, so A is set
             apart for it where the answer is one word. Text is too much like the text before it: chats learned more
@@ -104,7 +105,7 @@ def fisher_factors(
     found = principal_factors(
         model, linears, rows, words, adapter.rank, adapter.directions, words is not None and gradient == "exact"
     )
-    return {name: as_long_as(linears[name].weight, f) for name, f in found.items()}
+    return {name: as_long_as(read(linears[name].weight), f) for name, f in found.items()}
 
 
 def add_label_head(model: Any, words: Sequence[Sequence[int]]) -> None:
@@ -158,7 +159,7 @@ def build_step(
     """Adapt the selected linears, replace what blocks delegation, and wrap all of it in a `Step`.
 
     Args:
-        model: of transformers, in float32. It is consumed: its modules are changed in place and become the step's.
+        model: of transformers. It is consumed: its modules are changed in place and become the step's.
         max_tokens: the length of the longest row, or of the longest text to generate.
         share_table: whether the LM head of a tied model reads the embedding's table; for language modelling in float32.
         factors: the frozen factors by full name, as for `adapt`.

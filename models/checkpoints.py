@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +29,13 @@ from prge.errors import UserError
 from prge.files.cache import cache_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
-from prge.models.families import UnsupportedModel
+from prge.models.families import FAMILIES, UnsupportedModel
 from prge.models.gguf_file import gguf_parts, kept_checkpoint, readable
 from prge.models.likeness import family_of
 from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
 from prge.models.quantized import plain_weights
+from prge.models.stored import leave_stored, read, stored_dtype
 
 # What is loaded of a checkpoint: all of it, or its `Outline`.
 _Loaded = TypeVar("_Loaded", bound="Outline")
@@ -114,7 +116,7 @@ class Checkpoint(Outline):
     """A loaded model and its tokenizer.
 
     Attributes:
-        model: of transformers, in float32.
+        model: of transformers; it computes in float32.
     """
 
     model: Any
@@ -124,7 +126,7 @@ class Checkpoint(Outline):
         sha = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             sha.update(name.encode())
-            sha.update(parameter.detach().contiguous().numpy())
+            sha.update(read(parameter).numpy().data)
         return sha.hexdigest()
 
 
@@ -137,7 +139,7 @@ def load_outline(source: str, allow_pickle: bool = False) -> Outline:
     return _load_as(_outline, source, allow_pickle)
 
 
-def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
+def load_checkpoint(source: str, allow_pickle: bool = False, stored: bool = False) -> Checkpoint:
     """Load a model and its tokenizer.
 
     No code of a checkpoint is ever executed.
@@ -146,11 +148,12 @@ def load_checkpoint(source: str, allow_pickle: bool = False) -> Checkpoint:
         source: a preset, a folder, a ``.gguf`` file, or a hub id.
         allow_pickle: also read weights from ``pytorch_model.bin``, by torch's loader of tensors alone; else only from
             safetensors or GGUF.
+        stored: leave the weights in their files where that can be (`leave_stored`); else they are in float32.
 
     Raises:
         UserError: there is nothing, it is no model or cannot be read, or the hub does not answer.
     """
-    return _load_as(_load, source, allow_pickle)
+    return _load_as(functools.partial(_load, stored=stored), source, allow_pickle)
 
 
 def _load_as(load: Callable[..., _Loaded], source: str, allow_pickle: bool) -> _Loaded:
@@ -272,19 +275,26 @@ def _ends(*settings: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _load(name: str, source: str, *, use_safetensors: bool | None = True, **kwargs: Any) -> Checkpoint:
+def _load(
+    name: str, source: str, *, stored: bool = False, use_safetensors: bool | None = True, **kwargs: Any
+) -> Checkpoint:
     auto: Any = AutoModelForCausalLM
+    dtype = None
     if "gguf_file" in kwargs:
         weights: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
     else:  # the type is checked before the weights are read
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
         _check_family(config, source)
         auto, weights = _auto_class(config), {"use_safetensors": use_safetensors, **plain_weights(config, source)}
+        if stored and config.model_type in FAMILIES and family_of(config).causal:
+            dtype = stored_dtype(name, **kwargs)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     model, info = auto.from_pretrained(
-        name, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-        **weights, **kwargs,
+        name, trust_remote_code=False, dtype=dtype or torch.float32, output_loading_info=True,
+        ignore_mismatched_sizes=True, **weights, **kwargs,
     )  # fmt: skip
+    if dtype:
+        leave_stored(model)
     _check_family(model.config, source)
     _check_whole(model, info, source)
     ends = _ends(getattr(model, "generation_config", None), model.config)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from prge.models.context import context, recording
 from prge.models.reverse import Pull, Traced, traced, value_of
+from prge.models.stored import StoredLinear
 
 
 class RMSNorm(nn.Module):
@@ -111,8 +112,10 @@ class Reversible(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.linear = linear
-        self.transposed = nn.Linear(linear.out_features, linear.in_features, bias=False, device="meta")
-        self.transposed.weight = nn.Parameter(linear.weight.detach().T.contiguous(), requires_grad=False)
+        self.transposed = type(linear)(linear.out_features, linear.in_features, bias=False, device="meta")
+        weight = linear.weight.detach().T
+        stored = isinstance(linear, StoredLinear)  # it is not copied before something reads it
+        self.transposed.weight = nn.Parameter(weight if stored else weight.contiguous(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[..., in] -> f32[..., out]."""
@@ -164,10 +167,13 @@ class Split(nn.Module):
 
 def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
     """The linear that gives these outputs i64[n] of ``linear`` alone."""
-    part = nn.Linear(linear.in_features, len(rows), bias=False, device="meta")
-    part.weight = nn.Parameter(linear.weight.detach()[rows], requires_grad=False)
+    part = type(linear)(linear.in_features, len(rows), bias=False, device="meta")
+    first, last = int(rows[0]), int(rows[-1])
+    # What is one piece of the weights is not copied.
+    some = slice(first, last + 1) if torch.equal(rows, torch.arange(first, last + 1)) else rows
+    part.weight = nn.Parameter(linear.weight.detach()[some], requires_grad=False)
     if linear.bias is not None:
-        part.bias = nn.Parameter(linear.bias.detach()[rows], requires_grad=False)
+        part.bias = nn.Parameter(linear.bias.detach()[some], requires_grad=False)
     return part
 
 

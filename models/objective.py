@@ -32,7 +32,7 @@ class LabelWords(nn.Module):
         super().__init__()
         self.norm, self.cap = norm, cap
         bias: Tensor | None = head.bias
-        self.head = nn.Buffer(head.weight.detach()[list(tokens)].clone())
+        self.head = nn.Buffer(head.weight.detach()[list(tokens)].float())
         self.head_back = nn.Buffer(self.head.T.contiguous())
         self.bias = nn.Buffer(bias.detach()[list(tokens)].clone()) if bias is not None else None
 

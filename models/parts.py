@@ -201,8 +201,13 @@ class Parts:
         cache = {"use_cache": False} if self.family.causal else {}
         out = self.model.base_model(tokens, attention_mask=mask, **cache).last_hidden_state[at]
         out = nn.Sequential(*self._behind)(out)
-        head, some = self.head, slice(None) if words is None else list(words)
-        logits = F.linear(out, head.weight[some], None if head.bias is None else head.bias[some]) * self.logit_scale
+        head = self.head
+        if words is None:
+            logits = head(out)
+        else:
+            bias = None if head.bias is None else head.bias[list(words)]
+            logits = F.linear(out, head.weight[list(words)].float(), bias)
+        logits = logits * self.logit_scale
         return logits if self.final_cap is None else self.final_cap * torch.tanh(logits / self.final_cap)
 
     def linears(self) -> Iterator[tuple[int, str, nn.Linear]]:

@@ -30,12 +30,21 @@ class Row:
     positions: tuple[int, ...]
 
 
+# Up to so many inputs or outputs, the singular vectors of a matrix are had from its Gram matrix.
+_LARGE = 1024
+
+
 def top_singular(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The top singular triplets of W [out, in]: U [out, r], s [r], V [in, r], with the same signs on every machine.
 
     They come from the Gram matrix of the smaller side in float64. That is several times faster than a full SVD, and
-    exact enough for the top of the spectrum.
+    exact enough for the top of the spectrum. Of large matrices it would take a minute each; there they come from random
+    vectors that run through W four times and back (algorithm 5.1 of arXiv 0909.4061).
     """
+    if min(weight.shape) > _LARGE:
+        u, s, v = (part[..., :rank] for part in _lowrank(weight, rank, 4))
+        signed = _signed(u)
+        return signed, s, v * (signed * u).sum(0).sign()
     w = weight.double()
     tall = w.shape[0] >= w.shape[1]
     gram = w.T @ w if tall else w @ w.T
@@ -84,7 +93,7 @@ def principal_factors(
     mean square of one.
 
     Args:
-        model: of transformers, in float32.
+        model: of transformers.
         linears: by full name.
         words: vocabulary indices of the label words, among which the model answers; None for the whole vocabulary.
         r: directions of the inputs.
@@ -224,15 +233,21 @@ def leading(vectors: Tensor, count: int) -> Tensor:
     Where the vectors span fewer directions, any orthonormal ones complete them.
     """
     if min(vectors.shape) > _EXACT:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # so that the directions are the same every time
-            v = torch.svd_lowrank(vectors.double(), q=count + 16, niter=8)[2].T
+        v = _lowrank(vectors.double(), count, 8)[2].T
     else:
         _, _, v = torch.linalg.svd(vectors.double(), full_matrices=False)
     short = count - v.shape[0]
     if short > 0:
         v = torch.linalg.qr(torch.cat((v, torch.eye(v.shape[1], dtype=v.dtype)[:short])).T)[0].T
     return _signed(v[:count].T).float()
+
+
+def _lowrank(matrix: Tensor, count: int, passes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular triplets of a matrix, and 16 more; the same every time."""
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        torch.manual_seed(0)
+        u, s, v = torch.svd_lowrank(matrix, q=count + 16, niter=passes)
+        return u, s, v
 
 
 def _signed(columns: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, demo_data
 
         def make(folder: Path) -> None:
             with quiet():
-                export_program(load_checkpoint(str(model)), config, folder, records=records)
+                checkpoint = load_checkpoint(str(model), stored=config.quantization != "f32")
+                export_program(checkpoint, config, folder, records=records)
             for file in (PROGRAM_FILE, GENERATE_FILE):
                 if (folder / file).exists():
                     remember(folder / file)  # else each command would run it once in a process of its own

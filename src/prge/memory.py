@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import mmap
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -32,6 +35,33 @@ def _peak_elsewhere() -> float:
 
 def return_freed() -> None:
     """Give what Python has freed (a tokenizer: 30 MB) back to the system; glibc keeps it otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = getattr(_system(), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+# To Linux: that pages are not needed. Those of a file are read again when they are.
+_DONTNEED = 4
+# Bytes; fewer are not worth looking for.
+_LARGE = 1 << 18
+
+
+def forget(address: int, size: int) -> None:
+    """Give back the memory that some bytes of a mapped weights file take; elsewhere, and of other bytes, do nothing."""
+    if sys.platform != "linux" or size < _LARGE:
+        return
+    end = address + size
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        if line.endswith(".safetensors"):
+            first, last = (int(at, 16) for at in line.split(maxsplit=1)[0].split("-"))
+            if first <= address and end <= last:
+                begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+                whole = (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE
+                _system().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(whole), _DONTNEED)
+                return
+
+
+@functools.cache
+def _system() -> Any:
+    """The C library."""
+    return ctypes.CDLL(None)

@@ -138,8 +138,9 @@ def export(
 
     Returns:
         ``program``, its path; ``megabytes``; ``rows_per_execution``; ``state_size``; ``delegate_calls`` per execution;
-        ``multiply_adds_inside`` the delegates, a share; ``outside_the_delegates``, operators by name; ``seconds`` by
-        phase; ``inferred``, where something of the form was; and ``notes`` on how the data are read.
+        ``multiply_adds_inside`` the delegates, a share; ``outside_the_delegates``, operators by name; ``seconds`` and
+        ``peak_megabytes``, the greatest memory so far, by phase; ``inferred``, where something of the form was; and
+        ``notes`` on how the data are read.
 
     Raises:
         UserError: the model or the data cannot be read, settings do not fit each other, or the folder is in use.
@@ -236,10 +237,15 @@ def export_form(
     hooks.show("load", 0, None, model)
     began = time.perf_counter()
     with quiet():
-        checkpoint = load_checkpoint(model, allow_pickle)
+        checkpoint = load_checkpoint(model, allow_pickle, stored=found.config.quantization != "f32")
     loaded = time.perf_counter() - began
     manifest, report = export_program(
-        checkpoint, found.config, output, lambda phase: hooks.show(phase, 0, None, model), found.records, found.request
+        checkpoint,
+        found.config,
+        output,
+        lambda phase, done, total: hooks.show(phase, done, total, model),
+        found.records,
+        found.request,
     )
     remember(output / PROGRAM_FILE)
     result: dict[str, Any] = {
@@ -253,6 +259,7 @@ def export_form(
         "multiply_adds_inside": report.inside_share,
         "outside_the_delegates": report.outside,
         "seconds": {"load": loaded, **report.seconds},
+        "peak_megabytes": report.peak_megabytes,
     }
     if report.generator:
         made = report.generator

@@ -1,0 +1,84 @@
+"""The quantized weights of a model: each made once, kept on disk for its other programs, and mapped into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import psutil
+import torch
+import torchao
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchao.quantization import quantize_
+from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
+
+from prge.errors import UserError
+from prge.files.cache import cache_folder
+from prge.memory import forget
+from prge.models.stored import read
+
+# Numbers of a weight; smaller ones stay in memory.
+_LARGE = 1 << 18
+_PARTIAL = ".partial"
+
+
+def quantized(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> nn.Parameter:
+    """A weight [out, in] as torchao quantizes it. A large one is a file's, mapped into memory.
+
+    The file's name is of what it was made of, so whoever has the same weight finds it.
+    """
+    if weight.numel() < _LARGE:
+        return _made(weight, config)
+    try:
+        folder = cache_folder() / "quantized"
+        file = folder / f"{_digest(weight, config)}.safetensors"
+        if not file.is_file():
+            _keep(_made(weight, config), file)
+        parts = load_file(file)
+    except (OSError, UserError):  # no home, or a full disk: it stays in memory
+        return _made(weight, config)
+    like = _made(torch.zeros(1, weight.shape[1]), config)  # for what is said beside the numbers
+    return nn.Parameter(
+        IntxUnpackedToInt8Tensor(
+            **parts, **{name: getattr(like, name) for name in IntxUnpackedToInt8Tensor.tensor_attribute_names}
+        ),
+        requires_grad=False,
+    )
+
+
+def _made(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> nn.Parameter:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(read(weight), requires_grad=False)
+    quantize_(linear, config)
+    del linear.extra_repr  # a method of its own that torchao gives it, so that it would wait for the garbage collector
+    return linear.weight
+
+
+def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> str:
+    """Of a weight's bytes as they are stored, and of all else that decides what it becomes."""
+    straight = weight.is_contiguous()
+    held = (weight if straight else weight.T).detach().contiguous()
+    sha = hashlib.sha256(held.view(torch.uint8).numpy().data)
+    forget(weight.data_ptr(), weight.nbytes)
+    sha.update(repr((straight, weight.dtype, tuple(weight.shape), config, torchao.__version__)).encode())
+    return sha.hexdigest()
+
+
+def _keep(weight: nn.Parameter, file: Path) -> None:
+    """Write a file whole or not at all. What a killed process left of one is removed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in file.parent.glob(f"*{_PARTIAL}"):
+        if not psutil.pid_exists(int(left.stem.rpartition("-")[2])):
+            left.unlink(missing_ok=True)
+    partial = file.with_name(f"{file.stem}-{os.getpid()}{_PARTIAL}")
+    try:
+        parts = {name: getattr(weight, name).contiguous() for name in IntxUnpackedToInt8Tensor.tensor_data_names}
+        save_file(parts, partial)
+        partial.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

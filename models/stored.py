@@ -1,0 +1,98 @@
+"""Weights that stay in their checkpoint's file, in its own dtype, until something asks for them in float32.
+
+A model of 7 billion weights takes 27 GB in float32, and next to nothing in this form: transformers maps the files into
+memory, and the system reads a page when it is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+from prge.memory import forget
+
+
+class StoredLinear(nn.Linear):
+    """A linear that computes in float32, whatever dtype its weights have."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """f32[..., in] -> f32[..., out]."""
+        out: Tensor = _Product.apply(input, self.weight, self.bias)
+        return out
+
+
+class _Product(torch.autograd.Function):
+    """``x W^T + b`` in float32. For the way back it keeps W where it is, and no float32 copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, read(weight), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] @ read(ctx.saved_tensors[0]), None, None
+
+
+class StoredEmbedding(nn.Embedding):
+    """An embedding that gives float32, whatever dtype its table has; Gemma's too, which multiplies what it finds."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """i64[R, T] -> f32[R, T, H]."""
+        return super().forward(input).float() * getattr(self, _SCALE, 1.0)
+
+
+_SCALE = "scalar_embed_scale"
+
+
+def leave_stored(model: nn.Module) -> None:
+    """Let a model compute in float32 from the weights of its checkpoint, of which only the small ones are converted."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = StoredLinear
+        elif type(module) is nn.Embedding or hasattr(module, _SCALE):
+            module.__class__ = StoredEmbedding
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias" or not isinstance(module, StoredLinear | StoredEmbedding):
+                parameter.data = parameter.data.float()
+
+
+def stored_dtype(name: str, **kwargs: Any) -> torch.dtype | None:
+    """The one dtype of all weights of a checkpoint; None where there are several, or no safetensors.
+
+    A configuration names one too, which its weights need not have.
+
+    Args:
+        name: a folder, or a hub id.
+        kwargs: how to fetch it, as transformers takes them.
+    """
+    found = set[str]()
+    for file in _weight_files(name, **kwargs):
+        with safe_open(file, "pt") as weights:
+            found.update(weights.get_slice(key).get_dtype() for key in weights.keys())  # noqa: SIM118, no mapping
+    return _DTYPES.get(found.pop()) if len(found) == 1 else None
+
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def _weight_files(name: str, **kwargs: Any) -> list[str]:
+    kwargs["_raise_exceptions_for_missing_entries"] = False
+    if whole := cached_file(name, SAFE_WEIGHTS_NAME, **kwargs):
+        return [whole]
+    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **kwargs)
+    kwargs.pop("_raise_exceptions_for_missing_entries")
+    return get_checkpoint_shard_files(name, index, **kwargs)[0] if index else []
+
+
+def read(weight: Tensor) -> Tensor:
+    """A copy of a stored weight in float32, contiguous. The pages of the file that were looked at are given back."""
+    found = torch.empty(weight.shape).copy_(weight.detach())
+    forget(weight.data_ptr(), weight.nbytes)
+    return found
