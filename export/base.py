@@ -18,7 +18,7 @@ from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from prge.errors import UserError
 from prge.files.cache import cache_folder
-from prge.memory import forget
+from prge.memory import forget, return_freed
 from prge.models.stored import read
 
 # Numbers of a weight; smaller ones stay in memory.
@@ -38,6 +38,7 @@ def quantized(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> 
         file = folder / f"{_digest(weight, config)}.safetensors"
         if not file.is_file():
             _keep(_made(weight, config), file)
+            return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
         parts = load_file(file)
     except (OSError, UserError):  # no home, or a full disk: it stays in memory
         return _made(weight, config)

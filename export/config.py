@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from prge.errors import UserError
 from prge.examples.form import template_columns
 from prge.export.lower import Backend
-from prge.export.quantize import Quantization
 from prge.lora import Lora
-from prge.manifest import ESTIMATES
+from prge.manifest import ESTIMATES, Quantization
 from prge.models.adapter import AdapterConfig, Subspace
 from prge.models.step import Gradient, StepConfig
 

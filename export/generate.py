@@ -11,10 +11,10 @@ import torch
 from prge.errors import UserError
 from prge.export.lower import Backend
 from prge.export.prompts import stop_tokens
-from prge.export.quantize import Quantization, quantize
+from prge.export.quantize import quantize
 from prge.export.report import Written
 from prge.export.write import write_program
-from prge.manifest import GENERATE_FILE, Manifest
+from prge.manifest import GENERATE_FILE, Manifest, Quantization
 from prge.models.build import BuiltStep
 from prge.models.checkpoints import Checkpoint
 from prge.models.generation import Generator

@@ -16,8 +16,7 @@ from prge.cost import (
 )
 from prge.export.config import ExportConfig, default_adapter
 from prge.export.describe import describe
-from prge.export.quantize import QUANTIZATIONS
-from prge.manifest import Label, Manifest
+from prge.manifest import QUANTIZATIONS, Label, Manifest
 from prge.models.families import UnsupportedModel
 from prge.models.parts import Parts
 from prge.models.step import StepConfig

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,11 @@ from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
 from prge.errors import UserError
 from prge.export.base import quantized
+from prge.manifest import Quantization
 from prge.models.generation import Generator
 from prge.models.step import Step
 from prge.models.stored import read
 
-Quantization = Literal["f32", "8da8w", "8da4w"]
-QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
-
-_GROUP = 32
 # Rows of an embedding that are quantized at once.
 _ROWS = 4096
 
@@ -52,26 +48,41 @@ class QuantizedEmbedding(nn.Module):
 
 def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:
     """torchao's config of linears in 8da8w or 8da4w."""
-    if quantization == "8da8w":
+    group = _group(quantization)
+    if not group:
         return Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
     return Int8DynamicActivationIntxWeightConfig(
         torch.int4,  # type: ignore[attr-defined]
-        PerGroup(_GROUP),
+        PerGroup(group),
     )
 
 
+def _group(quantization: Quantization) -> int:
+    """How many inputs share a scale; 0 for all of an output's."""
+    kind, _, group = quantization.partition("-")
+    return int(group or 32) if kind == "8da4w" else 0
+
+
 def refuse_odd(linears: Sequence[nn.Linear], quantization: Quantization, both_ways: bool = False) -> None:
-    """Raise a UserError where a linear's inputs are no whole number of groups, which 8da4w needs.
+    """Raise a UserError where a linear's inputs are no whole number of groups.
 
     Args:
         both_ways: whether the transposed weights are quantized too.
     """
     sizes = {size for m in linears for size in ((m.in_features, m.out_features) if both_ways else (m.in_features,))}
-    odd = {size for size in sizes if size % _GROUP}
-    if quantization == "8da4w" and odd:
+    if odd := _odd(sizes, quantization):
+        finer: tuple[Quantization, ...] = ("8da4w-64", "8da4w", "8da8w")
+        other = next(q for q in finer if _group(q) < _group(quantization) and not _odd(sizes, q))
         raise UserError(
-            f"8da4w needs layers whose sizes are multiples of {_GROUP}; the model has {sorted(odd)}; use 8da8w"
+            f"{quantization} needs layers whose sizes are multiples of {_group(quantization)}; the model has {odd}; "
+            f"use {other}"
         )
+
+
+def _odd(sizes: Iterable[int], quantization: Quantization) -> list[int]:
+    """The sizes that are no whole number of groups."""
+    group = _group(quantization)
+    return sorted(size for size in sizes if group and size % group)
 
 
 def quantize(
@@ -83,7 +94,7 @@ def quantize(
     """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
 
     ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
-    ``8da4w``: int4 weights with a scale per 32 inputs, and the same activations.
+    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations.
     The adapters stay in float32.
 
     Args:

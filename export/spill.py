@@ -22,6 +22,14 @@ from prge.memory import forget
 _LARGE = 1 << 20
 
 
+class _WrittenOnce(FileBackedData):
+    """Removes its file as soon as the program has the data, so that the disk never holds all of them twice."""
+
+    def write_to_file(self, outfile: Any) -> None:
+        super().write_to_file(outfile)
+        self.close()
+
+
 @contextmanager
 def spilled(folder: Path) -> Iterator[None]:
     """Keep the large constants of delegates that are made now in files, until the block ends.
@@ -38,7 +46,7 @@ def spilled(folder: Path) -> Iterator[None]:
         if isinstance(data, bytes) and len(data) >= _LARGE:
             with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
                 file.write(data)
-            data = FileBackedData(file.name, cleanup=True, sha256=hashlib.sha256(data).digest())
+            data = _WrittenOnce(file.name, cleanup=True, sha256=hashlib.sha256(data).digest())
         add(store, key, data, *others)
 
     def preprocess_and_forget(program: Any, specs: Any) -> Any:

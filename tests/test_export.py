@@ -100,6 +100,7 @@ def test_what_a_model_cannot_do(
 ) -> None:
     odd = make_model(tiny_config(intermediate_size=40))
     assert "multiples of 32; the model has [40]; use 8da8w" in refused(odd, quantization="8da4w")
+    assert "multiples of 64; the model has [32]; use 8da4w" in refused(quantization="8da4w-64")
     sizes = {"vocab_size": 608, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     short = AutoConfig.for_model("gpt2", **sizes, max_position_embeddings=64)
     message = refused(make_model(short), max_tokens=65)

@@ -11,7 +11,9 @@ from dataclasses import replace
 from prge.manifest import Manifest
 
 # By quantization: bytes of a frozen weight, and how many weights share a scale; 0 for all of an output's, or no scales.
-_WEIGHTS: dict[str, tuple[float, int]] = {"f32": (4.0, 0), "8da8w": (1.0, 0), "8da4w": (0.5, 32)}
+_WEIGHTS: dict[str, tuple[float, int]] = {
+    "f32": (4.0, 0), "8da8w": (1.0, 0), "8da4w": (0.5, 32), "8da4w-64": (0.5, 64), "8da4w-128": (0.5, 128),
+}  # fmt: skip
 
 
 def _targets(m: Manifest) -> int:

@@ -9,13 +9,16 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from prge.errors import UserError
 from prge.files.typed import parse, parse_json
 
 # The token at which a label's word is predicted.
 AnswerAt = Literal["last", "mask", "first"]
+# Of the frozen weights: float32, int8, or int4 in groups of 32, 64 or 128 that share a scale.
+Quantization = Literal["f32", "8da8w", "8da4w", "8da4w-64", "8da4w-128"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 # The gradients that are estimates, from perturbed copies.
 ESTIMATES = ("activations", "weights")
@@ -181,7 +184,7 @@ class Manifest:
 
     model: str
     model_sha256: str
-    quantization: Literal["f32", "8da8w", "8da4w"]
+    quantization: Quantization
     queries: int
     batch: int
     outer: bool

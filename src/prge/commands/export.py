@@ -23,7 +23,7 @@ from prge.examples.form import Form
 from prge.examples.tasks import find_task
 from prge.files.folders import refuse_used
 from prge.lora import adapter_folder, read_lora
-from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE
+from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE, Quantization
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.source import Source
@@ -82,7 +82,7 @@ def export(
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
     fixed: Annotated[bool, Option("Make every row --max-tokens long, instead of any length up to that.")] = False,
     quantization: Annotated[
-        Literal["f32", "8da8w", "8da4w"], Option("Of the frozen weights: float32, int8, or int4 in groups of 32.")
+        Quantization, Option("Of the frozen weights: float32, int8, or int4 in groups of 32, 64 or 128.")
     ] = "8da8w",
     backend: Annotated[
         Literal["xnnpack", "portable"], Option("What runs the graph; portable: the float32 reference.")

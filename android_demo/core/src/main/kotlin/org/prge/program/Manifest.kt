@@ -98,7 +98,7 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val inner = json.at("inner").flag()
 
     /** How the frozen weights are stored; as [noise], for a run's description alone. */
-    val quantization = oneOf("quantization", "f32", "8da8w", "8da4w")
+    val quantization = oneOf("quantization", "f32", "8da8w", "8da4w", "8da4w-64", "8da4w-128")
     val noise = oneOf("noise", "rademacher", "gaussian")
 
     init {
