@@ -192,8 +192,7 @@ def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     refuse_unusable(described)
-    head = [parts.head] if config.target or context else []
-    linears = [*(linear for _, _, linear in parts.linears()), *head]
+    linears = [linear for _, _, linear in parts.linears()]
     refuse_odd(linears, config.quantization, both_ways=not config.step.estimates)
     return described
 

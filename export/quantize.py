@@ -94,7 +94,8 @@ def quantize(
     """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
 
     ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
-    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations.
+    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations. The head that predicts
+    tokens stays int8: alone it would cost half of what all layers in int4 cost (docs/export.md).
     The adapters stay in float32.
 
     Args:
@@ -105,12 +106,13 @@ def quantize(
     """
     if quantization == "f32":
         return
-    refuse_odd(linears, quantization)
+    heads = set(module.head.modules() if isinstance(module, Generator) else module.objective.modules())
+    refuse_odd([linear for linear in linears if linear not in heads], quantization)
     embedding = module.backbone.embedding
     if isinstance(embedding.table, nn.Embedding):
         embedding.table = QuantizedEmbedding(embedding.table)
-    config = linear_config(quantization)
+    config, of_head = linear_config(quantization), linear_config("8da8w")
     for done, linear in enumerate(linears, 1):
         linear.__class__ = nn.Linear  # a stored one is no longer
-        linear.weight = quantized(linear.weight, config)
+        linear.weight = quantized(linear.weight, of_head if linear in heads else config)
         told(done, len(linears))

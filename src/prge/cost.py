@@ -107,7 +107,7 @@ def weight_bytes(m: Manifest) -> int:
     ways = _ways(m)
     total = ways * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
     if m.max_targets:
-        total += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
+        total += ways * _table_bytes(m)
     return round(total + ways * _factor_bytes(m)) + frozen_weight_bytes(m)
 
 
@@ -126,9 +126,9 @@ def _linear_bytes(m: Manifest, weights: int, outputs: int) -> float:
 
 
 def _table_bytes(m: Manifest) -> int:
-    """Bytes of the embedding."""
+    """Bytes of the embedding, or of the head that predicts tokens: neither is ever in int4."""
     a = m.architecture
-    return a.vocabulary * a.hidden * 4 if m.quantization == "f32" else a.vocabulary * (a.hidden + 4)
+    return a.vocabulary * (a.hidden * 4 if m.quantization == "f32" else a.hidden + 4)
 
 
 def _factor_bytes(m: Manifest) -> int:
@@ -171,7 +171,7 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     resting = ways * (_packed(m, layers) + _factor_bytes(m)) + _NARROW * sum(x.in_features for x in m.adapter.modules)
     held = _HELD
     if m.max_targets:
-        resting += ways * _linear_bytes(m, a.vocabulary * a.hidden, a.vocabulary)
+        resting += ways * _table_bytes(m)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
