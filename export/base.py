@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -19,7 +20,7 @@ from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 from prge.errors import UserError
 from prge.files.cache import cache_folder
 from prge.memory import forget, return_freed
-from prge.models.stored import read
+from prge.models.stored import pieces, read
 
 # Numbers of a weight; smaller ones stay in memory.
 _LARGE = 1 << 18
@@ -31,32 +32,39 @@ def quantized(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> 
 
     The file's name is of what it was made of, so whoever has the same weight finds it.
     """
-    if weight.numel() < _LARGE:
-        return _made(weight, config)
-    try:
-        folder = cache_folder() / "quantized"
-        file = folder / f"{_digest(weight, config)}.safetensors"
-        if not file.is_file():
-            _keep(_made(weight, config), file)
-            return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
-        parts = load_file(file)
-    except (OSError, UserError):  # no home, or a full disk: it stays in memory
-        return _made(weight, config)
-    like = _made(torch.zeros(1, weight.shape[1]), config)  # for what is said beside the numbers
-    return nn.Parameter(
-        IntxUnpackedToInt8Tensor(
-            **parts, **{name: getattr(like, name) for name in IntxUnpackedToInt8Tensor.tensor_attribute_names}
-        ),
-        requires_grad=False,
-    )
+    parts = _kept(weight, config) if weight.numel() >= _LARGE else None
+    parts = parts or _made(weight, config)
+    like = _of_torchao(torch.zeros(1, weight.shape[1]), config)  # has what is said beside the numbers
+    said = {name: getattr(like, name) for name in IntxUnpackedToInt8Tensor.tensor_attribute_names}
+    return nn.Parameter(IntxUnpackedToInt8Tensor(**parts, **said), requires_grad=False)
 
 
-def _made(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> nn.Parameter:
+def _made(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict[str, Tensor]:
+    """The tensors of a quantized weight, by name. Rows are quantized each for itself, and so by pieces."""
+    made = [_of_torchao(read(piece), config) for piece in pieces(weight)]
+    return {
+        name: torch.cat([getattr(piece, name) for piece in made]) for name in IntxUnpackedToInt8Tensor.tensor_data_names
+    }
+
+
+def _of_torchao(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> Any:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(read(weight), requires_grad=False)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
     quantize_(linear, config)
     del linear.extra_repr  # a method of its own that torchao gives it, so that it would wait for the garbage collector
     return linear.weight
+
+
+def _kept(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict[str, Tensor] | None:
+    """As `_made`, from the cache, where they are put if they are not there; None if there is none, or a full disk."""
+    try:
+        file = cache_folder() / "quantized" / f"{_digest(weight, config)}.safetensors"
+        if not file.is_file():
+            _keep(_made(weight, config), file)
+            return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
+        return load_file(file)
+    except (OSError, UserError):
+        return None
 
 
 def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> str:
@@ -69,7 +77,7 @@ def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> st
     return sha.hexdigest()
 
 
-def _keep(weight: nn.Parameter, file: Path) -> None:
+def _keep(parts: dict[str, Tensor], file: Path) -> None:
     """Write a file whole or not at all. What a killed process left of one is removed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in file.parent.glob(f"*{_PARTIAL}"):
@@ -77,7 +85,6 @@ def _keep(weight: nn.Parameter, file: Path) -> None:
             left.unlink(missing_ok=True)
     partial = file.with_name(f"{file.stem}-{os.getpid()}{_PARTIAL}")
     try:
-        parts = {name: getattr(weight, name).contiguous() for name in IntxUnpackedToInt8Tensor.tensor_data_names}
         save_file(parts, partial)
         partial.replace(file)
     finally:

@@ -16,6 +16,7 @@ from prge.cost import (
 )
 from prge.export.config import ExportConfig, default_adapter
 from prge.export.describe import describe
+from prge.export.need import export_disk_bytes, export_peak_bytes, export_seconds
 from prge.manifest import QUANTIZATIONS, Label, Manifest
 from prge.models.families import UnsupportedModel
 from prge.models.parts import Parts
@@ -54,8 +55,9 @@ def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
     Returns:
         for each quantization ``program_bytes``, of both files; ``frozen_peak_bytes`` and ``step_peak_bytes`` above the
         driver's imports at the manifest's q and B; ``fits``, whether both are within the budget; ``largest_batch``, the
-        largest B within it, 0 where the weights alone do not fit; ``multiply_adds`` of a step; and what `TEXTS` texts
-        take once: ``frozen_multiply_adds`` and ``cache_bytes``.
+        largest B within it, 0 where the weights alone do not fit; ``multiply_adds`` of a step; what `TEXTS` texts take
+        once: ``frozen_multiply_adds`` and ``cache_bytes``; and what the export itself takes: ``export_peak_bytes``,
+        ``export_disk_bytes`` and ``export_seconds``.
     """
     found = []
     for quantization in QUANTIZATIONS:
@@ -72,6 +74,9 @@ def plan(manifest: Manifest, budget: float) -> list[dict[str, Any]]:
                 "multiply_adds": multiply_adds(m, m.max_tokens),
                 "frozen_multiply_adds": frozen_multiply_adds(m, TEXTS, m.max_tokens),
                 "cache_bytes": cache_bytes(m, TEXTS * m.max_tokens),
+                "export_peak_bytes": round(export_peak_bytes(m)),
+                "export_disk_bytes": round(export_disk_bytes(m)),
+                "export_seconds": round(export_seconds(m)),
             }
         )
     return found

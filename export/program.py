@@ -24,6 +24,7 @@ from prge.export.from_peft import lora_factors, save_initial
 from prge.export.generate import reach, write_generator
 from prge.export.let_go import let_go
 from prge.export.lower import example_inputs, example_tokens
+from prge.export.need import refuse_too_large
 from prge.export.prompts import check_template, stop_tokens, text_rows
 from prge.export.quantize import quantize, refuse_odd
 from prge.export.report import ExportReport
@@ -108,7 +109,7 @@ def export_program(
 
     Raises:
         UserError: the folder is in use, the settings do not fit each other or the model, a label word is no single
-            token, or the disk is full.
+            token, the machine has too little memory, or the disk is full.
     """
     check_config(config, records)
     check_template(checkpoint, config.template)
@@ -116,6 +117,7 @@ def export_program(
     context = config.context and min(config.context, reach(checkpoint.model.config))
     digest = checkpoint.digest()  # of the weights as they are; from here on the model is changed
     manifest = _described(checkpoint, config, labels, context)
+    refuse_too_large(manifest, folder)
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)
     with new_folder(folder) as out, _without_collector():

@@ -14,10 +14,7 @@ from prge.export.base import quantized
 from prge.manifest import Quantization
 from prge.models.generation import Generator
 from prge.models.step import Step
-from prge.models.stored import read
-
-# Rows of an embedding that are quantized at once.
-_ROWS = 4096
+from prge.models.stored import pieces, read
 
 
 class QuantizedEmbedding(nn.Module):
@@ -34,11 +31,12 @@ class QuantizedEmbedding(nn.Module):
         super().__init__()
         self.weight = nn.Buffer(torch.empty(embedding.weight.shape, dtype=torch.int8))
         self.scale = nn.Buffer(torch.empty(embedding.num_embeddings, 1))
-        pieces = (embedding.weight, self.weight, self.scale)  # so that it is never in float32 as a whole
-        for table, weight, scale in zip(*(each.detach().split(_ROWS) for each in pieces), strict=True):
-            rows = read(table)
-            scale.copy_(rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0)
-            weight.copy_(torch.round(rows / scale))
+        first = 0
+        for piece in pieces(embedding.weight):
+            rows, at = read(piece), slice(first, first + len(piece))
+            self.scale[at] = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0
+            self.weight[at] = torch.round(rows / self.scale[at]).to(torch.int8)
+            first += len(piece)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """i64[R, T] -> f32[R, T, H]."""

@@ -35,7 +35,7 @@ from prge.models.likeness import family_of
 from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
 from prge.models.quantized import plain_weights
-from prge.models.stored import leave_stored, read, stored_dtype
+from prge.models.stored import leave_stored, pieces, read, stored_dtype
 
 # What is loaded of a checkpoint: all of it, or its `Outline`.
 _Loaded = TypeVar("_Loaded", bound="Outline")
@@ -126,7 +126,8 @@ class Checkpoint(Outline):
         sha = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             sha.update(name.encode())
-            sha.update(read(parameter).numpy().data)
+            for piece in pieces(parameter):
+                sha.update(read(piece).numpy().data)
         return sha.hexdigest()
 
 

@@ -94,5 +94,15 @@ def _weight_files(name: str, **kwargs: Any) -> list[str]:
 def read(weight: Tensor) -> Tensor:
     """A copy of a stored weight in float32, contiguous. The pages of the file that were looked at are given back."""
     found = torch.empty(weight.shape).copy_(weight.detach())
-    forget(weight.data_ptr(), weight.nbytes)
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    forget(weight.data_ptr(), reach * weight.element_size())
     return found
+
+
+def pieces(weight: Tensor) -> tuple[Tensor, ...]:
+    """A stored weight in pieces of some rows, each of which may be read whole."""
+    return weight.detach().split(max(1, _PIECE // weight[0].numel()))
+
+
+# Numbers of a piece: 64 MB in float32.
+_PIECE = 1 << 24

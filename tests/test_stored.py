@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,10 +26,11 @@ from prge.errors import UserError
 from prge.examples.read import Record
 from prge.export import base, spill
 from prge.export.config import ExportConfig
+from prge.export.plan import plan, planned
 from prge.export.program import export_program
 from prge.export.quantize import QuantizedEmbedding, linear_config
 from prge.models.adapter import AdapterConfig
-from prge.models.checkpoints import load_checkpoint
+from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES
 from prge.models.step import StepConfig
 from prge.models.stored import StoredLinear, leave_stored
@@ -136,6 +138,7 @@ def test_weights_are_quantized_as_torchao_does_and_once(
 ) -> None:
     torch.manual_seed(0)
     weight, rule = torch.randn(64, 96).to(dtype), linear_config(quantization)
+    monkeypatch.setattr("prge.models.stored._PIECE", 1000)
     for given in (weight, weight.T):
         linear = nn.Linear(given.shape[1], given.shape[0], bias=False)
         linear.weight = nn.Parameter(given.float().contiguous(), requires_grad=False)
@@ -151,6 +154,7 @@ def test_weights_are_quantized_as_torchao_does_and_once(
         monkeypatch.undo()
         monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(base, "_LARGE", 1)
+        monkeypatch.setattr("prge.models.stored._PIECE", 1000)
     assert len(list((tmp_path / "cache" / "quantized").iterdir())) == 2
 
 
@@ -210,7 +214,7 @@ def test_embeddings_are_quantized_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     table = nn.Embedding(50, 8)
     whole = QuantizedEmbedding(table)
-    monkeypatch.setattr(sys.modules["prge.export.quantize"], "_ROWS", 7)
+    monkeypatch.setattr("prge.models.stored._PIECE", 7 * 8)
     pieces = QuantizedEmbedding(table)
     assert torch.equal(pieces.weight, whole.weight) and torch.equal(pieces.scale, whole.scale)
     error = (pieces.weight * pieces.scale - table.weight).abs() / table.weight.abs().amax(1, keepdim=True)
@@ -230,6 +234,34 @@ def test_singular_vectors_of_large_matrices(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(s, expected.S[:6], rtol=1e-5, atol=0)
         torch.testing.assert_close(u * s @ v.T, expected.U[:, :6] * expected.S[:6] @ expected.Vh[:6], rtol=0, atol=1e-4)
         assert torch.equal(u, top_singular(given, 6)[2 if flipped else 0])
+
+
+def test_what_the_machine_cannot_do_is_refused_before_it_begins(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> str:
+        with pytest.raises(UserError) as e, quiet():
+            export_program(checkpoint, config, tmp_path / "new" / "out")
+        assert not (tmp_path / "new").exists()
+        return str(e.value)
+
+    need, checkpoint = sys.modules["prge.export.need"], load_checkpoint(str(tiny_model))
+    config = ExportConfig(AdapterConfig(4, 8.0), StepConfig(1, 2), TEMPLATE, label_words=LABELS, max_tokens=40)
+    monkeypatch.setattr(need.psutil, "swap_memory", lambda: SimpleNamespace(free=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(need.psutil, "virtual_memory", lambda: SimpleNamespace(available=1e6))
+        patch.setattr(need, "_LIBRARIES", 1e12)
+        assert "GB of memory more, and 0.0 GB are free: close other programs, or quantize" in refused()
+    monkeypatch.setattr(need.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert f"{tmp_path} has room for 0.0 GB: choose another --output" in refused()
+
+
+def test_more_layers_and_both_ways_take_more(tiny_model: Path) -> None:
+    sizes = load_sizes(str(tiny_model))
+    exact, weights = (plan(planned(sizes, StepConfig(1, 2, gradient), 40, 0), 1e9) for gradient in ("exact", "weights"))
+    for name in ("export_peak_bytes", "export_disk_bytes"):
+        assert all(a[name] > b[name] for a, b in zip(exact, weights, strict=True))
+    assert exact[0]["export_seconds"] >= 2 * weights[0]["export_seconds"] > 0
 
 
 @pytest.mark.skipif(not os.environ.get("PRGE_THOROUGH"), reason="PRGE_THOROUGH=1 runs it: minutes")

@@ -21,7 +21,7 @@ def _targets(m: Manifest) -> int:
     return max(1, m.max_targets)
 
 
-def _ways(m: Manifest) -> int:
+def ways(m: Manifest) -> int:
     """How often what trains or follows is there: an exact gradient needs it a second time, transposed."""
     return 1 if m.estimates else 2
 
@@ -104,34 +104,34 @@ def weight_bytes(m: Manifest) -> int:
     second time, transposed.
     """
     a = m.architecture
-    ways = _ways(m)
-    total = ways * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
+    times = ways(m)
+    total = times * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
     if m.max_targets:
-        total += ways * _table_bytes(m)
-    return round(total + ways * _factor_bytes(m)) + frozen_weight_bytes(m)
+        total += times * table_bytes(m)
+    return round(total + times * frozen_factor_bytes(m)) + frozen_weight_bytes(m)
 
 
 def frozen_weight_bytes(m: Manifest) -> int:
     """As `weight_bytes`, of the frozen part alone."""
     a = m.architecture
     total = m.first_layer * _linear_bytes(m, a.layer_weights, a.layer_outputs)
-    return round(total + _table_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
+    return round(total + table_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
 
 
 def _linear_bytes(m: Manifest, weights: int, outputs: int) -> float:
     """Bytes of linears with so many weights and outputs, with their scales."""
     each, group = _WEIGHTS[m.quantization]
     scales = 0 if m.quantization == "f32" else weights // group if group else outputs
-    return weights * each + 4 * scales
+    return weights * each + (2 if group else 4) * scales  # those of groups are in bfloat16
 
 
-def _table_bytes(m: Manifest) -> int:
+def table_bytes(m: Manifest) -> int:
     """Bytes of the embedding, or of the head that predicts tokens: neither is ever in int4."""
     a = m.architecture
     return a.vocabulary * (a.hidden * 4 if m.quantization == "f32" else a.hidden + 4)
 
 
-def _factor_bytes(m: Manifest) -> int:
+def frozen_factor_bytes(m: Manifest) -> int:
     """Bytes of the adapters' frozen factors."""
     columns = m.adapter.subspace is not None
     return 4 * sum(m.adapter.rank * x.in_features + columns * x.core[1] * x.out_features for x in m.adapter.modules)
@@ -160,18 +160,20 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
 def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of the frozen part alone."""
     a = m.architecture
-    resting = _table_bytes(m) + _packed(m, m.first_layer) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
+    resting = table_bytes(m) + _packed(m, m.first_layer) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
     return _peak(m, m.first_layer, resting, m.frozen_rows * tokens)
 
 
 def step_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of a step alone."""
     a, layers = m.architecture, m.architecture.layers - m.first_layer
-    ways = _ways(m)
-    resting = ways * (_packed(m, layers) + _factor_bytes(m)) + _NARROW * sum(x.in_features for x in m.adapter.modules)
+    times = ways(m)
+    resting = times * (_packed(m, layers) + frozen_factor_bytes(m)) + _NARROW * sum(
+        x.in_features for x in m.adapter.modules
+    )
     held = _HELD
     if m.max_targets:
-        resting += ways * _table_bytes(m)
+        resting += times * table_bytes(m)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden

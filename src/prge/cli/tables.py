@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.text import Text
@@ -91,11 +92,13 @@ def planned(result: Result) -> None:
     """Of `prge plan`."""
     queries, batch, imports = result["queries"], result["batch"], result["imports_bytes"]
     shape = f"q={queries} B={batch}" if result["gradient"] in ESTIMATES else f"B={batch}"
-    table = columns("quantization", "program MB", "peak MB", f"{shape} fits", "largest B")
+    table = columns("quantization", "program MB", "peak MB", f"{shape} fits", "largest B", "to export it: MB, minutes")
     for row in result["rows"]:
         once, steps = (f"{(row[name] + imports) / 1e6:,.0f}" for name in ("frozen_peak_bytes", "step_peak_bytes"))
         fits, largest = "yes" if row["fits"] else "no", str(row["largest_batch"] or "none")
-        table.add_row(row["quantization"], f"{row['program_bytes'] / 1e6:,.0f}", f"{once}, {steps}", fits, largest)
+        export = f"{row['export_peak_bytes'] / 1e6:,.0f}, {math.ceil(row['export_seconds'] / 60)}"
+        program = f"{row['program_bytes'] / 1e6:,.0f}"
+        table.add_row(row["quantization"], program, f"{once}, {steps}", fits, largest, export)
     out.print(table)
     row = result["rows"][0]
     work, once = row["multiply_adds"], row["frozen_multiply_adds"]
