@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 import torchao
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchao.quantization import quantize_
@@ -57,14 +58,24 @@ def _of_torchao(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -
 
 def _kept(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict[str, Tensor] | None:
     """As `_made`, from the cache, where they are put if they are not there; None if there is none, or a full disk."""
+    name = f"{_digest(weight, config)}.safetensors"
     try:
-        file = cache_folder() / "quantized" / f"{_digest(weight, config)}.safetensors"
-        if not file.is_file():
+        file = cache_folder() / "quantized" / name
+        if not _whole(file):
             _keep(_made(weight, config), file)
             return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
         return load_file(file)
-    except (OSError, UserError):
+    except (OSError, SafetensorError, UserError):
         return None
+
+
+def _whole(file: Path) -> bool:
+    """Whether a file is there, and of the length that it should have; no page of its tensors is read."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> str:

@@ -170,6 +170,19 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists() and written.exists()
 
 
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+    weight, rule = torch.randn(32, 64), linear_config("8da8w")
+    made: Any = base.quantized(weight, rule)
+    expected = made.qdata.clone()
+    (file,) = (tmp_path / "cache" / "quantized").iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1]):
+        file.unlink()  # what is mapped stays as it is
+        file.write_bytes(damaged)
+        again: Any = base.quantized(weight, rule)
+        assert torch.equal(again.qdata, expected) and file.read_bytes() == whole
+
+
 def test_a_full_disk_leaves_nothing_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(parts: Any, file: Path) -> None:
         file.write_bytes(b"half")
