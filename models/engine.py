@@ -168,12 +168,13 @@ class Split(nn.Module):
 def _rows_of(linear: nn.Linear, rows: Tensor) -> nn.Linear:
     """The linear that gives these outputs i64[n] of ``linear`` alone."""
     part = type(linear)(linear.in_features, len(rows), bias=False, device="meta")
+    some: Tensor | slice = rows
     first, last = int(rows[0]), int(rows[-1])
-    # What is one piece of the weights is not copied.
-    some = slice(first, last + 1) if torch.equal(rows, torch.arange(first, last + 1)) else rows
+    if isinstance(linear, StoredLinear) and torch.equal(rows, torch.arange(first, last + 1)):
+        some = slice(first, last + 1)  # one piece, which is not copied before something reads it
     part.weight = nn.Parameter(linear.weight.detach()[some], requires_grad=False)
     if linear.bias is not None:
-        part.bias = nn.Parameter(linear.bias.detach()[some], requires_grad=False)
+        part.bias = nn.Parameter(linear.bias.detach()[rows], requires_grad=False)
     return part
 
 
