@@ -92,7 +92,8 @@ def _keep(parts: dict[str, Tensor], file: Path) -> None:
     """Write a file whole or not at all. What a killed process left of one is removed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in file.parent.glob(f"*{_PARTIAL}"):
-        if not psutil.pid_exists(int(left.stem.rpartition("-")[2])):
+        process = left.stem.rpartition("-")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             left.unlink(missing_ok=True)
     partial = file.with_name(f"{file.stem}-{os.getpid()}{_PARTIAL}")
     try:
