@@ -158,9 +158,8 @@ def export_program(
         if checkpoint.chat_template and (config.chat_template or context):
             write_pieces(out, Chat(checkpoint.chat_template, checkpoint.special_tokens))
         report = ExportReport(
-            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds,
-            peak_megabytes=phases.megabytes, frozen=lower, generator=generator,
-            request=request,
+            **vars(written), weight_bytes=weight_bytes, seconds=phases.seconds, peak_megabytes=phases.megabytes,
+            frozen=lower, generator=generator, request=request,
         )  # fmt: skip
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", encoding="utf-8")
     return manifest, report

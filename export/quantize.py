@@ -10,7 +10,7 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
 from prge.errors import UserError
-from prge.export.base import quantized
+from prge.export.kept_weights import quantized
 from prge.manifest import Quantization
 from prge.models.generation import Generator
 from prge.models.step import Step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,7 +45,7 @@ def spilled(folder: Path) -> Iterator[None]:
         if isinstance(data, bytes) and len(data) >= _LARGE:
             with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
                 file.write(data)
-            data = _WrittenOnce(file.name, cleanup=True, sha256=hashlib.sha256(data).digest())
+            data = _WrittenOnce(file.name, cleanup=True)
         add(store, key, data, *others)
 
     def preprocess_and_forget(program: Any, specs: Any) -> Any:

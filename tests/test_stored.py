@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from prge.errors import UserError
 from prge.examples.read import Record
-from prge.export import base, spill
+from prge.export import kept_weights, spill
 from prge.export.config import ExportConfig
 from prge.export.plan import plan, planned
 from prge.export.program import export_program
@@ -44,7 +44,7 @@ RECORDS: list[Record] = [{"text": f"the message {i} came late", "label": "yes"} 
 @pytest.fixture(autouse=True)
 def all_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(base, "_LARGE", 1)
+    monkeypatch.setattr(kept_weights, "_LARGE", 1)
     monkeypatch.setattr(spill, "_LARGE", 1)
 
 
@@ -117,7 +117,7 @@ def test_programs_are_the_same_bytes(
     files = []
     for stored in (True, False):
         if not stored:
-            for part in (base, spill):
+            for part in (kept_weights, spill):
                 monkeypatch.setattr(part, "_LARGE", 1 << 60)
         folder = tmp_path / f"stored-{stored}"
         with quiet():
@@ -143,9 +143,9 @@ def test_weights_are_quantized_as_torchao_does_and_once(
         linear = nn.Linear(given.shape[1], given.shape[0], bias=False)
         linear.weight = nn.Parameter(given.float().contiguous(), requires_grad=False)
         quantize_(linear, rule)
-        first = base.quantized(given, rule)
-        monkeypatch.setattr(base, "_keep", None)  # the second time nothing is made
-        for found in (first, base.quantized(given, rule)):
+        first = kept_weights.quantized(given, rule)
+        monkeypatch.setattr(kept_weights, "_keep", None)  # the second time nothing is made
+        for found in (first, kept_weights.quantized(given, rule)):
             assert type(found.data) is type(linear.weight.data)
             for name in ("qdata", "scale", "zero_point"):
                 assert torch.equal(getattr(found, name), getattr(linear.weight, name))
@@ -153,7 +153,7 @@ def test_weights_are_quantized_as_torchao_does_and_once(
                 assert getattr(found, name) == getattr(linear.weight, name)
         monkeypatch.undo()
         monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(base, "_LARGE", 1)
+        monkeypatch.setattr(kept_weights, "_LARGE", 1)
         monkeypatch.setattr("prge.models.stored._PIECE", 1000)
     assert len(list((tmp_path / "cache" / "quantized").iterdir())) == 2
 
@@ -166,20 +166,20 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     left, written = folder / f"ab-{ended.pid}.partial", folder / f"cd-{os.getppid()}.partial"
     for file in (left, written):
         file.write_bytes(b"half")
-    base.quantized(torch.randn(32, 32), linear_config("8da8w"))
+    kept_weights.quantized(torch.randn(32, 32), linear_config("8da8w"))
     assert not left.exists() and written.exists()
 
 
 def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     weight, rule = torch.randn(32, 64), linear_config("8da8w")
-    made: Any = base.quantized(weight, rule)
+    made: Any = kept_weights.quantized(weight, rule)
     expected = made.qdata.clone()
     (file,) = (tmp_path / "cache" / "quantized").iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1]):
         file.unlink()  # what is mapped stays as it is
         file.write_bytes(damaged)
-        again: Any = base.quantized(weight, rule)
+        again: Any = kept_weights.quantized(weight, rule)
         assert torch.equal(again.qdata, expected) and file.read_bytes() == whole
 
 
@@ -189,10 +189,10 @@ def test_a_full_disk_leaves_nothing_and_stops_nothing(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     weight = torch.randn(32, 64)
-    expected: Any = base.quantized(weight, linear_config("8da4w"))
+    expected: Any = kept_weights.quantized(weight, linear_config("8da4w"))
     monkeypatch.setenv("PRGE_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(base, "save_file", full)
-    found: Any = base.quantized(weight, linear_config("8da4w"))
+    monkeypatch.setattr(kept_weights, "save_file", full)
+    found: Any = kept_weights.quantized(weight, linear_config("8da4w"))
     assert torch.equal(found.qdata, expected.qdata)
     assert not list((tmp_path / "other" / "quantized").iterdir())
 

@@ -47,7 +47,10 @@ _LARGE = 1 << 18
 
 
 def forget(address: int, size: int) -> None:
-    """Give back the memory that some bytes of a mapped weights file take; elsewhere, and of other bytes, do nothing."""
+    """Give back the memory that some bytes of a mapped weights file take; elsewhere, and of other bytes, do nothing.
+
+    What this process wrote to them in place is lost, so nothing may.
+    """
     if sys.platform != "linux" or size < _LARGE:
         return
     end = address + size
