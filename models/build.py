@@ -23,6 +23,7 @@ from prge.models.full_step import FullStep
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.parts import LABEL_HEAD, Kind, Parts
 from prge.models.positions import Positions, Rotary
+from prge.models.reverse import Traced
 from prge.models.step import Gradient, Step, StepConfig
 from prge.models.stored import read
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
@@ -166,7 +167,8 @@ def build_step(
         pad_token: fills rows on the right.
 
     Raises:
-        UnsupportedModel: the model's type is not in FAMILIES, or it has a trait that no family covers.
+        UnsupportedModel: the model's type is not in FAMILIES, or it has a trait that no family covers; or a gradient is
+            wanted, and the activation has no rule for it.
         ValueError: the adapter selects nothing, its rank does not fit, or as `refuse_unfit`.
     """
     parts = Parts(model)
@@ -201,6 +203,8 @@ def build_step(
     trained = [layer.module for layer in adapters]
     first = min(module.layer for module in trained)
     if not config.estimates:
+        for activation in _activations(parts.layers[-1]):  # refuses one without a rule now, and not in the trace
+            activation(Traced(torch.zeros(1)))
         base_linears += [
             both.transposed for both in _reversible([*parts.layers[first:], loss]) if both.linear in base_linears
         ]
@@ -237,6 +241,11 @@ def _replace(parts: Parts, max_tokens: int, pad_token: int) -> Positions:
         _replace_inside(layer)
     pad = None if family.causal else pad_token
     return Positions(rotaries, kinds, parts.heads // parts.kv_heads, parts.kv_heads, pad)
+
+
+def _activations(layer: nn.Module) -> list[nn.Module]:
+    homes = ("torch.nn.modules.activation", "transformers.activations")
+    return [module for module in layer.modules() if type(module).__module__ in homes]
 
 
 def _reversible(modules: Iterable[nn.Module]) -> list[Reversible]:

@@ -89,7 +89,7 @@ def test_a_phone_s_report_stands_beside_a_local_one(
     assert machine["megabytes"] == pytest.approx(describe(1)["megabytes"], rel=0.01)
     assert [(row["kind"], row["tokens"]) for row in report["rows"]] == [("native", 9), ("native", 20)]
     for row in report["rows"]:
-        assert 0 < row["least"] <= row["seconds"] <= row["most"] and 0 < row["driver_seconds"] < row["most"]
+        assert 0 < row["least"] <= row["seconds"] <= row["most"] and row["driver_seconds"] > 0
         assert row["process_megabytes"] > 0 and row["start_seconds"] > 0 and row["share_of_limit"] is None
     page = (tmp_path / "there" / "step.md").read_text()
     assert "phone Fairphone FP5" in page and "Products" not in page and page.count(", prge-run | ") == 4

@@ -618,7 +618,7 @@ def test_the_bench_makes_a_run_and_leaves_nothing(
     runner: Run, program_folder: Path, packed: Path, tmp_path: Path
 ) -> None:
     code, result = runner(program_folder, "--data", packed, "--bench", 3, TMPDIR=str(tmp_path))
-    assert code == 0 and 0.0 < result["execution_seconds"] < result["seconds_per_step"] < 10.0
+    assert code == 0 and 0.0 < result["execution_seconds"] < result["seconds_per_step"]
     assert list(tmp_path.iterdir()) == []
     code, result = runner(program_folder, "--data", packed, "--bench", 3, TMPDIR=str(tmp_path / "none"))
     assert code == 1 and "TMPDIR" in result["error"]
@@ -633,7 +633,7 @@ def test_the_bench_sets_both_drivers_side_by_side(
     code, report = prge(*command, "--runner", path, "--output", tmp_path / "out")
     python, frozen, native = report["rows"]
     assert code == 0 and (python["kind"], frozen["kind"], native["kind"]) == ("program", "frozen", "native")
-    assert 0.0 < native["start_seconds"] < 10.0 and 0.0 < native["least"] <= native["seconds"] < 10.0
+    assert native["start_seconds"] > 0.0 and 0.0 < native["least"] <= native["seconds"]
     assert 0.0 < native["process_megabytes"] < python["process_megabytes"] / 2 or THOROUGH
     table = (tmp_path / "out" / "step.md").read_text().partition("| driver |")[2].splitlines()
     for line, row in zip(table[2:4], (python, native), strict=True):
