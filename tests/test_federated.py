@@ -28,7 +28,7 @@ from prge.examples.read import read_records
 from prge.examples.rows import Example
 from prge.federated.admission import admitted
 from prge.federated.app import client_app, server_app
-from prge.federated.order import ARRAYS, METRICS, PARAMETERS
+from prge.federated.order import ARRAYS, METRICS, PARAMETERS, SLOPES
 from prge.federated.rounds import Rounds
 from prge.federated.settings import Settings
 from prge.federated.shares import shares
@@ -416,6 +416,22 @@ def test_what_leaves_a_device(settings: dict[str, Any], demo_data: Path) -> None
         assert not [word for word in words if word in sent]
         assert str(demo_data).encode() not in sent
         assert len(sent) < 4 * rounds.manifest.parameters + 1500
+
+
+def test_slopes_are_less_than_a_kilobyte(settings: dict[str, Any], weights_program: Path) -> None:
+    """The whole answer, as the journal counts it; one of another size is refused."""
+
+    def shortens(node: int, answer: Message) -> Message:
+        if node == 1:
+            sent = answer.content.config_records[ARRAYS]
+            sent[SLOPES] = sent[SLOPES][:-4]  # type: ignore[index]
+        return answer
+
+    rounds, _ = federate(settings | {"program": str(weights_program), "rounds": 1}, tamper=shortens)
+    (row,) = rounds.rows
+    numbers = settings["steps"] * rounds.manifest.queries
+    assert 4 * numbers < row["most_up"] < 4 * numbers + 700
+    assert list(row["refused"]) == [f"its array is not {(settings['steps'], rounds.manifest.queries)} of float32"]
 
 
 def test_shares_hold_every_example_once() -> None:

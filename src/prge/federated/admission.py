@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from prge.federated.order import ARRAYS, EXAMPLES, METRICS
+from prge.federated.order import ARRAYS, EXAMPLES, METRICS, SLOPES
 
 # An answer moves at most so many times as far as the round's median one: it is shortened to that.
 _FAR = 2.0
@@ -63,19 +63,7 @@ def _read(message: Message, number: int, name: str, shape: tuple[int, ...]) -> t
     """
     if message.has_error():
         raise ValueError((message.error.reason or "the device sent an error and no reason")[:_LONGEST])
-    content = message.content
-    if list(content.array_records) != [ARRAYS] or list(content.array_records[ARRAYS]) != [name]:
-        raise ValueError(f"does not hold the array {name!r} alone")
-    array, metrics = content.array_records[ARRAYS][name], dict(content.metric_records.get(METRICS, {}))
-    size = math.prod(shape)
-    if array.dtype != "float32" or tuple(array.shape) != shape or len(array.data) > 4 * size + _HEADER:
-        raise ValueError(f"its array is not {shape} of float32")
-    try:
-        numbers = array.numpy()
-    except Exception as e:  # NumPy's reader says it in many ways
-        raise ValueError("its array cannot be read") from e
-    if numbers.dtype != np.float32 or numbers.shape != shape:
-        raise ValueError(f"its array is not {shape} of float32")
+    numbers, metrics = _numbers(message.content, name, shape), dict(message.content.metric_records.get(METRICS, {}))
     examples, loss = metrics.get(EXAMPLES), metrics.get("loss")
     if metrics.get("round") != number:
         raise ValueError(f"is of round {metrics.get('round')}")
@@ -84,6 +72,32 @@ def _read(message: Message, number: int, name: str, shape: tuple[int, ...]) -> t
     if not (np.isfinite(numbers).all() and math.isfinite(loss)):
         raise ValueError("holds numbers that are not finite")
     return numbers, examples, loss
+
+
+def _numbers(content: RecordDict, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The numbers of an answer: an array, or the bytes of slopes.
+
+    Raises:
+        ValueError: there are none, or they have another form.
+    """
+    records = content.config_records if name == SLOPES else content.array_records
+    if list(records) != [ARRAYS] or list(records[ARRAYS]) != [name]:
+        raise ValueError(f"does not hold the array {name!r} alone")
+    found, size, odd = records[ARRAYS][name], 4 * math.prod(shape), ValueError(f"its array is not {shape} of float32")
+    if name == SLOPES:
+        if not isinstance(found, bytes) or len(found) != size:
+            raise odd
+        return np.frombuffer(found, np.dtype("<f4")).reshape(shape)
+    assert isinstance(found, Array)
+    if found.dtype != "float32" or tuple(found.shape) != shape or len(found.data) > size + _HEADER:
+        raise odd
+    try:
+        numbers = found.numpy()
+    except Exception as e:  # NumPy's reader says it in many ways
+        raise ValueError("its array cannot be read") from e
+    if numbers.dtype != np.float32 or numbers.shape != shape:
+        raise odd
+    return numbers
 
 
 def evaluations(replies: Iterable[Message]) -> list[Message]:

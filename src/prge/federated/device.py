@@ -73,7 +73,7 @@ class Device:
         if not found.isfinite().all():
             raise UserError("the losses of this device's examples are not finite; its answer is left out")
         metrics = {EXAMPLES: len(self.train), "loss": mean_of(losses), "round": order.round}
-        return RecordDict({ARRAYS: _record(name, found), METRICS: MetricRecord({**metrics})})
+        return RecordDict({ARRAYS: _sent(name, found), METRICS: MetricRecord({**metrics})})
 
     def answer_evaluation(self, content: RecordDict, memory: RecordDict) -> RecordDict:
         """Loss and metrics of the server's parameters on examples that this device does not train on."""
@@ -172,6 +172,11 @@ def _opened(program: str, data: str, kept: str | None, truncate: bool) -> tuple[
 @cache
 def _shares(opened: tuple[str, str, str | None, bool], devices: int, split: str, seed: int) -> list[list[int]]:
     return shares(_opened(*opened)[1], devices, dirichlet(split), seed)
+
+
+def _sent(name: str, numbers: Tensor) -> ArrayRecord | ConfigRecord:
+    """What goes to the server: of slopes the bytes alone, as an array's names and checksums are many times as long."""
+    return ConfigRecord({name: numbers.numpy().tobytes()}) if name == SLOPES else _record(name, numbers)
 
 
 def _record(name: str, tensor: Tensor) -> ArrayRecord:
