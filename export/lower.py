@@ -37,6 +37,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from prge.cost import DELEGATES
+from prge.export.direct import core_operators, decomposed
 from prge.export.let_go import let_go
 from prge.export.quick import kept_signatures, quick
 from prge.models.objective import LabelWords
@@ -84,7 +85,7 @@ def example_inputs(step: Step, tokens: int, seed: int = 0) -> tuple[Any, ...]:
 
 
 def trace(
-    module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], min_tokens: int, max_tokens: int
+    module: nn.Module, inputs: Callable[[int], tuple[Any, ...]], min_tokens: int, max_tokens: int, backend: Backend
 ) -> ExportedProgram:
     """Trace a module with torch.export, for rows of any length between the bounds.
 
@@ -101,7 +102,8 @@ def trace(
     def export(tokens: int) -> ExportedProgram:
         return torch.export.export(module, inputs(tokens), strict=False)
 
-    with torch.no_grad(), quick():
+    preserve = LayeredPartitioner(range(0)).ops_to_not_decompose(None)[0] if backend == "xnnpack" else []
+    with torch.no_grad(), core_operators(preserve), quick():
         program = export(min_tokens)
         if min_tokens < max_tokens:
             _follow_length(program, export(min_tokens + 1))
@@ -226,11 +228,11 @@ def lower(program: ExportedProgram, layers: range, backend: Backend, constants: 
         constants: values by the names of the constant methods that give them.
     """
     partitioner = LayeredPartitioner(layers)
-    preserve = partitioner.ops_to_not_decompose(program)[0] if backend == "xnnpack" else []
-    config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False, preserve_ops=preserve)
+    config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False)
     with quick():
         _share_equal(program)
-        edge = to_edge(program, constants, config)
+        with decomposed():
+            edge = to_edge(program, constants, config)
         _remove_clones(edge.exported_program().graph_module)
         let_go()
         if backend == "xnnpack":

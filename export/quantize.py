@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+from torchao.quantization.quant_primitives import (
+    _DTYPE_TO_QVALUE_BOUNDS,
+    MappingType,
+    choose_qparams_affine,
+    dequantize_affine,
+    quantize_affine,
+)
 
 from prge.errors import UserError
 from prge.export.kept_weights import quantized
@@ -42,6 +50,49 @@ class QuantizedEmbedding(nn.Module):
         """i64[R, T] -> f32[R, T, H]."""
         rows = nn.functional.embedding(tokens, self.weight).to(torch.float32)
         return rows * nn.functional.embedding(tokens, self.scale)
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear with quantized weights, whose inputs are quantized token by token as it runs.
+
+    It computes what torchao's tensor does. As plain tensors its weights are traced in half the time.
+
+    Attributes:
+        weight: i8[out, in].
+        scale: of the weights, [out, groups].
+        zero_point: i8[out, groups].
+        block: numbers of the weight, by dimension, that share a scale.
+        bounds: least and greatest quantized number.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    block: list[int]
+    bounds: tuple[int, int]
+
+    @classmethod
+    def of(cls, linear: Any, weight: Any) -> None:
+        """Make ``linear`` one of torchao's ``weight``, in place: others hold it."""
+        del linear.weight
+        linear.__class__ = cls
+        for name, value in (("weight", weight.qdata), ("scale", weight.scale), ("zero_point", weight.zero_point)):
+            linear.register_buffer(name, value)
+        linear.block, linear.bounds = list(weight.block_size), _DTYPE_TO_QVALUE_BOUNDS[weight.target_dtype]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """f32[..., in] -> f32[..., out]."""
+        token = [*[1] * (input.dim() - 1), input.shape[-1]]
+        scale, zero = choose_qparams_affine(
+            input, MappingType.ASYMMETRIC, token, torch.int8, -128, 127, zero_point_dtype=torch.int8
+        )
+        rounded = quantize_affine(input, token, scale, zero, torch.int8, -128, 127)
+        x = dequantize_affine(rounded, token, scale, zero, torch.int8, -128, 127, output_dtype=input.dtype)
+        low, high = self.bounds
+        weight = dequantize_affine(
+            self.weight, self.block, self.scale, self.zero_point, torch.int8, low, high, output_dtype=input.dtype
+        )
+        return nn.functional.linear(x, weight, self.bias)
 
 
 def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:
@@ -111,6 +162,5 @@ def quantize(
         embedding.table = QuantizedEmbedding(embedding.table)
     config, of_head = linear_config(quantization), linear_config("8da8w")
     for done, linear in enumerate(linears, 1):
-        linear.__class__ = nn.Linear  # a stored one is no longer
-        linear.weight = quantized(linear.weight, of_head if linear in heads else config)
+        QuantizedLinear.of(linear, quantized(linear.weight, of_head if linear in heads else config))
         told(done, len(linears))

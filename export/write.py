@@ -39,7 +39,7 @@ def write_program(
         OSError: the file cannot be written.
     """
     listener("trace")
-    traced = trace(module.eval(), inputs, *lengths)
+    traced = trace(module.eval(), inputs, *lengths, backend)
     listener("lower")
     with spilled(file.parent):
         edge = lower(traced, layers, backend, constants)

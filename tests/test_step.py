@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from prge.eager import build_again
 from prge.examples.rows import Example
+from prge.export.kept_weights import quantized
 from prge.export.lower import lower, trace
-from prge.export.quantize import linear_config
+from prge.export.quantize import QuantizedLinear, linear_config
 from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
@@ -131,7 +133,7 @@ def test_an_operator_that_holds_the_length_is_refused() -> None:
             return tokens + torch.arange(tokens.shape[1])
 
     with pytest.raises(RuntimeError, match=r"arange.*depends on the length"):
-        trace(Counting(), lambda tokens: (torch.zeros(2, tokens, dtype=torch.int64),), 4, 9)
+        trace(Counting(), lambda tokens: (torch.zeros(2, tokens, dtype=torch.int64),), 4, 9, "xnnpack")
 
 
 @pytest.mark.parametrize("gradient", ["full", "exact"])
@@ -335,10 +337,13 @@ def test_linears_that_read_one_tensor_quantize_it_once() -> None:
 
     torch.manual_seed(0)
     pair, x = Pair(), torch.randn(1, 5, 64)
-    quantize_(pair, linear_config("8da8w"))
-    program = trace(pair, lambda tokens: (torch.zeros(1, tokens, 64),), 5, 5)
+    reference, config = copy.deepcopy(pair), linear_config("8da8w")
+    quantize_(reference, config)
+    for linear in (pair.a, pair.b):
+        QuantizedLinear.of(linear, quantized(linear.weight, config))
+    program = trace(pair, lambda tokens: (torch.zeros(1, tokens, 64),), 5, 5, "xnnpack")
     edge = lower(program, range(1), "xnnpack", {})
     names = [str(node.target) for node in program.graph.nodes]
     assert sum("choose_qparams" in name for name in names) == 1
     assert outside_ops(edge.exported_program().graph) == (1, {})
-    torch.testing.assert_close(program.module()(x), pair(x))
+    assert torch.equal(program.module()(x), reference(x)) and torch.equal(pair(x), reference(x))
