@@ -15,7 +15,7 @@ from prge.bench.contenders import synthetic
 from prge.cost import inference_tokens
 from prge.eager import build_again
 from prge.export.lower import example_inputs
-from prge.export.quantize import linear_config, quantize
+from prge.export.quantize import QuantizedLinear, linear_config, quantize
 from prge.export.write import write_program
 from prge.manifest import Manifest
 from prge.models.context import run_layers
@@ -35,6 +35,8 @@ def write_products(path: Path, rows: int, size: int, depth: int, quantized: bool
     module = nn.Sequential(*linears).requires_grad_(False)
     if quantized:
         quantize_(module, linear_config("8da8w"))
+        for linear in linears:
+            QuantizedLinear.of(linear, linear.weight)
     _write(path, module, lambda tokens: (torch.randn(1, tokens, size),), rows, rows, range(1))
 
 
