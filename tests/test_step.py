@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from prge.eager import build_again
 from prge.examples.rows import Example
-from prge.export.lower import lower, trace
 from prge.export.kept_weights import quantized
+from prge.export.lower import lower, trace
 from prge.export.quantize import QuantizedLinear, linear_config
 from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
