@@ -60,13 +60,26 @@ def _kept(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict
     """As `_made`, from the cache, where they are put if they are not there; None if there is none, or a full disk."""
     name = f"{_digest(weight, config)}.safetensors"
     try:
-        file = cache_folder() / "quantized" / name
+        file = _folder() / name
         if not _whole(file):
             _keep(_made(weight, config), file)
             return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
         return load_file(file)
     except (OSError, SafetensorError, UserError):
         return None
+
+
+def drop_partial() -> None:
+    """Remove what killed processes left of weights."""
+    with contextlib.suppress(OSError, UserError):
+        for left in _folder().glob(f"*{_PARTIAL}"):
+            process = left.stem.rpartition("-")[2]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                left.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return cache_folder() / "quantized"
 
 
 def _whole(file: Path) -> bool:
@@ -89,12 +102,8 @@ def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> st
 
 
 def _keep(parts: dict[str, Tensor], file: Path) -> None:
-    """Write a file whole or not at all. What a killed process left of one is removed."""
+    """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    for left in file.parent.glob(f"*{_PARTIAL}"):
-        process = left.stem.rpartition("-")[2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            left.unlink(missing_ok=True)
     partial = file.with_name(f"{file.stem}-{os.getpid()}{_PARTIAL}")
     try:
         save_file(parts, partial)

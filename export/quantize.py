@@ -18,7 +18,7 @@ from torchao.quantization.quant_primitives import (
 )
 
 from prge.errors import UserError
-from prge.export.kept_weights import quantized
+from prge.export.kept_weights import drop_partial, quantized
 from prge.manifest import Quantization
 from prge.models.generation import Generator
 from prge.models.step import Step
@@ -157,6 +157,7 @@ def quantize(
         return
     heads = set(module.head.modules() if isinstance(module, Generator) else module.objective.modules())
     refuse_odd([linear for linear in linears if linear not in heads], quantization)
+    drop_partial()
     embedding = module.backbone.embedding
     if isinstance(embedding.table, nn.Embedding):
         embedding.table = QuantizedEmbedding(embedding.table)
