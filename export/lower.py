@@ -107,6 +107,8 @@ def trace(
         program = export(min_tokens)
         if min_tokens < max_tokens:
             _follow_length(program, export(min_tokens + 1))
+        program.graph.eliminate_dead_code()
+        program.graph_module.recompile()
         return program
 
 
@@ -130,8 +132,6 @@ def _follow_length(program: ExportedProgram, other: ExportedProgram) -> None:
             node.args = (source, [-1 if i in grown else size for i, size in enumerate(shape)])
         elif _numbers(node) != _numbers(twin) or (grown and node.target in _STATIC and _is_float(node)):
             raise RuntimeError(f"{node.target} depends on the length beyond its inputs: {node.format_node()}")
-    program.graph.eliminate_dead_code()
-    program.graph_module.recompile()
 
 
 def _shape(node: Node) -> list[int]:
@@ -220,29 +220,40 @@ def _layer(node: Node) -> int:
     return 0
 
 
-def lower(program: ExportedProgram, layers: range, backend: Backend, constants: dict[str, Any]) -> EdgeProgramManager:
-    """Lower a traced program, and delegate what the backend takes.
+_CONFIG = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False)
+
+
+def into_edge(program: ExportedProgram, constants: dict[str, Any]) -> EdgeProgramManager:
+    """A traced program in ExecuTorch's edge dialect.
+
+    Args:
+        constants: values by the names of the constant methods that give them.
+    """
+    with quick(), decomposed():
+        _share_equal(program)
+        edge = to_edge(program, constants, _CONFIG)
+    _remove_clones(edge.exported_program().graph_module)
+    return edge
+
+
+def delegated(edge: EdgeProgramManager, layers: range) -> EdgeProgramManager:
+    """The same, with what XNNPACK takes in its delegates.
 
     Args:
         layers: the model's layers that are in the program.
-        constants: values by the names of the constant methods that give them.
     """
-    partitioner = LayeredPartitioner(layers)
-    config = EdgeCompileConfig(_skip_dim_order=True, _check_ir_validity=False)
-    with quick():
-        _share_equal(program)
-        with decomposed():
-            edge = to_edge(program, constants, config)
-        _remove_clones(edge.exported_program().graph_module)
-        let_go()
-        if backend == "xnnpack":
-            # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches
-            # when it is read: a quarter more memory for results.
-            with patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort), kept_signatures():
-                edge = edge.to_backend(partitioner)
-            edge.compile_config = config  # of which it made one anew, so that a pass would look for what is not there
-            _drop_unused(edge.exported_program())
-        return edge
+    let_go()
+    # Its own sort runs the graph breadth first, where every result is held for long, and has left the caches when it
+    # is read: a quarter more memory for results.
+    with (
+        quick(),
+        patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort),
+        kept_signatures(),
+    ):
+        edge = edge.to_backend(LayeredPartitioner(layers))
+    edge.compile_config = _CONFIG  # of which it made one anew, so that a pass would look for what is not there
+    _drop_unused(edge.exported_program())
+    return edge
 
 
 # Numbers of a constant. Adapters' factors have fewer, weights have more.

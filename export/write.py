@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prge.export.lower import Backend, emit, lower, trace
+from prge.export.lower import Backend, delegated, emit, into_edge, trace
 from prge.export.report import Written, multiply_adds, outside_ops
 from prge.export.spill import spilled
 from prge.files.seal import seal
@@ -42,10 +42,14 @@ def write_program(
     traced = trace(module.eval(), inputs, *lengths, backend)
     listener("lower")
     with spilled(file.parent):
-        edge = lower(traced, layers, backend, constants)
+        edge = into_edge(traced, constants)
+        del traced  # a large graph
+        total = multiply_adds(edge.exported_program().graph)
+        if backend == "xnnpack":
+            edge = delegated(edge, layers)
         graph = edge.exported_program().graph
         calls, outside = outside_ops(graph)  # counted here, as emitting adds nodes of memory planning
-        total, left = multiply_adds(traced.graph), multiply_adds(graph)
+        left = multiply_adds(graph)
         listener("emit")
         emitted = emit(edge, inputs(lengths[1]))
         listener("write")

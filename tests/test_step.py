@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from prge.eager import build_again
 from prge.examples.rows import Example
 from prge.export.kept_weights import quantized
-from prge.export.lower import lower, trace
+from prge.export.lower import delegated, into_edge, trace
 from prge.export.quantize import QuantizedLinear, linear_config
 from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
@@ -342,7 +342,7 @@ def test_linears_that_read_one_tensor_quantize_it_once() -> None:
     for linear in (pair.a, pair.b):
         QuantizedLinear.of(linear, quantized(linear.weight, config))
     program = trace(pair, lambda tokens: (torch.zeros(1, tokens, 64),), 5, 5, "xnnpack")
-    edge = lower(program, range(1), "xnnpack", {})
+    edge = delegated(into_edge(program, {}), range(1))
     names = [str(node.target) for node in program.graph.nodes]
     assert sum("choose_qparams" in name for name in names) == 1
     assert outside_ops(edge.exported_program().graph) == (1, {})
