@@ -55,7 +55,7 @@ class QuantizedEmbedding(nn.Module):
 class QuantizedLinear(nn.Linear):
     """A linear with quantized weights, whose inputs are quantized token by token as it runs.
 
-    It computes what torchao's tensor does. As plain tensors its weights are traced in half the time.
+    It computes what torchao's tensor does. But its weights are plain tensors, as `core_operators` needs.
 
     Attributes:
         weight: i8[out, in].

@@ -1,7 +1,4 @@
-"""What torch and ExecuTorch do again and again in an export, done once or not at all. Programs come out the same.
-
-An export with `quick` and `direct` takes about a quarter of the time of one without.
-"""
+"""What torch and ExecuTorch do again and again in an export, done once or not at all. Programs come out the same."""
 
 from __future__ import annotations
 

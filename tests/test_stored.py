@@ -26,9 +26,10 @@ from prge.errors import UserError
 from prge.examples.read import Record
 from prge.export import kept_weights, spill
 from prge.export.config import ExportConfig
+from prge.export.need import export_seconds
 from prge.export.plan import plan, planned
 from prge.export.program import export_program
-from prge.export.quantize import QuantizedEmbedding, linear_config
+from prge.export.quantize import QuantizedEmbedding, linear_config, quantize
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES
@@ -166,7 +167,9 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     left, written = folder / f"ab-{ended.pid}.partial", folder / f"cd-{os.getppid()}.partial"
     for file in (left, written):
         file.write_bytes(b"half")
-    kept_weights.drop_partial()
+    module: Any = SimpleNamespace(objective=nn.Module(), backbone=SimpleNamespace(embedding=nn.Module()))
+    module.backbone.embedding.table = nn.Module()
+    quantize(module, [nn.Linear(32, 32)], "8da8w")
     assert not left.exists() and written.exists()
 
 
@@ -274,9 +277,8 @@ def test_more_layers_and_both_ways_take_more(tiny_model: Path) -> None:
     exact, weights = (plan(planned(sizes, StepConfig(1, 2, gradient), 40, 0), 1e9) for gradient in ("exact", "weights"))
     for name in ("export_peak_bytes", "export_disk_bytes"):
         assert all(a[name] > b[name] for a, b in zip(exact, weights, strict=True))
-    # An exact gradient has the graph of both ways; each estimate is a whole number of seconds.
-    assert exact[0]["export_seconds"] == pytest.approx(2 * weights[0]["export_seconds"], abs=1)
-    assert weights[0]["export_seconds"] > 0
+    both, one = (export_seconds(planned(sizes, StepConfig(1, 2, gradient), 40, 0)) for gradient in ("exact", "weights"))
+    assert both >= 2 * one > 0 and exact[0]["export_seconds"] > weights[0]["export_seconds"] > 0
 
 
 @pytest.mark.skipif(not os.environ.get("PRGE_THOROUGH"), reason="PRGE_THOROUGH=1 runs it: minutes")
