@@ -19,7 +19,9 @@ from prge.bench import tasks as bench
 from prge.bench.convergence import Curve
 from prge.bench.lora import LoraAdamW
 from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read, run
+from prge.bench.tasks_folder import Settings
 from prge.bench.tasks_report import ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of, target_of
+from prge.commands.hooks import Hooks
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.models.adapter import AdapterConfig
@@ -264,6 +266,21 @@ def test_the_whole_way_in_processes_of_their_own(
     monkeypatch.setattr("prge.bench.tasks._Bench.export", lambda *_: None)
     code, refused = prge(*command, "wrong=--rank 2")  # may be corrected
     assert code == 1 and "errands-wrong" in refused["error"]
+
+
+def test_a_program_is_made_for_the_longest_row_that_is_kept(
+    prge: Callable[..., tuple[int, Any]], tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """As `prge export` makes it, unasked."""
+    code, result = prge("export", tiny_model, "-o", tmp_path / "program", "--data", data / "errands")
+    assert code == 0, result
+    needed = StepProgram(tmp_path / "program").manifest.max_tokens
+
+    def bound(limit: int) -> int:
+        settings = Settings(str(tiny_model), str(data), 1000, 12, limit, 4, 2, 4)
+        return bench._Bench(tmp_path, settings, Hooks())._longest(data / "errands")
+
+    assert bound(needed + 50) == needed > 16 and bound(needed - 8) == needed - 8
 
 
 def test_texts_are_scored_by_their_loss(

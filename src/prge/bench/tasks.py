@@ -19,13 +19,18 @@ from prge.bench.machine import describe
 from prge.bench.runners import LORA, PROBE, PROGRAM, Examples, Run, read
 from prge.bench.tasks_folder import Settings, read_curve, settle, write_json
 from prge.bench.tasks_report import MAJORITY, ZERO_SHOT, TaskRuns, markdown, plot, rows_of, summary_of, target_of
+from prge.commands.ask import settled
+from prge.commands.export import standard
+from prge.commands.fit import fit
 from prge.commands.hooks import Hooks
 from prge.errors import UserError
+from prge.examples.detect import FormOptions
 from prge.examples.read import has_part
 from prge.examples.tasks import TASKS
 from prge.files.checked import replace as replace_file
 from prge.manifest import PROGRAM_FILE
 from prge.options import AnyPath, Option
+from prge.runtime_driver.data.source import Source
 from prge.runtime_driver.program.step import StepProgram
 
 # Two to four classes, pairs, multiple choice, question answering and chat.
@@ -165,13 +170,24 @@ class _Bench:
         if (program / PROGRAM_FILE).is_file():
             return
         words = ["--task", data.name] if data.name in TASKS else []
-        words += ["--max-tokens", str(s.max_tokens), *shlex.split(options), "-o", str(program), "--json"]
+        words += ["--max-tokens", str(self._longest(data)), *shlex.split(options), "-o", str(program), "--json"]
         command = [sys.executable, "-m", "prge", "export", s.model, "--data", str(data), *words]
         unbroken = os.environ | {"COLUMNS": "1000"}
         done = subprocess.run(command, capture_output=True, text=True, env=unbroken)
         if done.returncode:
             said = [line.strip("│ ") for line in done.stderr.splitlines() if any(map(str.isalpha, line))]  # in a frame
             raise UserError(f"{data.name}, {variant}: {said[-1] if said else 'the export failed'}")
+
+    def _longest(self, data: Path) -> int:
+        """The bound of tokens that `prge train` would give a task's program, or the settings' if that is less.
+
+        A program takes memory for the longest row that it can be given.
+        """
+        asked = FormOptions(task=data.name if data.name in TASKS else None)
+        source = Source(str(data), limit=self.settings.examples, truncate=True)
+        form = settled(asked, data, Hooks()).form
+        fitted = fit(self.settings.model, form, standard, source, Hooks(), trains=True)
+        return min(self.settings.max_tokens, fitted.config.max_tokens)
 
     def plan(self, data: Path, variants: Sequence[str]) -> _Plan:
         """What runs for a task; its examples are read and counted."""
