@@ -46,11 +46,13 @@ def _find(config: Any) -> Family:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if not hasattr(config, name):
             raise UnsupportedModel(f"its configuration says nothing of {name}")
+    differing = getattr(config, "per_layer_attributes", None) or ()
+    for name in ("num_key_value_heads", "head_dim"):
+        if name in differing:
+            raise UnsupportedModel(f"its layers differ in {name}")
     try:
         with quiet(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-            for name in ("num_key_value_heads", "head_dim"):
-                getattr(config, name, None)  # raises where layers differ in it
             try:
                 run = _Run(model, None)
             except RuntimeError:  # most models look at the numbers of a mask that they make

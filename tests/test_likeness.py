@@ -57,6 +57,7 @@ REFUSED = {
     "olmo": "the exact gradient has no rule for 'layer_norm'",
     "llama4_text": "layers of type chunked_attention are not supported",
     "mamba": "its layers have no attention with linears",
+    "gemma4_text": "its layers differ in head_dim",
 }
 
 
