@@ -198,7 +198,7 @@ def _described(checkpoint: Checkpoint, config: ExportConfig, labels: tuple[Label
     except ValueError as e:
         raise UserError(f"{checkpoint.source}: {e}") from e
     refuse_unusable(described)
-    linears = [linear for _, _, linear in parts.linears()]
+    linears = [linear for _, name, linear in parts.linears() if not (parts.grouped and parts.makes_keys(name))]
     refuse_odd(linears, config.quantization, both_ways=not config.step.estimates)
     return described
 

@@ -20,6 +20,7 @@ from torchao.quantization.quant_primitives import (
 from prge.errors import UserError
 from prge.export.kept_weights import drop_partial, quantized
 from prge.manifest import Quantization
+from prge.models.attention import Attention
 from prge.models.generation import Generator
 from prge.models.step import Step
 from prge.models.stored import pieces, read
@@ -143,8 +144,9 @@ def quantize(
     """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
 
     ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
-    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations. The head that predicts
-    tokens stays int8: alone it would cost half of what all layers in int4 cost (docs/export.md).
+    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations. What costs most for its
+    size stays int8 (docs/export.md): the head that predicts tokens, the last layer, and what makes keys and values that
+    several queries share.
     The adapters stay in float32.
 
     Args:
@@ -155,13 +157,18 @@ def quantize(
     """
     if quantization == "f32":
         return
-    heads = set(module.head.modules() if isinstance(module, Generator) else module.objective.modules())
-    refuse_odd([linear for linear in linears if linear not in heads], quantization)
+    backbone = module.backbone
+    int8 = set(module.head.modules() if isinstance(module, Generator) else module.objective.modules())
+    int8.update(backbone.layers[-1].modules())
+    for attention in backbone.modules():
+        if isinstance(attention, Attention):
+            int8.update(attention.shared_linears())
+    refuse_odd([linear for linear in linears if linear not in int8], quantization)
     drop_partial()
-    embedding = module.backbone.embedding
+    embedding = backbone.embedding
     if isinstance(embedding.table, nn.Embedding):
         embedding.table = QuantizedEmbedding(embedding.table)
-    config, of_head = linear_config(quantization), linear_config("8da8w")
+    config, finer = linear_config(quantization), linear_config("8da8w")
     for done, linear in enumerate(linears, 1):
-        QuantizedLinear.of(linear, quantized(linear.weight, of_head if linear in heads else config))
+        QuantizedLinear.of(linear, quantized(linear.weight, finer if linear in int8 else config))
         told(done, len(linears))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prge.models.context import context
+from prge.models.engine import Split
 from prge.models.parts import Kind, Parts
 from prge.models.reverse import Traced, linear, traced, turned, value_of
 
@@ -47,6 +48,13 @@ class Attention(nn.Module):
         self.turn, self.turn_back = nn.Buffer(turn.contiguous()), nn.Buffer(turn.T.contiguous())
         self.ones: Tensor = nn.Buffer(torch.ones(1, self.head))
         self.layer, self.kind = layer, kind
+
+    def shared_linears(self) -> list[nn.Linear]:
+        """The linears of keys and values, both ways, where several queries share a key; else none."""
+        fused = next((m for m in self.projections.modules() if isinstance(m, Split)), None)
+        three = list(fused.parts if fused else self.projections)
+        shared = three[1:] if self.group > 1 else []
+        return [m for part in shared for m in part.modules() if isinstance(m, nn.Linear)]
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
         """f32[R, T, H] -> f32[R, T, heads * head], or f32[R, T, H] behind the closing linear; no attention weights.

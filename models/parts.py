@@ -215,6 +215,11 @@ class Parts:
         for i, layer in enumerate(self.layers):
             yield from ((i, name, m) for name, m in layer.named_modules() if isinstance(m, nn.Linear))
 
+    @property
+    def grouped(self) -> bool:
+        """Whether several queries share a key."""
+        return self.kv_heads < self.heads
+
     def makes_keys(self, name: str) -> bool:
         """Whether the linear of this name within its layer makes keys or values."""
         own = self.family.queries_keys_values

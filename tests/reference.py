@@ -300,6 +300,12 @@ def round_weights(model: Any, quantization: str) -> None:
         embedding = model.model.embed_tokens.weight
         scale = embedding.abs().amax(1, keepdim=True) / 127
         embedding.copy_((embedding / scale).round() * scale)
-        for linear in (x for x in model.model.modules() if isinstance(x, torch.nn.Linear)):
-            bits, group = (8, linear.in_features) if quantization == "8da8w" else (4, 32)
+        grouped = model.config.num_key_value_heads < model.config.num_attention_heads
+        last = f"layers.{model.config.num_hidden_layers - 1}."
+        for name, linear in model.model.named_modules():
+            if not isinstance(linear, torch.nn.Linear):
+                continue
+            shared = grouped and name.endswith(("k_proj", "v_proj"))
+            int8 = quantization == "8da8w" or shared or name.startswith(last)
+            bits, group = (8, linear.in_features) if int8 else (4, 32)
             linear.weight.copy_(rounded(linear.weight, bits, group))

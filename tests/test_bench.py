@@ -41,6 +41,7 @@ from prge.eager import build_again
 from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.export.plan import plan, planned
+from prge.export.quantize import QuantizedLinear, quantize
 from prge.manifest import QUANTIZATIONS
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_sizes
@@ -125,6 +126,22 @@ def test_weights_are_the_model_s_matrices_and_the_adapter_s_factors(program_fold
     program = StepProgram(program_folder)
     model = AutoModelForCausalLM.from_pretrained(program.manifest.model)
     size = sum(p.numel() * 4 for p in model.parameters() if p.dim() > 1)  # norms are next to nothing
+    assert weight_bytes(program.manifest) == size + 4 * program.frozen().numel()
+
+
+def test_int4_weights_are_counted_with_their_scales(export: Callable[..., Path]) -> None:
+    """The last layer is in int8, and so are keys and values, which several queries share."""
+    program = StepProgram(export(quantization="8da4w"))
+    built = build_again(program, program.manifest.max_tokens)
+    quantize(built.step, built.base_linears, "8da4w")
+    linears = [m for m in built.step.modules() if isinstance(m, QuantizedLinear)]
+    int4 = [m for m in linears if m.bounds == (-8, 7)]
+    layers = program.manifest.architecture.layers
+    assert (len(linears), len(int4)) == (7 * layers, 5 * (layers - 1))
+    size = sum(m.weight.numel() + 4 * m.scale.numel() for m in linears if m not in int4)
+    size += sum(m.weight.numel() // 2 + 2 * m.scale.numel() for m in int4)
+    table = built.step.backbone.embedding.table
+    size += table.weight.numel() + 4 * table.scale.numel()
     assert weight_bytes(program.manifest) == size + 4 * program.frozen().numel()
 
 

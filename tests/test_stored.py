@@ -167,8 +167,10 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     left, written = folder / f"ab-{ended.pid}.partial", folder / f"cd-{os.getppid()}.partial"
     for file in (left, written):
         file.write_bytes(b"half")
-    module: Any = SimpleNamespace(objective=nn.Module(), backbone=SimpleNamespace(embedding=nn.Module()))
-    module.backbone.embedding.table = nn.Module()
+    module: Any = nn.Module()
+    module.objective, module.backbone = nn.Module(), nn.Module()
+    module.backbone.embedding = SimpleNamespace(table=nn.Module())
+    module.backbone.layers = nn.ModuleList([nn.Module()])
     quantize(module, [nn.Linear(32, 32)], "8da8w")
     assert not left.exists() and written.exists()
 

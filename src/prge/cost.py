@@ -105,7 +105,7 @@ def weight_bytes(m: Manifest) -> int:
     """
     a = m.architecture
     times = ways(m)
-    total = times * ((a.layers - m.first_layer) * _linear_bytes(m, a.layer_weights, a.layer_outputs) + 4 * a.transform)
+    total = times * (_linear_bytes(m, _above(m)) + 4 * a.transform)
     if m.max_targets:
         total += times * table_bytes(m)
     return round(total + times * frozen_factor_bytes(m)) + frozen_weight_bytes(m)
@@ -114,15 +114,39 @@ def weight_bytes(m: Manifest) -> int:
 def frozen_weight_bytes(m: Manifest) -> int:
     """As `weight_bytes`, of the frozen part alone."""
     a = m.architecture
-    total = m.first_layer * _linear_bytes(m, a.layer_weights, a.layer_outputs)
+    total = _linear_bytes(m, range(m.first_layer))
     return round(total + table_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
 
 
-def _linear_bytes(m: Manifest, weights: int, outputs: int) -> float:
-    """Bytes of linears with so many weights and outputs, with their scales."""
-    each, group = _WEIGHTS[m.quantization]
-    scales = 0 if m.quantization == "f32" else weights // group if group else outputs
-    return weights * each + (2 if group else 4) * scales  # those of groups are in bfloat16
+def _above(m: Manifest) -> range:
+    """The layers of a step."""
+    return range(m.first_layer, m.architecture.layers)
+
+
+def _linear_bytes(m: Manifest, layers: range) -> float:
+    """Bytes of some layers' linears, with their scales."""
+    scaled = 0 if m.quantization == "f32" else sum(_int8_outputs(m, layer) for layer in layers)
+    return _group_bytes(m, layers) + 4 * scaled
+
+
+def _group_bytes(m: Manifest, layers: range) -> float:
+    """Bytes of some layers' linears, with the scales of groups alone, which are in bfloat16."""
+    a, (each, group) = m.architecture, _WEIGHTS[m.quantization]
+    if not group:
+        return len(layers) * a.layer_weights * each
+    int8 = sum(a.layer_weights if layer == a.layers - 1 else _int8_outputs(m, layer) * a.hidden for layer in layers)
+    return int8 + (len(layers) * a.layer_weights - int8) * (each + 2 / group)
+
+
+def _int8_outputs(m: Manifest, layer: int) -> int:
+    """How many outputs of a layer's linears have int8 weights.
+
+    In a model in int4 those of the last layer, and keys and values that several queries share (`export.quantize`).
+    """
+    a = m.architecture
+    if not _WEIGHTS[m.quantization][1] or layer == a.layers - 1:
+        return a.layer_outputs
+    return 2 * a.kv_heads * a.head if a.kv_heads < a.heads else 0
 
 
 def table_bytes(m: Manifest) -> int:
@@ -160,14 +184,14 @@ def peak_bytes(m: Manifest, tokens: int) -> float:
 def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of the frozen part alone."""
     a = m.architecture
-    resting = table_bytes(m) + _packed(m, m.first_layer) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
-    return _peak(m, m.first_layer, resting, m.frozen_rows * tokens)
+    below = range(m.first_layer)
+    resting = table_bytes(m) + _packed(m, below) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
+    return _peak(m, below, resting, m.frozen_rows * tokens)
 
 
 def step_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of a step alone."""
-    a, layers = m.architecture, m.architecture.layers - m.first_layer
-    times = ways(m)
+    a, layers, times = m.architecture, _above(m), ways(m)
     resting = times * (_packed(m, layers) + frozen_factor_bytes(m)) + _NARROW * sum(
         x.in_features for x in m.adapter.modules
     )
@@ -183,22 +207,21 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
         narrow = sum(
             _EXACT_NARROW * (x.in_features + x.out_features) - _NARROW * x.in_features for x in m.adapter.modules
         )
-        resting += 8.0 * layers * longest * a.kv_heads * a.head + narrow + _EXACT_CODE
+        resting += 8.0 * len(layers) * longest * a.kv_heads * a.head + narrow + _EXACT_CODE
         held = _EXACT_HELD
     if m.gradient == "full":  # most of what the layers computed waits for the way back
-        resting += _WAITING * layers * longest * a.layer_outputs
+        resting += _WAITING * len(layers) * longest * a.layer_outputs
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
     return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens), held) + 7.5 * copies
 
 
-def _packed(m: Manifest, layers: int) -> float:
-    """Bytes of so many layers' packed linears, and of their norms' means."""
-    a, (each, group) = m.architecture, _WEIGHTS[m.quantization]
-    return layers * (a.layer_weights * (each + (2 / group if group else 0)) + 2 * _NARROW * a.hidden)
+def _packed(m: Manifest, layers: range) -> float:
+    """Bytes of some layers' packed linears, and of their norms' means."""
+    return _group_bytes(m, layers) + 2 * _NARROW * len(layers) * m.architecture.hidden
 
 
-def _peak(m: Manifest, layers: int, resting: float, at_once: int, held: float = _HELD) -> float:
-    """The peak of a part that holds ``resting`` bytes, with so many layers and so many positions in an execution.
+def _peak(m: Manifest, layers: range, resting: float, at_once: int, held: float = _HELD) -> float:
+    """The peak of a part that holds ``resting`` bytes, with some layers and so many positions in an execution.
 
     It is the greater of that at load, when the last delegate packs its weights, and that of an execution.
     """

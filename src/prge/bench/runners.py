@@ -19,7 +19,7 @@ from prge.errors import UserError
 from prge.examples.read import Part, place
 from prge.examples.rows import Example
 from prge.manifest import TOKENIZER_FILE, Manifest
-from prge.memory import peak_megabytes
+from prge.memory import peak_megabytes, return_freed
 from prge.quiet import quiet
 from prge.runtime_driver.data.batches import batches
 from prge.runtime_driver.data.encoder import Encoder, check_classes, without
@@ -125,6 +125,7 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     base = peak_megabytes()
     program = StepProgram(Path(settings.program))
     found = read(settings, program.manifest)
+    return_freed()  # the tokenizer, as `prge train` does
     few = random.Random(0).sample(found.dev, min(settings.curve, len(found.dev)))
     trainer: ProgramRun | LoraRun | ProbeRun
     if settings.method == PROGRAM:
