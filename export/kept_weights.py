@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 import torchao
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchao.quantization import quantize_
@@ -20,12 +20,13 @@ from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from prge.errors import UserError
 from prge.files.cache import cache_folder
+from prge.files.digest import file_sha256
 from prge.memory import forget, return_freed
 from prge.models.stored import pieces, read
 
 # Numbers of a weight; smaller ones stay in memory.
 _LARGE = 1 << 18
-_PARTIAL = ".partial"
+_PARTIAL, _SUFFIX = ".partial", ".safetensors"
 
 
 def quantized(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> nn.Parameter:
@@ -58,11 +59,11 @@ def _of_torchao(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -
 
 def _kept(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict[str, Tensor] | None:
     """As `_made`, from the cache, where they are put if they are not there; None if there is none, or a full disk."""
-    name = f"{_digest(weight, config)}.safetensors"
     try:
-        file = _folder() / name
-        if not _whole(file):
-            _keep(_made(weight, config), file)
+        key = _digest(weight, config)
+        file = _found(key)
+        if file is None:
+            file = _keep(_made(weight, config), key)
             return_freed()  # between weights of many sizes, glibc's heap would grow by gigabytes
         return load_file(file)
     except (OSError, SafetensorError, UserError):
@@ -82,13 +83,10 @@ def _folder() -> Path:
     return cache_folder() / "quantized"
 
 
-def _whole(file: Path) -> bool:
-    """Whether a file is there, and of the length that it should have; no page of its tensors is read."""
-    try:
-        with safe_open(file, "pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False
+def _found(key: str) -> Path | None:
+    """The file of a weight, if it is there and whole: its own digest is in its name, too."""
+    files = _folder().glob(f"{key}-*{_SUFFIX}")
+    return next((file for file in files if file.stem == f"{key}-{file_sha256(file)}"), None)
 
 
 def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> str:
@@ -101,13 +99,14 @@ def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> st
     return sha.hexdigest()
 
 
-def _keep(parts: dict[str, Tensor], file: Path) -> None:
+def _keep(parts: dict[str, Tensor], key: str) -> Path:
     """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.stem}-{os.getpid()}{_PARTIAL}")
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{key}-{os.getpid()}{_PARTIAL}"
     try:
         save_file(parts, partial)
-        partial.replace(file)
+        return partial.replace(folder / f"{key}-{file_sha256(partial)}{_SUFFIX}")
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
