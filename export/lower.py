@@ -21,6 +21,7 @@ from executorch.exir import (
     lowered_backend_module,
     to_edge,
 )
+from executorch.exir.backend import backend_api
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec
 from executorch.exir.dialects._ops import ops as exir_ops
@@ -248,6 +249,8 @@ def delegated(edge: EdgeProgramManager, layers: range) -> EdgeProgramManager:
     with (
         quick(),
         patch.object(lowered_backend_module, "legalize_graph", stable_topological_sort),
+        # The partitioner is given a copy of the graph to mark, lest it change it. Ours marks nodes and no more.
+        patch.object(backend_api, "get_fake_program", lambda program: program),
         kept_signatures(),
     ):
         edge = edge.to_backend(LayeredPartitioner(layers))

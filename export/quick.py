@@ -25,7 +25,7 @@ from executorch.exir.passes.sym_to_tensor_pass import SymToTensorPass
 from executorch.exir.program import _program
 from torch._C import _AutoDispatchBelowAutograd
 from torch._export.utils import _collect_all_valid_cia_ops
-from torch.export import exported_program
+from torch.export import ExportedProgram, exported_program
 from torch.export.graph_signature import ExportGraphSignature, InputSpec
 from torch.fx import GraphModule, traceback
 from torch.fx.graph import _PyTreeCodeGen
@@ -52,6 +52,7 @@ def quick() -> Iterator[None]:
         for place, name, value in (
             (torch.fx.config, "do_not_emit_stack_traces", True),
             (exported_program, "_collect_all_valid_cia_ops", _composites),
+            (ExportedProgram, "_validate", lambda program: None),  # of each delegate, and of all behind each of them
             (_program, "_get_aten_to_edge_passes", lambda config: (others, after)),
             (_program, "ReplaceViewOpsWithViewCopyOpsPass", _SlicesCopied),
             (_program, "OpReplacePass", _ToEdge),
