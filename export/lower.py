@@ -241,6 +241,7 @@ def delegated(edge: EdgeProgramManager, layers: range) -> EdgeProgramManager:
     """The same, with what XNNPACK takes in its delegates.
 
     Args:
+        edge: it is consumed, and so is the traced program that it was made of.
         layers: the model's layers that are in the program.
     """
     let_go()
