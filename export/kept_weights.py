@@ -59,8 +59,8 @@ def _of_torchao(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -
 
 def _kept(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> dict[str, Tensor] | None:
     """As `_made`, from the cache, where they are put if they are not there; None if there is none, or a full disk."""
+    key = _digest(weight, config)
     try:
-        key = _digest(weight, config)
         file = _found(key)
         if file is None:
             file = _keep(_made(weight, config), key)

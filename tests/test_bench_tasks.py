@@ -281,6 +281,11 @@ def test_a_program_is_made_for_the_longest_row_that_is_kept(
         return bench._Bench(tmp_path, settings, Hooks())._longest(data / "errands")
 
     assert bound(needed + 50) == needed > 16 and bound(needed - 8) == needed - 8
+    (data / "errands" / "train.tsv").write_text("")  # which is for the export to say
+    assert bound(needed + 50) == needed + 50
+    out = tmp_path / "out"
+    code, refused = prge("bench", "tasks", data, "--model", tiny_model, "--task", "errands", *FEW, "-o", out)
+    assert code == 1 and refused["error"].startswith("errands, prge: ") and "train.tsv" in refused["error"]
 
 
 def test_texts_are_scored_by_their_loss(

@@ -181,13 +181,17 @@ class _Bench:
     def _longest(self, data: Path) -> int:
         """The bound of tokens that `prge train` would give a task's program, or the settings' if that is less.
 
-        A program takes memory for the longest row that it can be given.
+        A program takes memory for the longest row that it can be given. Of data that cannot be read without a variant's
+        options, the settings' bound is taken; what is wrong with others is for the export to say.
         """
         asked = FormOptions(task=data.name if data.name in TASKS else None)
         source = Source(str(data), limit=self.settings.examples, truncate=True)
-        form = settled(asked, data, Hooks()).form
-        fitted = fit(self.settings.model, form, standard, source, Hooks(), trains=True)
-        return min(self.settings.max_tokens, fitted.config.max_tokens)
+        try:
+            form = settled(asked, data, Hooks()).form
+            needed = fit(self.settings.model, form, standard, source, Hooks(), trains=True).config.max_tokens
+        except UserError:
+            return self.settings.max_tokens
+        return min(self.settings.max_tokens, needed)
 
     def plan(self, data: Path, variants: Sequence[str]) -> _Plan:
         """What runs for a task; its examples are read and counted."""
