@@ -14,7 +14,10 @@ from torch._export.utils import _special_op_to_preserve_cia
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode, fake_impls
 from torch.export import ExportedProgram, _trace, exported_program
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from prge.export.known_calls import known_calls
 
 
 @contextmanager
@@ -30,16 +33,21 @@ def core_operators(preserve: Collection[OpOverload]) -> Iterator[None]:
     composite, others = exported_program._split_decomp_table_to_cia_and_python_decomp(table)
 
     def make(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-        kwargs |= {"pre_dispatch": False, "decomposition_table": others}
+        kwargs |= {"pre_dispatch": False, "decomposition_table": others, "_disable_torch_fn_metadata_mode": True}
         traced = make_fx(function, **kwargs)
 
         def run(*args: Any) -> Any:
-            with whole_operators(), exported_program._override_composite_implicit_decomp(composite):
+            with (
+                whole_operators(),
+                exported_program._override_composite_implicit_decomp(composite),
+                patch.object(proxy_tensor, "proxy_call", known_calls()),
+            ):
                 return traced(*args)
 
         return run
 
-    with patch.object(_trace, "make_fx", make):
+    # It looks through all results for sizes that depend on numbers, and here every size is known.
+    with patch.object(_trace, "make_fx", make), patch.object(_trace, "_replace_unbacked_bindings", lambda module: None):
         yield
 
 

@@ -18,7 +18,7 @@ from executorch.exir._serialize._named_data_store import NamedDataStore
 from prge.memory import forget
 
 # Bytes; smaller constants stay in memory.
-_LARGE = 1 << 20
+_LARGE = 1 << 16
 
 
 class _WrittenOnce(FileBackedData):

@@ -33,11 +33,27 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return F.linear(x, read(weight), bias)
+        return F.linear(x, _lent(weight), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] @ read(ctx.saved_tensors[0]), None, None
+        return gradients[0] @ _lent(ctx.saved_tensors[0]), None, None
+
+
+# Where weights of up to so many numbers are in float32 while a product reads them. A place of its own for each would
+# leave a hole in the heap, and the next result would be put into it: that took as much memory as all weights.
+_LENT = 1 << 23
+_place = torch.empty(0)
+
+
+def _lent(weight: Tensor) -> Tensor:
+    """A stored weight in float32, contiguous, until the next one is asked for."""
+    global _place
+    if weight.numel() > _LENT:
+        return read(weight)
+    if weight.numel() > _place.numel():
+        _place = torch.empty(weight.numel())
+    return _into(_place[: weight.numel()].view(weight.shape), weight)
 
 
 class StoredEmbedding(nn.Embedding):
@@ -93,10 +109,14 @@ def _weight_files(name: str, **kwargs: Any) -> list[str]:
 
 def read(weight: Tensor) -> Tensor:
     """A copy of a stored weight in float32, contiguous. The pages of the file that were looked at are given back."""
-    found = torch.empty(weight.shape).copy_(weight.detach())
+    return _into(torch.empty(weight.shape), weight)
+
+
+def _into(place: Tensor, weight: Tensor) -> Tensor:
+    place.copy_(weight.detach())
     reach = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
     forget(weight.data_ptr(), reach * weight.element_size())
-    return found
+    return place
 
 
 def pieces(weight: Tensor) -> tuple[Tensor, ...]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.memory import return_freed
 from prge.models.parts import Parts
 
 # In a batch, padding included. The forward pass keeps every layer's results: more than a megabyte a token with SmolLM2.
-_TOKENS = 256
+_TOKENS = 160
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def principal_factors(
             inputs[name].append(a)
             others[name].append(b)
             gradients[name].append(g)
+        return_freed()  # results of another length leave holes in the heap that the next ones do not fit into
     with _one_thread():
         factors = {}
         for name in linears:

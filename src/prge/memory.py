@@ -44,24 +44,34 @@ def return_freed() -> None:
 _DONTNEED = 4
 # Bytes; fewer are not worth looking for.
 _LARGE = 1 << 18
+# Bytes that are given back together, as it takes a millisecond to look up what is mapped.
+_MANY = 1 << 25
+_waiting: list[tuple[int, int]] = []
 
 
 def forget(address: int, size: int) -> None:
-    """Give back the memory that some bytes of a mapped weights file take; elsewhere, and of other bytes, do nothing.
+    """Give back the memory that some bytes of a mapped weights file take, soon; elsewhere, and of other bytes, nothing.
 
     What this process wrote to them in place is lost, so nothing may.
     """
     if sys.platform != "linux" or size < _LARGE:
         return
-    end = address + size
-    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-        if line.endswith(".safetensors"):
-            first, last = (int(at, 16) for at in line.split(maxsplit=1)[0].split("-"))
-            if first <= address and end <= last:
-                begin = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-                whole = (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE
-                _system().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(whole), _DONTNEED)
-                return
+    _waiting.append((address, address + size))
+    if sum(end - begin for begin, end in _waiting) < _MANY:
+        return
+    files = [line.split(maxsplit=1)[0] for line in _mapped() if line.endswith(".safetensors")]
+    spans = [tuple(int(at, 16) for at in file.split("-")) for file in files]
+    for begin, end in _waiting:
+        if any(first <= begin and end <= last for first, last in spans):
+            page = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            whole = (end - page) // mmap.PAGESIZE * mmap.PAGESIZE
+            _system().madvise(ctypes.c_void_p(page), ctypes.c_size_t(whole), _DONTNEED)
+    _waiting.clear()
+
+
+def _mapped() -> list[str]:
+    """What is mapped into this process's memory now; what was, may be no more."""
+    return Path("/proc/self/maps").read_text(errors="replace").splitlines()
 
 
 @functools.cache
