@@ -1,4 +1,4 @@
-"""A trace that looks at each kind of call of an operator once, however often a model repeats it."""
+"""Looking at each kind of call of an operator once, however often a model repeats it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensor
 from torch._subclasses.fake_impls import fast_detach
-from torch.fx import Node, Proxy
+from torch.fx import Graph, GraphModule, Interpreter, Node, Proxy
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import py_sym_types
 
@@ -47,8 +47,16 @@ def known_calls() -> Callable[..., Any]:
 
     def call(mode: Any, op: OpOverload, pre_dispatch: bool, args: Any, kwargs: Any) -> Any:
         tracer, given = mode.tracer, list[Node]()
+
+        def kind(tensor: Tensor) -> Any:
+            node = _node(tensor, tracer)
+            if node not in given:
+                given.append(node)
+            found = node.meta["tensor_meta"]
+            return given.index(node), found.shape, found.stride, found.dtype
+
         try:
-            key = op, _like((args, kwargs), tracer, given)
+            key = op, _like((args, kwargs), kind)
         except _Other:
             return first(mode, op, pre_dispatch, args, kwargs)
         if key in known:
@@ -62,22 +70,48 @@ def known_calls() -> Callable[..., Any]:
     return call
 
 
-def _like(value: Any, tracer: Any, given: list[Node]) -> Any:
-    """What arguments are like, to compare them with those of another call; their nodes are put into ``given``.
+class KnownSizes(Interpreter):
+    """Works out what a call gives once for all calls of tensors of the same sizes, which share it.
+
+    For graphs of fake tensors, whose operators change nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(GraphModule(nn.Module(), Graph()))
+        self.known = dict[Any, Any]()
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator."""
+        try:
+            key = target, _like((args, kwargs), _sizes)
+        except _Other:
+            return super().call_function(target, args, kwargs)
+        if key not in self.known:
+            self.known[key] = super().call_function(target, args, kwargs)
+        return self.known[key]
+
+
+def _sizes(tensor: Tensor) -> Any:
+    if type(tensor) is not FakeTensor:
+        raise _Other
+    return tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _like(value: Any, kind: Callable[[Tensor], Any]) -> Any:
+    """What arguments are like, to compare them with those of another call.
+
+    Args:
+        kind: what a tensor among them is like.
 
     Raises:
-        _Other: a graph does not have an argument as it is.
+        _Other: an argument is neither a tensor nor a plain value, or ``kind`` refuses it.
     """
     if isinstance(value, Tensor):
-        node = _node(value, tracer)
-        if node not in given:
-            given.append(node)
-        kind = node.meta["tensor_meta"]
-        return given.index(node), kind.shape, kind.stride, kind.dtype
+        return kind(value)
     if isinstance(value, tuple | list):
-        return tuple(_like(each, tracer, given) for each in value)
+        return tuple(_like(each, kind) for each in value)
     if isinstance(value, dict):
-        return tuple(value), _like(tuple(value.values()), tracer, given)
+        return tuple(value), _like(tuple(value.values()), kind)
     if isinstance(value, py_sym_types):
         raise _Other
     return type(value), repr(value)  # 0, 0.0, -0.0 and False are equal

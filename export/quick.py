@@ -32,6 +32,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.passes.infra.pass_base import PassResult
 
 from prge.export.direct import whole_operators
+from prge.export.known_calls import KnownSizes
 from prge.quiet import quiet
 
 _aten = torch.ops.aten
@@ -76,6 +77,10 @@ class _ToEdge(
 ):  # fmt: skip
     """Views become copies, scalars tensors where an operator takes those, tensors of unlike types are cast, and then
     operators become those of the edge dialect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interpreter = KnownSizes()
 
     def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         """Write down one operator."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from conftest import LABELS, TEMPLATE
 from executorch.exir.tracer import _default_decomposition_table
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx.experimental import proxy_tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from prge.export.config import ExportConfig
+from prge.export.known_calls import known_calls
 from prge.export.lower import Backend, LayeredPartitioner
 from prge.export.program import export_program
 from prge.manifest import FROZEN_FILE, PROGRAM_FILE
@@ -89,3 +93,32 @@ def test_programs_are_the_same_bytes_with_all_of_it(
         monkeypatch.setattr(sys.modules["prge.export.lower"], "quick", quiet)
     assert set(files[0]) >= {PROGRAM_FILE, FROZEN_FILE}
     assert files[0] == files[1]
+
+
+def test_a_call_that_torch_has_seen_is_written_down_as_if_it_were_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same operator on other tensors, on one tensor twice, on other numbers; in place, of constants, of several."""
+
+    def calls(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        known = torch.tensor([1.0, 2.0])
+        found = [x * x, x * y, y * x, x * 0.0, x * -0.0, x.t() * y.t(), x * known, y * known, (known + 1.0) * x]
+        for each in (x, y):
+            changed = each.clone()
+            changed.add_(each)
+            found += [changed, *torch.var_mean(each, 0), *each.split(1), each.contiguous(), each.reshape(-1)]
+            found += [
+                torch.nn.functional.layer_norm(each, (2,)),
+                torch.arange(2) * each,
+                each * (known + 1.0)[0].item(),
+            ]
+        return [a + 0 * b for a, b in pairwise(found) if a.shape == b.shape] + found
+
+    inputs, asked = (torch.zeros(2, 2), torch.zeros(2, 2)), list[Any]()
+    new = make_fx(calls, tracing_mode="fake")(*inputs)
+    first = proxy_tensor.proxy_call
+    monkeypatch.setattr(proxy_tensor, "proxy_call", lambda *args: asked.append(args) or first(*args))
+    monkeypatch.setattr(proxy_tensor, "proxy_call", known_calls())
+    known = make_fx(calls, tracing_mode="fake")(*inputs)
+    assert known.code == new.code
+    for a, b in zip(known.graph.nodes, new.graph.nodes, strict=True):
+        assert a.meta.get("tensor_meta") == b.meta.get("tensor_meta")
+    assert 0 < len(asked) < 0.8 * len(new.graph.nodes)
