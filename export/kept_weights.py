@@ -94,7 +94,7 @@ def _digest(weight: Tensor, config: Int8DynamicActivationIntxWeightConfig) -> st
     straight = weight.is_contiguous()
     held = (weight if straight else weight.T).detach().contiguous()
     sha = hashlib.sha256(held.view(torch.uint8).numpy().data)
-    forget(weight.data_ptr(), weight.nbytes)
+    forget(weight.data_ptr(), weight.nbytes, weight.detach())
     sha.update(repr((straight, weight.dtype, tuple(weight.shape), config, torchao.__version__)).encode())
     return sha.hexdigest()
 

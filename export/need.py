@@ -15,7 +15,7 @@ from prge.manifest import Manifest
 # quantized weight with its scales, unpacked as torchao has it.
 _LIBRARIES, _GRAPH, _UNPACKED = 8e8, 2.5e7, 1.16
 # Seconds on two cores of a server: of a layer's graph, each way, and of a weight.
-_GRAPH_SECONDS, _WEIGHT_SECONDS = 1.8, 6e-8
+_GRAPH_SECONDS, _WEIGHT_SECONDS = 1.2, 6e-8
 
 
 def export_peak_bytes(m: Manifest) -> float:

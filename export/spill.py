@@ -52,7 +52,7 @@ def spilled(folder: Path) -> Iterator[None]:
         made = preprocess(program, specs)
         for weight in program.state_dict.values():
             if type(weight) in (torch.Tensor, torch.nn.Parameter):
-                forget(weight.data_ptr(), weight.nbytes)
+                forget(weight.data_ptr(), weight.nbytes, weight.detach())
         gc.collect(0)  # the collector is off, and each delegate leaves tens of megabytes
         return made
 

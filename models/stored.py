@@ -115,7 +115,7 @@ def read(weight: Tensor) -> Tensor:
 def _into(place: Tensor, weight: Tensor) -> Tensor:
     place.copy_(weight.detach())
     reach = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-    forget(weight.data_ptr(), reach * weight.element_size())
+    forget(weight.data_ptr(), reach * weight.element_size(), weight.detach())
     return place
 
 

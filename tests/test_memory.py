@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prge import memory
@@ -76,3 +77,27 @@ def test_memory_is_known_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("prge.memory.Path.read_text", read_text_without_proc)
     assert abs(memory.peak_megabytes() - here) < 0.2 * here + 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can give back parts of a mapped file")
+def test_forget_gives_back_pages_of_a_weights_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there is enough to give back: what waits stays mapped until then."""
+    size = 1 << 20
+    for suffix in (".safetensors", ".npy"):
+        (tmp_path / f"weights{suffix}").write_bytes(b"\1" * size)
+    weights, other = (
+        np.memmap(tmp_path / f"weights{suffix}", np.uint8, mode="c") for suffix in (".safetensors", ".npy")
+    )
+    heap = np.full(size, 1, np.uint8)
+    for each in (weights, other, heap):
+        each += 1  # in place, so what is given back is the file's 1 again
+    monkeypatch.setattr(memory, "_MANY", 3 * size)
+    monkeypatch.setattr(memory, "_waiting", [])
+    for each in (weights, other):
+        memory.forget(each.ctypes.data, size, each)
+        assert weights.sum() == 2 * size
+    memory.forget(heap.ctypes.data, size, heap)
+    assert (weights.sum(), other.sum(), heap.sum()) == (size, 2 * size, 2 * size)
+    assert not memory._waiting

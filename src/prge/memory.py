@@ -46,22 +46,25 @@ _DONTNEED = 4
 _LARGE = 1 << 18
 # Bytes that are given back together, as it takes a millisecond to look up what is mapped.
 _MANY = 1 << 25
-_waiting: list[tuple[int, int]] = []
+_waiting: list[tuple[int, int, object]] = []
 
 
-def forget(address: int, size: int) -> None:
+def forget(address: int, size: int, owner: object) -> None:
     """Give back the memory that some bytes of a mapped weights file take, soon; elsewhere, and of other bytes, nothing.
 
     What this process wrote to them in place is lost, so nothing may.
+
+    Args:
+        owner: as long as it is there, the bytes are where they are.
     """
     if sys.platform != "linux" or size < _LARGE:
         return
-    _waiting.append((address, address + size))
-    if sum(end - begin for begin, end in _waiting) < _MANY:
+    _waiting.append((address, address + size, owner))
+    if sum(end - begin for begin, end, _ in _waiting) < _MANY:
         return
     files = [line.split(maxsplit=1)[0] for line in _mapped() if line.endswith(".safetensors")]
     spans = [tuple(int(at, 16) for at in file.split("-")) for file in files]
-    for begin, end in _waiting:
+    for begin, end, _ in _waiting:
         if any(first <= begin and end <= last for first, last in spans):
             page = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
             whole = (end - page) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -70,7 +73,7 @@ def forget(address: int, size: int) -> None:
 
 
 def _mapped() -> list[str]:
-    """What is mapped into this process's memory now; what was, may be no more."""
+    """What is mapped into this process's memory."""
     return Path("/proc/self/maps").read_text(errors="replace").splitlines()
 
 
