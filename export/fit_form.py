@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +24,11 @@ _ROW, _ANSWER, _WINDOW, _WINDOW_TARGETS = 2048, 64, 128, 32
 
 
 def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
-    """A word of one token for every class, no two alike: its name, else the beginning of its name, else a letter.
+    """A word of one token for every class, no two alike.
 
-    A class that has only a letter changes no other's word. None where there are not enough letters.
+    It is the class's name, else the beginning of its name. Where another class has that, it is one of the name's other
+    words, the one that the fewest names hold first; else a letter. A class whose beginning is taken changes no other's
+    word. None where there are not enough letters.
     """
 
     def ids(word: str) -> list[int]:
@@ -34,9 +38,12 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
         word: str = tokenizer.decode(ids(" " + name)[:1])
         return word if any(c.isalnum() for c in word) else ""
 
+    def spellings(name: str) -> list[str]:
+        return [f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name)]
+
     taken: set[int] = set()
 
-    def free(words: Sequence[str]) -> str:
+    def free(words: Iterable[str]) -> str:
         for word in words:
             token = ids(word)
             if len(token) == 1 and token[0] not in taken and word.strip():
@@ -45,8 +52,13 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
         return ""
 
     names = [name.strip().replace("_", " ") for name in names]
-    words = [free((f" {name}", f" {name.lower()}", name, begun(name), " " + begun(name))) for name in names]
-    words = [word or free([f" {letter}" for letter in string.ascii_uppercase]) for word in words]
+    parts = [list(dict.fromkeys(re.findall(r"\w+", name.lower()))) for name in names]
+    shared = Counter(part for each in parts for part in each)
+    words = [free(spellings(name)) for name in names]
+    for i, each in enumerate(parts):
+        others = sorted(each, key=lambda part: shared[part])
+        words[i] = words[i] or free(word for part in others for word in spellings(part))
+    words = [word or free(f" {letter}" for letter in string.ascii_uppercase) for word in words]
     return words if all(words) else None
 
 

@@ -173,6 +173,12 @@ def test_label_words_are_single_tokens_and_distinct(tokenizer_folder: Path) -> N
     assert label_words([f"today {i}" for i in range(40)], tokenizer) is None
 
 
+def test_a_class_whose_beginning_is_taken_has_another_word_of_its_name(tokenizer_folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    assert label_words(["call_me", "call_me_later", "call_today"], tokenizer) == [" call", " later", " today"]
+    assert label_words(["call_me", "call_today", "today"], tokenizer) == [" call", " A", " today"]
+
+
 def test_bounds_hold_the_data(tiny_model: Path) -> None:
     checkpoint = load_checkpoint(str(tiny_model))
     tokenizer = checkpoint.tokenizer
