@@ -153,15 +153,15 @@ def export(
         raise UserError(
             "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
         )
+    refuse_used(Path(output))
+    reading = settled(form, Path(data) if data else None, hooks)
+    of_form = reading.form
+    examples = texts or data
     with quiet():
         from prge.export.config import ExportConfig, default_adapter
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    refuse_used(Path(output))
-    reading = settled(form, Path(data) if data else None, hooks)
-    of_form = reading.form
-    examples = texts or data
     usually = default_adapter(gradient)
     rank = rank or usually.rank
     trains = AdapterConfig(
