@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from prge.cost import DELEGATES, frozen_factor_bytes, table_bytes, ways, weight_bytes
+from prge.cost import DELEGATES, frozen_factor_bytes, head_bytes, ways, weight_bytes
 from prge.errors import UserError
 from prge.manifest import Manifest
 
@@ -27,7 +27,7 @@ def export_peak_bytes(m: Manifest) -> float:
     if m.quantization == "f32":
         weights = (1 + 2 / DELEGATES) * weight_bytes(m)
     else:
-        weights = _UNPACKED * a.layers * a.layer_weights / DELEGATES + 2 * table_bytes(m)
+        weights = _UNPACKED * a.layers * a.layer_weights / DELEGATES + 2 * head_bytes(m)
     return _LIBRARIES + _GRAPH * a.layers + weights + 4 * frozen_factor_bytes(m)
 
 

@@ -1,4 +1,4 @@
-"""Weights in int8 or int4: the frozen linears by torchao, the embedding row by row."""
+"""Weights in int8 or int4: the frozen linears by torchao, the embedding by `quantized_embedding`."""
 
 from __future__ import annotations
 
@@ -19,38 +19,11 @@ from torchao.quantization.quant_primitives import (
 
 from prge.errors import UserError
 from prge.export.kept_weights import drop_partial, quantized
+from prge.export.quantized_embedding import GROUP, Int4Embedding, Int8Embedding
 from prge.manifest import Quantization
 from prge.models.attention import Attention
 from prge.models.generation import Generator
 from prge.models.step import Step
-from prge.models.stored import pieces, read
-
-
-class QuantizedEmbedding(nn.Module):
-    """An embedding in int8 with one float32 scale per row.
-
-    Both are looked up by the plain embedding operator, so it runs wherever the portable kernels do.
-
-    Attributes:
-        weight: i8[V, H].
-        scale: f32[V, 1].
-    """
-
-    def __init__(self, embedding: nn.Embedding):
-        super().__init__()
-        self.weight = nn.Buffer(torch.empty(embedding.weight.shape, dtype=torch.int8))
-        self.scale = nn.Buffer(torch.empty(embedding.num_embeddings, 1))
-        first = 0
-        for piece in pieces(embedding.weight):
-            rows, at = read(piece), slice(first, first + len(piece))
-            self.scale[at] = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0
-            self.weight[at] = torch.round(rows / self.scale[at]).to(torch.int8)
-            first += len(piece)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """i64[R, T] -> f32[R, T, H]."""
-        rows = nn.functional.embedding(tokens, self.weight).to(torch.float32)
-        return rows * nn.functional.embedding(tokens, self.scale)
 
 
 class QuantizedLinear(nn.Linear):
@@ -144,9 +117,9 @@ def quantize(
     """Quantize some linears of ``module`` in place, and its embedding if it is not quantized yet.
 
     ``8da8w``: int8 weights with a scale per output, int8 activations with a scale per token, found at run time.
-    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations. What costs most for its
-    size stays int8 (docs/export.md): the head that predicts tokens, the last layer, and what makes keys and values that
-    several queries share.
+    ``8da4w``: int4 weights with a scale per 32 inputs, or 64 or 128, and the same activations. The embedding is in int4
+    too, in groups of 32. What costs most for its size stays int8 (docs/export.md): the head that predicts tokens, the
+    last layer, and what makes keys and values that several queries share.
     The adapters stay in float32.
 
     Args:
@@ -167,7 +140,8 @@ def quantize(
     drop_partial()
     embedding = backbone.embedding
     if isinstance(embedding.table, nn.Embedding):
-        embedding.table = QuantizedEmbedding(embedding.table)
+        fits = _group(quantization) and embedding.table.embedding_dim % GROUP == 0
+        embedding.table = Int4Embedding(embedding.table) if fits else Int8Embedding(embedding.table)
     config, finer = linear_config(quantization), linear_config("8da8w")
     for done, linear in enumerate(linears, 1):
         QuantizedLinear.of(linear, quantized(linear.weight, finer if linear in int8 else config))

@@ -293,13 +293,23 @@ def rounded(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
     return (steps * scale).reshape(weight.shape)
 
 
+def signed_int4(groups: Tensor) -> Tensor:
+    """Groups of weights [n, size] in int4, each with a scale of either sign by which its greatest number is -8."""
+    low, high = groups.aminmax(dim=1, keepdim=True)
+    scale = (torch.where(-low >= high, low, high) / -8).half().float()
+    return torch.where(scale == 0, 0, (groups / scale).round().clamp(-8, 7) * scale)
+
+
 def round_weights(model: Any, quantization: str) -> None:
     """Give a causal LM the weights that a quantized program computes with, in float32."""
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
         embedding = model.model.embed_tokens.weight
-        scale = embedding.abs().amax(1, keepdim=True) / 127
-        embedding.copy_((embedding / scale).round() * scale)
+        if quantization == "8da8w":
+            scale = embedding.abs().amax(1, keepdim=True) / 127
+            embedding.copy_((embedding / scale).round() * scale)
+        else:
+            embedding.copy_(torch.cat([signed_int4(part) for part in embedding.split(32, 1)], 1))
         grouped = model.config.num_key_value_heads < model.config.num_attention_heads
         last = f"layers.{model.config.num_hidden_layers - 1}."
         for name, linear in model.model.named_modules():

@@ -106,7 +106,10 @@ def test_a_second_load_is_the_same_model(program: StepProgram) -> None:
 def test_quantized_estimates_are_those_of_the_same_weights_in_float32(
     quantization: str, checkpoint: Callable[[], Checkpoint], demo_data: Path, tmp_path: Path
 ) -> None:
-    """On real text, at the default eps: correlation with estimates of the rounded weights at a tiny eps."""
+    """On real text, at the default eps: correlation with estimates of the rounded weights at a tiny eps.
+
+    Of three batches together: a batch of three texts alone gave anything from 0.88 to 0.997.
+    """
     config = ExportConfig(
         adapter=AdapterConfig(subspace="fisher"),
         step=StepConfig(queries=6, batch=3),
@@ -122,10 +125,11 @@ def test_quantized_estimates_are_those_of_the_same_weights_in_float32(
     program = StepProgram(tmp_path / "program")
     m, frozen, hf = program.manifest, program.frozen(), checkpoint().model
     reference.round_weights(hf, quantization)
-    batch = Encoder(m, tmp_path / "program" / "tokenizer.json", truncate=True).examples(demo_data / "test.tsv", 3)
-    size = m.parameters
-    with torch.no_grad():
-        exact, _ = reference.activation_estimate(hf, m, frozen, torch.zeros(size), batch, 77, 2e-3)
-    new_state, _ = program.step(program.initial_state(), *collate(batch, m), 77, 0.0, m.eps)
-    correlation = torch.corrcoef(torch.stack((exact, new_state[size : 2 * size])))[0, 1]
-    assert correlation >= 0.97
+    examples = Encoder(m, tmp_path / "program" / "tokenizer.json", truncate=True).examples(demo_data / "test.tsv", 9)
+    size, pairs = m.parameters, []
+    for batch in (examples[:3], examples[3:6], examples[6:]):
+        with torch.no_grad():
+            exact, _ = reference.activation_estimate(hf, m, frozen, torch.zeros(size), batch, 77, 2e-3)
+        new_state, _ = program.step(program.initial_state(), *collate(batch, m), 77, 0.0, m.eps)
+        pairs.append(torch.stack((exact, new_state[size : 2 * size])))
+    assert torch.corrcoef(torch.cat(pairs, 1))[0, 1] >= 0.97

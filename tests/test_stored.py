@@ -16,6 +16,7 @@ import pytest
 import torch
 from big_model import write
 from conftest import LABELS, TEMPLATE, randomized, tiny_config
+from reference import signed_int4
 from safetensors.torch import load_file, save_file
 from test_families import ENCODERS, config
 from torch import nn
@@ -29,7 +30,8 @@ from prge.export.config import ExportConfig
 from prge.export.need import export_seconds
 from prge.export.plan import plan, planned
 from prge.export.program import export_program
-from prge.export.quantize import QuantizedEmbedding, linear_config, quantize
+from prge.export.quantize import linear_config, quantize
+from prge.export.quantized_embedding import Int4Embedding, Int8Embedding
 from prge.models.adapter import AdapterConfig
 from prge.models.checkpoints import load_checkpoint, load_sizes
 from prge.models.families import FAMILIES
@@ -228,15 +230,26 @@ def test_weights_of_several_dtypes_are_read_into_float32(half_model: Callable[..
     assert not any(isinstance(module, StoredLinear) for module in loaded.modules())
 
 
-def test_embeddings_are_quantized_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Int8Embedding, Int4Embedding])
+def test_embeddings_are_quantized_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Int8Embedding] | type[Int4Embedding]
+) -> None:
     torch.manual_seed(0)
-    table = nn.Embedding(50, 8)
-    whole = QuantizedEmbedding(table)
-    monkeypatch.setattr("prge.models.stored._PIECE", 7 * 8)
-    pieces = QuantizedEmbedding(table)
+    table = nn.Embedding(50, 64)
+    with torch.no_grad():
+        table.weight[3] = 0.0
+    whole = kind(table)
+    monkeypatch.setattr("prge.models.stored._PIECE", 7 * 64)
+    pieces = kind(table)
     assert torch.equal(pieces.weight, whole.weight) and torch.equal(pieces.scale, whole.scale)
-    error = (pieces.weight * pieces.scale - table.weight).abs() / table.weight.abs().amax(1, keepdim=True)
-    assert error.max() <= 0.5 / 127 + 1e-6
+    found, expected = pieces(torch.arange(50)), table.weight.detach()
+    if kind is Int8Embedding:
+        step = expected.abs().amax(1, keepdim=True) / 127
+        assert ((found - expected).abs() <= 0.5 * step + 1e-6).all()
+    else:
+        torch.testing.assert_close(found[:3], signed_int4(expected[:3].reshape(6, 32)).reshape(3, 64), rtol=0, atol=0)
+        assert pieces.weight.numel() + 2 * pieces.scale.numel() == 50 * 64 * (0.5 + 2 / 32)
+    assert not found[3].any()
 
 
 def test_singular_vectors_of_large_matrices(monkeypatch: pytest.MonkeyPatch) -> None:

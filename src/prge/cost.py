@@ -107,7 +107,7 @@ def weight_bytes(m: Manifest) -> int:
     times = ways(m)
     total = times * (_linear_bytes(m, _above(m)) + 4 * a.transform)
     if m.max_targets:
-        total += times * table_bytes(m)
+        total += times * head_bytes(m)
     return round(total + times * frozen_factor_bytes(m)) + frozen_weight_bytes(m)
 
 
@@ -115,7 +115,7 @@ def frozen_weight_bytes(m: Manifest) -> int:
     """As `weight_bytes`, of the frozen part alone."""
     a = m.architecture
     total = _linear_bytes(m, range(m.first_layer))
-    return round(total + table_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
+    return round(total + embedding_bytes(m) + 4 * a.learned_positions * m.max_tokens * a.hidden)
 
 
 def _above(m: Manifest) -> range:
@@ -149,8 +149,14 @@ def _int8_outputs(m: Manifest, layer: int) -> int:
     return 2 * a.kv_heads * a.head if a.kv_heads < a.heads else 0
 
 
-def table_bytes(m: Manifest) -> int:
-    """Bytes of the embedding, or of the head that predicts tokens: neither is ever in int4."""
+def embedding_bytes(m: Manifest) -> float:
+    """Bytes of the embedding, with a scale for each row, or in int4 for every 32 numbers, in float16."""
+    a, (each, group) = m.architecture, _WEIGHTS[m.quantization]
+    return a.vocabulary * a.hidden * (each + 2 / 32) if group else head_bytes(m)
+
+
+def head_bytes(m: Manifest) -> int:
+    """Bytes of the head that predicts tokens, which is never in int4."""
     a = m.architecture
     return a.vocabulary * (a.hidden * 4 if m.quantization == "f32" else a.hidden + 4)
 
@@ -185,7 +191,7 @@ def frozen_peak_bytes(m: Manifest, tokens: int) -> float:
     """As `peak_bytes`, of the frozen part alone."""
     a = m.architecture
     below = range(m.first_layer)
-    resting = table_bytes(m) + _packed(m, below) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
+    resting = embedding_bytes(m) + _packed(m, below) + 8.0 * m.frozen_rows * m.max_tokens * a.hidden
     return _peak(m, below, resting, m.frozen_rows * tokens)
 
 
@@ -197,7 +203,7 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     )
     held = _HELD
     if m.max_targets:
-        resting += times * table_bytes(m)
+        resting += times * head_bytes(m)
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
