@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from prge.runtime_driver.loop.calibrate import (
     fit_reliability,
     noise_shares,
     peak_of_step,
+    propose_lr,
     propose_shape,
 )
 from prge.runtime_driver.loop.evaluate import evaluate
@@ -126,6 +128,22 @@ def test_a_program_s_calibration(program_folder: Path, demo_data: Path) -> None:
     losses = dict(found.along)
     assert min(losses.values()) < losses[0.0] and found.lr > 0
     assert found.seconds_per_step > 0 and calibrate(program, examples).lr == found.lr
+
+
+@pytest.mark.parametrize(("classes", "ways"), [(10, (1 / 8, 1 / 4)), (11, (1 / 2, 1.0))])
+def test_many_classes_begin_at_a_larger_lr(
+    program_folder: Path, monkeypatch: pytest.MonkeyPatch, classes: int, ways: tuple[float, ...]
+) -> None:
+    """Of the program's own lr, where the loss falls all the way."""
+    m = StepProgram(program_folder).manifest
+    m = replace(m, gradient="exact", queries=1, labels=m.labels[:1] * classes)
+    estimates: Any = SimpleNamespace(
+        program=SimpleNamespace(manifest=m), state=torch.zeros(8), batches=[[]] * 8, gradient=lambda *_: torch.ones(8)
+    )
+    losses = iter([3.0, 2.0, 1.0])
+    monkeypatch.setattr("prge.runtime_driver.loop.calibrate.evaluate", lambda *_: SimpleNamespace(loss=next(losses)))
+    lr, along = propose_lr(estimates, m.eps)
+    assert [way / m.lr for way, _ in along[1:]] == pytest.approx(ways) and lr == pytest.approx(m.lr * ways[-1])
 
 
 def test_the_guard_knows_divergence() -> None:

@@ -98,6 +98,8 @@ def programs(
             return export(step=StepConfig(1, 2, "exact"))
         if name == "a full gradient of text":
             return export(step=StepConfig(1, 2, "full"), label_words=(), target=" {label}", max_targets=4)
+        if name == "many classes":
+            return export(step=StepConfig(1, 2, "exact"), label_words=tuple((f"kind {c}", c) for c in "ABCDEFGHIJK"))
         if name == "loops on the host":
             return export(step=StepConfig(3, 2, "weights", "sgd", outer=False, inner=False))
         if name == "candidates":
@@ -124,6 +126,9 @@ def packed_for(folder: Path, demo_data: Path, path: Path) -> Path:
         names = ["later", "today", "never"]
         for _, row in records:
             row |= {"choices": names, "choice": row["label"], "label": str(names.index(row["label"]))}
+    elif len(names := [label.name for label in program.manifest.labels]) > 2:
+        for number, row in records:
+            row["label"] = names[number % len(names)]
     examples = encoder.encode_all(records, demo_data)
     pack(path, program.manifest, examples[:40], examples[40:50], 3)
     return path
@@ -158,7 +163,7 @@ def test_the_native_driver_keeps_the_golden_vectors(built: Path, tmp_path: Path)
     "name",
     [
         "an exact gradient", "a full gradient of text", "activations and adam", "loops on the host", "candidates",
-        "an encoder's mask",
+        "an encoder's mask", "many classes",
     ],
 )  # fmt: skip
 def test_both_drivers_make_the_same_run(

@@ -27,9 +27,10 @@ _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # one, whose noise moves it sideways. Measured: of an estimate on SST-2; and on chats where the answer is text, as their
 # batches are small and differ more. With an exact gradient of classes it is the whole way, by five tasks.
 _ESTIMATE, _TEXT, _CLASSES = 0.5, 0.125, 1.0
-# Ways to try. For classes an eighth and a quarter of the program's own lr: a first direction that is good for a longer
-# way, as that of the demo's 280 messages, says little of the next ones (docs/bench.md).
-_TRIES, _CLASSES_TRIES = 16, 2
+# Ways to try, from an eighth of the program's own lr on. For classes a quarter is the longest: a first direction that
+# is good for a longer way, as that of the demo's 280 messages, says little of the next ones. More than ten classes need
+# more in as many steps, whatever the first direction says, so they begin at half (docs/bench.md).
+_TRIES, _CLASSES_TRIES, _FEW_CLASSES = 16, 2, 10
 # Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
 # Seeds of batches and directions that no run reaches.
@@ -142,12 +143,13 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
         state[: len(direction)] -= way * direction
         return evaluate(program, state, held).loss
 
-    share, tries = _TEXT, _TRIES
+    share, tries, first = _TEXT, _TRIES, m.lr / 8
     if m.estimates:
         share = _ESTIMATE
     elif m.labels:
         share, tries = _CLASSES, _CLASSES_TRIES
-    way, along = search_lr(evaluate(program, estimates.state, held).loss, m.lr / 8, tries, loss_at)
+        first = m.lr / 2 if len(m.labels) > _FEW_CLASSES else first
+    way, along = search_lr(evaluate(program, estimates.state, held).loss, first, tries, loss_at)
     return way * share, along
 
 

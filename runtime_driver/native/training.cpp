@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
 // Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
 constexpr double kEstimate = 0.5, kText = 0.125, kClasses = 1;
-constexpr int kTries = 16, kClassesTries = 2;
+constexpr int kTries = 16, kClassesTries = 2, kFewClasses = 10;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 
@@ -191,7 +191,8 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
     for (auto* e : batches.at(i)) held.push_back(*e);
   bool classes = m.label_words() && !m.estimates();
   double before = evaluate(program, state, held).loss;
-  double way = search_lr(before, m.lr / 8, classes ? kClassesTries : kTries, [&](double way) {
+  double first = classes && m.labels > kFewClasses ? m.lr / 2 : m.lr / 8;
+  double way = search_lr(before, first, classes ? kClassesTries : kTries, [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;

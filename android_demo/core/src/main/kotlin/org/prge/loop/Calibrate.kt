@@ -20,6 +20,7 @@ private const val TEXT = 0.125
 private const val CLASSES = 1.0
 private const val TRIES = 16
 private const val CLASSES_TRIES = 2
+private const val FEW_CLASSES = 10
 
 /** A loss measured in int8 may rise by so much from rounding alone. */
 private const val ROUNDING = 1e-2
@@ -55,7 +56,8 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
     val held = (HALF until 2 * HALF).flatMap { batch(it) }
     val classes = m.labelWords && !m.estimates
     val before = evaluate(program, state, held).loss
-    val way = searchLr(before, m.lr / 8, if (classes) CLASSES_TRIES else TRIES) { way ->
+    val first = if (classes && m.labels.size > FEW_CLASSES) m.lr / 2 else m.lr / 8
+    val way = searchLr(before, first, if (classes) CLASSES_TRIES else TRIES) { way ->
         val moved = state.copyOf()
         for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
         evaluate(program, moved, held).loss
