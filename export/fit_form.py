@@ -55,9 +55,11 @@ def label_words(names: Sequence[str], tokenizer: Tokenizer) -> list[str] | None:
     parts = [list(dict.fromkeys(re.findall(r"\w+", name.lower()))) for name in names]
     shared = Counter(part for each in parts for part in each)
     words = [free(spellings(name)) for name in names]
-    for i, each in enumerate(parts):
-        others = sorted(each, key=lambda part: shared[part])
-        words[i] = words[i] or free(word for part in others for word in spellings(part))
+    others = [sorted(each, key=lambda part: shared[part]) for each in parts]
+    words = [
+        word or free(spelled for part in each for spelled in spellings(part))
+        for word, each in zip(words, others, strict=True)
+    ]
     words = [word or free(f" {letter}" for letter in string.ascii_uppercase) for word in words]
     return words if all(words) else None
 

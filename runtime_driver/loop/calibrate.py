@@ -28,8 +28,8 @@ _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # batches are small and differ more. With an exact gradient of classes it is the whole way, by five tasks.
 _ESTIMATE, _TEXT, _CLASSES = 0.5, 0.125, 1.0
 # Ways to try, from an eighth of the program's own lr on. For classes a quarter is the longest: a first direction that
-# is good for a longer way, as that of the demo's 280 messages, says little of the next ones. More than ten classes need
-# more in as many steps, whatever the first direction says, so they begin at half (docs/bench.md).
+# is good for a longer way, as that of the demo's 280 messages, says little of the next ones. More than ten classes
+# learn more with a larger lr, whatever the first direction says, so they begin at half (docs/bench.md).
 _TRIES, _CLASSES_TRIES, _FEW_CLASSES = 16, 2, 10
 # Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
