@@ -6,7 +6,7 @@ from prge.errors import UserError
 from prge.examples.rows import check_known
 from prge.export.config import ExportConfig, default_eps, default_lr
 from prge.manifest import Adapter, Label, Manifest
-from prge.models.adapter import layout
+from prge.models.adapter import layout, trained_head
 from prge.models.build import architecture
 from prge.models.checkpoints import Outline
 from prge.models.optimizer import BETAS, SLOTS
@@ -37,12 +37,17 @@ def describe(parts: Parts, config: ExportConfig, labels: tuple[Label, ...]) -> M
     """
     step, adapter = config.step, config.adapter
     modules, at = layout(parts, adapter), answer_at(parts.config, parts.model.base_model is parts.model)
+    words, before = [label.token for label in labels] or None, sum(module.size for module in modules)
+    trains = Adapter(
+        adapter.rank, adapter.alpha, adapter.subspace, modules, _TASK_TYPES[at], parts.family.transposed,
+        head=trained_head(parts, adapter, words, step.estimates, before),
+    )  # fmt: skip
     return Manifest(
         **{name: getattr(config, name) for name in _FROM_CONFIG},
         **{name: getattr(step, name) for name in _FROM_STEP},
         model="",
         model_sha256="",
-        state_size=sum(module.size for module in modules) * (1 + SLOTS[step.optimizer]),
+        state_size=trains.parameters * (1 + SLOTS[step.optimizer]),
         betas=BETAS,
         objective="label-words" if labels else "language-modelling",
         labels=labels,
@@ -55,9 +60,7 @@ def describe(parts: Parts, config: ExportConfig, labels: tuple[Label, ...]) -> M
         frozen_rows=min(_FROZEN_ROWS, step.batch),
         eps=default_eps(adapter, step, config.quantization) if config.eps is None else config.eps,
         lr=default_lr(adapter, step) if config.lr is None else config.lr,
-        adapter=Adapter(
-            adapter.rank, adapter.alpha, adapter.subspace, modules, _TASK_TYPES[at], parts.family.transposed
-        ),
+        adapter=trains,
         architecture=architecture(parts),
     )
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from prge.errors import UserError
 from prge.files.checked import save_checked
-from prge.lora import Lora, core_between
+from prge.lora import Lora, added_rows, core_between, head_rows
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
 from prge.models.parts import Parts
@@ -18,8 +19,26 @@ from prge.models.subspace import Factors, as_long_as, orthonormal_span
 
 
 def adapter_config(lora: Lora) -> AdapterConfig:
-    """What trains: the adapter's modules, at its rank and scale."""
-    return AdapterConfig(lora.rank, lora.scale * lora.rank, tuple(lora.pairs), slice(None), "peft")
+    """What trains: the adapter's modules, at its rank and scale; and the head, where the adapter has it."""
+    head = True if len(layers_of(lora)) < len(lora.pairs) else None
+    return AdapterConfig(lora.rank, lora.scale * lora.rank, layers_of(lora), slice(None), "peft", head=head)
+
+
+def layers_of(lora: Lora) -> tuple[str, ...]:
+    """The names of the adapter's modules without the head."""
+    return tuple(name for name, (_, b) in lora.pairs.items() if head_rows(b) is None)
+
+
+def refuse_other_rows(lora: Lora, manifest: Manifest) -> None:
+    """Raise a UserError where the adapter adds to rows of the head that are not the label words'."""
+    head = manifest.adapter.head
+    others = lora.pairs.keys() - set(layers_of(lora))
+    tokens = [label.token for label in manifest.labels]
+    if others and not (head and others == {head.name} and added_rows(lora, head.name, tokens) is not None):
+        raise UserError(
+            f"{lora.path}: it trains rows of {', '.join(sorted(others))} that are not those of these label words; give "
+            "the --label options that it was trained with"
+        )
 
 
 def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
@@ -33,7 +52,8 @@ def lora_factors(model: Any, lora: Lora) -> dict[str, Factors]:
     every = selected(Parts(model), AdapterConfig(modules=("*",), layers=slice(None)))
     linears = {name: linear for name, (_, _, linear) in every.items()}
     factors = {}
-    for name, (a, b) in lora.pairs.items():
+    for name in layers_of(lora):
+        a, b = lora.pairs[name]
         if name not in linears or linears[name].weight.shape != (b.shape[0], a.shape[1]):
             raise ValueError(f"{lora.path}: {name} ({b.shape[0]} x {a.shape[1]}) is no linear of a decoder layer")
         factors[name] = as_long_as(read(linears[name].weight), Factors(a, orthonormal_span(b)))
@@ -53,4 +73,9 @@ def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLin
         assert layer.up is not None
         core = core_between(lora.pairs[module.name][1] * (lora.scale / scale), layer.up)
         state[module.offset : module.offset + module.size] = core.T.reshape(-1)
+    head = manifest.adapter.head
+    if head and head.name in lora.pairs:
+        added = added_rows(lora, head.name, [label.token for label in manifest.labels])
+        assert added is not None
+        state[head.offset : head.offset + head.size] = (added / head.gain).T.reshape(-1)
     save_checked(folder / INITIAL_FILE, {"state": state}, {**manifest.identity, "steps": "0"})

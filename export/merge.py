@@ -9,9 +9,10 @@ from typing import Any, Literal
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from prge.errors import UserError
-from prge.export.to_gguf.adapter import ADAPTER_FILE, write_adapter
+from prge.export.to_gguf.adapter import ADAPTER_FILE, refuse_tied, write_adapter
 from prge.export.to_gguf.families import gguf_family
 from prge.export.to_gguf.model import MODEL_FILE, write_model
 from prge.files.folders import new_folder, refuse_used
@@ -65,12 +66,15 @@ def merge_adapters(
     base = model or bases[0]
     with quiet():
         if to != "checkpoint":  # before the weights are read
-            gguf_family(load_outline(base, allow_pickle).config, base)
+            model_config = load_outline(base, allow_pickle).config
+            gguf_family(model_config, base)
+            if to == "lora-gguf":
+                refuse_tied(model_config, base, loras)
         checkpoint = load_checkpoint(base, allow_pickle)
         digest, merged = checkpoint.digest(), checkpoint.model
         parameters = sum(p.numel() for p in merged.parameters())
         for adapter, weight in zip(adapters, weights, strict=True):
-            merged = _folded(merged, adapter, weight, base, digest)
+            merged = _folded(_untied(merged, adapter), adapter, weight, base, digest)
         with new_folder(output) as out:
             if to == "gguf":
                 write_model(out / MODEL_FILE, checkpoint, merged)
@@ -93,6 +97,17 @@ def _save(out: Path, merged: Any, checkpoint: Checkpoint, output: Path) -> None:
     except SafetensorError as e:  # which a full disk raises too
         raise UserError(f"{output} cannot be written: {e}; nothing was left there") from e
     checkpoint.tokenizer.save_pretrained(out)
+
+
+def _untied(model: Any, adapter: Path) -> Any:
+    """The model, with a head of its own where the adapter changes it and the head was the embedding's table."""
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if module is head]
+    targets = read_config(adapter).get("target_modules") or ()
+    if head is not None and set(names) & set(targets) and head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+    return model
 
 
 def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) -> Any:

@@ -20,7 +20,7 @@ from prge.examples.chat_pieces import write_pieces
 from prge.examples.read import Record
 from prge.export.config import ExportConfig, check_config
 from prge.export.describe import describe, label_tokens, refuse_unusable
-from prge.export.from_peft import lora_factors, save_initial
+from prge.export.from_peft import lora_factors, refuse_other_rows, save_initial
 from prge.export.generate import reach, write_generator
 from prge.export.let_go import let_go
 from prge.export.lower import example_inputs, example_tokens
@@ -122,6 +122,8 @@ def export_program(
     context = config.context and min(config.context, reach(checkpoint.model.config))
     digest = checkpoint.digest()  # of the weights as they are; from here on the model is changed
     manifest = _described(checkpoint, config, labels, context)
+    if config.lora:
+        refuse_other_rows(config.lora, manifest)
     refuse_too_large(manifest, folder)
     weight_bytes = sum(p.numel() * 4 for p in checkpoint.model.parameters())
     phases = _Phases(listener)

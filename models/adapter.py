@@ -18,16 +18,17 @@ The last starts where the PEFT adapter is.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from prge.manifest import AdaptedModule
+from prge.manifest import AdaptedModule, TrainedHead
 from prge.models.context import context
-from prge.models.engine import Split, factor
+from prge.models.engine import Split, factor, replacement
 from prge.models.parts import Parts
 from prge.models.stored import read
 from prge.models.subspace import top_singular
@@ -52,6 +53,7 @@ class AdapterConfig:
         subspace: where the core trains; None for the whole B of LoRA-FA.
         directions: k, directions of a linear's outputs (``subspace="fisher"``), at least 1.
         seed: of the random A (``subspace=None``).
+        head: whether the label words' rows of the head train too; None for yes where that pays (`trained_head`).
     """
 
     rank: int = 8
@@ -61,6 +63,7 @@ class AdapterConfig:
     subspace: Subspace | None = "svd"
     directions: int = 4
     seed: int = 0
+    head: bool | None = None
 
     def names(self, name: str) -> bool:
         """Whether ``modules`` name the linear of this full name, as ``model.layers.3.mlp.up_proj``."""
@@ -194,6 +197,50 @@ def layout(parts: Parts, config: AdapterConfig) -> tuple[AdaptedModule, ...]:
         modules.append(AdaptedModule(full, layer, inputs, outputs, offset, (config.rank, columns)))
         offset += modules[-1].size
     return tuple(modules)
+
+
+# So many classes need no trained head: with two to six of them it learned nothing more (docs/bench.md).
+_FEW_CLASSES = 10
+
+
+def trained_head(
+    parts: Parts, config: AdapterConfig, words: Sequence[int] | None, estimates: bool, offset: int
+) -> TrainedHead | None:
+    """The head's part of the state; None where its rows stay as they are.
+
+    Args:
+        words: the label words' tokens; None for language modelling.
+        estimates: whether the gradient is one. It would be far noisier for so many numbers.
+        offset: how many numbers stand before it in the state.
+
+    Raises:
+        ValueError: the head is to train, and it cannot.
+    """
+    own = parts.model.base_model is not parts.model
+    if words is None or estimates or not own:
+        if config.head:
+            raise ValueError(
+                "--head trains the label words' rows of a model's head by an exact or a full gradient: leave it out"
+            )
+        return None
+    if not (len(words) > _FEW_CLASSES if config.head is None else config.head):
+        return None
+    return TrainedHead(
+        parts.family.head, parts.head.out_features, offset, (parts.head.in_features, len(words)), _gain(parts)
+    )
+
+
+def _gain(parts: Parts) -> float:
+    """A power of two that brings the head's inputs to a mean square of about one; 1 where no weights are loaded.
+
+    A norm stands before the head. Its results are its weights times numbers whose mean square is one.
+    """
+    norm = replacement(parts.norms[-1]) if parts.norms else None
+    weight: Any = None if norm is None else norm.weight
+    if weight is None or weight.is_meta:
+        return 1.0
+    size = float(read(weight).square().mean().sqrt()) * abs(parts.logit_scale)
+    return 2.0 ** -round(math.log2(size)) if size > 0 else 1.0
 
 
 def adapt(parts: Parts, config: AdapterConfig, factors: Mapping[str, Frozen]) -> list[AdaptedLinear]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from prge.manifest import Architecture
 from prge.models.activation_step import ActivationStep
-from prge.models.adapter import AdaptedLinear, AdapterConfig, Frozen, adapt, selected
+from prge.models.adapter import AdaptedLinear, AdapterConfig, Frozen, adapt, selected, trained_head
 from prge.models.attention import Attention
 from prge.models.backbone import Backbone
 from prge.models.engine import GatedMLP, Input, Reversible, Scale, SharedEmbedding, SharedHead, Split, replacement
@@ -143,6 +143,8 @@ def refuse_unfit(
         raise ValueError("plain LoRA-FA (no subspace) needs perturbed weights")
     if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; give label words")
+    words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
+    trained_head(parts, adapter, words, config.estimates, 0)
     parts.check_length(max_tokens)
 
 
@@ -185,7 +187,9 @@ def build_step(
         norm.append(Scale(parts.logit_scale))
     loss: LabelWords | LanguageModel
     if isinstance(objective, LabelWordsObjective):
-        loss = LabelWords(norm, parts.head, objective.tokens, cap)
+        offset = sum(layer.module.size for layer in adapters)
+        head = trained_head(parts, adapter, objective.tokens, config.estimates, offset)
+        loss = LabelWords(norm, parts.head, objective.tokens, cap, head)
     elif share_table and sizes.tied:
         table = SharedEmbedding(parts.embedding)
         loss = LanguageModel(norm, SharedHead(table), objective.max_targets, cap)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prge.manifest import AdaptedModule
+from prge.manifest import AdaptedModule, TrainedHead
 from prge.models.backbone import Backbone
 from prge.models.context import Record
 from prge.models.objective import LabelWords, LanguageModel, take_rows
@@ -20,8 +20,10 @@ class ReverseStep(Step):
     """What the steps share that go back through the graph."""
 
     def leaves(self, state: Tensor) -> dict[int, Traced]:
-        """The cores f32[1, rank, columns] by their offsets, in state order."""
-        return {m.offset: Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.trained}
+        """The cores f32[1, rank, columns] by their offsets, in state order; the head's is the last."""
+        trained: list[AdaptedModule | TrainedHead] = [*self.trained]
+        trained += [self.objective.trained] if self.objective.trained else []
+        return {m.offset: Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in trained}
 
     def back(
         self, state: Tensor, leaves: dict[int, Traced], last: Traced, targets: Sequence[Tensor], lr: Tensor
@@ -34,7 +36,8 @@ class ReverseStep(Step):
         Returns:
             as `Step.forward`.
         """
-        logits = self.objective.logits(last)
+        head = self.objective.trained
+        logits = self.objective.logits(last, leaves[head.offset] if head else None)
         losses, detail = self.objective.losses(logits.value, *targets)
         slope = self.objective.slope(logits.value, *targets) * (1.0 / self.config.batch)
         gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, list(leaves.values()))])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prge.manifest import AdaptedModule
+from prge.manifest import AdaptedModule, TrainedHead
 from prge.models.build import BuiltStep
 from prge.models.context import run_layers
 from prge.models.engine import SharedEmbedding, SharedHead
@@ -25,13 +25,17 @@ class Generator(nn.Module):
     Attributes:
         backbone: the step's, all layers of which run with the cache.
         head: the linear that predicts tokens.
+        trained: the head's rows of the label words, where they train; else None.
+        words: these words' tokens, i64[1, 1, K].
     """
 
     def __init__(self, built: BuiltStep, share_table: bool):
         """Take the layers of ``built`` over; ``share_table`` is as for `build_step`."""
         super().__init__()
         self.backbone = built.step.backbone
-        self.norm, self.cap = built.step.objective.norm, built.parts.final_cap
+        objective = built.step.objective
+        self.norm, self.cap, self.trained = objective.norm, built.parts.final_cap, objective.trained
+        self.words = nn.Buffer(torch.tensor([[objective.tokens]])) if self.trained else None
         self.head: nn.Module = built.parts.head
         if share_table and built.architecture.tied:
             embedding = self.backbone.embedding
@@ -60,7 +64,12 @@ class Generator(nn.Module):
         hidden = backbone.embedding(tokens, places(tokens) + start)
         hidden = run_layers(backbone.layers, hidden, tables, PlainCores(params), cache)
         last = torch.ones_like(tokens).sum(1, keepdim=True) - 1
-        logits = soft_cap(self.head(self.norm(take_rows(hidden, last))), self.cap)
+        hidden = self.norm(take_rows(hidden, last))
+        logits = self.head(hidden)
+        if self.trained:
+            added = torch.bmm(hidden * self.trained.gain, core_of(params, self.trained))
+            logits = logits.scatter_add(2, self.words, added)
+        logits = soft_cap(logits, self.cap)
         new_keys, new_values = zip(*(cache.new[layer] for layer in range(len(backbone.layers))), strict=True)
         return logits.reshape(1, -1), list(new_keys), list(new_values)
 
@@ -74,8 +83,13 @@ class PlainCores:
 
     def apply(self, low: Tensor, module: AdaptedModule, columns: Tensor | None = None) -> Tensor:
         """As `Cores.apply`."""
-        core = self.params[module.offset : module.offset + module.size].reshape(1, *module.core)
+        core = core_of(self.params, module)
         return torch.bmm(low, core if columns is None else core.index_select(2, columns))
+
+
+def core_of(params: Tensor, module: AdaptedModule | TrainedHead) -> Tensor:
+    """The core f32[1, rank, columns] in the parameters f32[S]."""
+    return params[module.offset : module.offset + module.size].reshape(1, *module.core)
 
 
 class GrowingCache:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prge.manifest import TrainedHead
 from prge.models.reverse import linear
 
 
@@ -21,16 +22,25 @@ class LabelWords(nn.Module):
     Attributes:
         norm: what stands between the last layer and the head.
         cap: bounds the logits (`soft_cap`).
+        tokens: the words', in the vocabulary.
         head: f32[K, H].
         bias: f32[K]; None where the head has none.
+        trained: the rows' part of the state; None where they stay as they are.
     """
 
     inputs = ("position", "label")
     max_targets = 1
 
-    def __init__(self, norm: nn.Module, head: nn.Linear, tokens: Sequence[int], cap: float | None):
+    def __init__(
+        self,
+        norm: nn.Module,
+        head: nn.Linear,
+        tokens: Sequence[int],
+        cap: float | None,
+        trained: TrainedHead | None = None,
+    ):
         super().__init__()
-        self.norm, self.cap = norm, cap
+        self.norm, self.cap, self.trained, self.tokens = norm, cap, trained, tuple(tokens)
         bias: Tensor | None = head.bias
         self.head = nn.Buffer(head.weight.detach()[list(tokens)].float())
         self.head_back = nn.Buffer(self.head.T.contiguous())
@@ -45,9 +55,17 @@ class LabelWords(nn.Module):
         logits = self.logits(hidden)
         return self.losses(logits, label)
 
-    def logits(self, hidden: Any) -> Any:
-        """The words' logits f32[R, 1, K] of the hidden states f32[R, 1, H]; a `Traced` of one."""
-        logits = linear(self.norm(hidden), self.head, self.head_back)
+    def logits(self, hidden: Any, core: Any = None) -> Any:
+        """The words' logits f32[R, 1, K] of the hidden states f32[R, 1, H]; a `Traced` of one.
+
+        Args:
+            core: f32[1, H, K], what trains in the head; a `Traced` of one. None for nothing.
+        """
+        hidden = self.norm(hidden)
+        logits = linear(hidden, self.head, self.head_back)
+        if self.trained and core is not None:
+            scaled = (hidden * self.trained.gain).reshape(1, -1, self.head.shape[1])
+            logits = logits + torch.bmm(scaled, core).reshape(-1, 1, self.head.shape[0])
         return soft_cap(logits if self.bias is None else logits + self.bias, self.cap)
 
     def losses(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +93,8 @@ class LanguageModel(nn.Module):
     """
 
     inputs = ("position", "target", "weight")
+    trained = None
+    tokens: tuple[int, ...] = ()
 
     def __init__(self, norm: nn.Module, head: nn.Module, max_targets: int, cap: float | None):
         super().__init__()
@@ -91,8 +111,8 @@ class LanguageModel(nn.Module):
         """
         return self.losses(self.logits(hidden), target, weight)
 
-    def logits(self, hidden: Any) -> Any:
-        """Logits f32[R, M, V] of the hidden states f32[R, M, H]; a `Traced` of one."""
+    def logits(self, hidden: Any, core: Any = None) -> Any:
+        """Logits f32[R, M, V] of the hidden states f32[R, M, H]; a `Traced` of one. There is no ``core``."""
         return soft_cap(self.head(self.norm(hidden)), self.cap)
 
     def losses(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,7 @@ class Step(nn.Module):
     ):
         super().__init__()
         self.backbone, self.objective, self.trained, self.config = backbone, objective, tuple(trained), config
-        self.size = sum(module.size for module in trained)
+        self.size = sum(module.size for module in trained) + (objective.trained.size if objective.trained else 0)
 
     @property
     def state_size(self) -> int:

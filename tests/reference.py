@@ -50,12 +50,17 @@ def adapted_weights(model: Any, manifest: Any, frozen: Tensor, state: Tensor) ->
             b = us @ core.T
         w, moved = model.get_parameter(f"{module.name}.weight"), manifest.adapter.alpha / rank * (b @ a)
         weights[f"{module.name}.weight"] = w + (moved.T if manifest.adapter.fan_in_fan_out else moved)
+    if head := manifest.adapter.head:
+        added = head.gain * state[head.offset :][: head.core[0] * head.core[1]].view(*head.core).T
+        words = torch.tensor([label.token for label in manifest.labels])
+        weights[f"{head.name}.weight"] = model.get_output_embeddings().weight.index_add(0, words, added)
     return weights
 
 
 def logits(model: Any, weights: dict[str, Tensor], tokens: Sequence[int]) -> Tensor:
     """f32[T, V] of one unpadded row; of a plain encoder, with the ``label_rows`` and ``label_bias`` it was given."""
-    out = torch.func.functional_call(model, weights, (torch.tensor([tokens]),))
+    # A tied head that trains is no embedding any more.
+    out = torch.func.functional_call(model, weights, (torch.tensor([tokens]),), tie_weights=False)
     if hasattr(model, "label_rows"):
         return out.last_hidden_state[0] @ model.label_rows.T + model.label_bias
     result: Tensor = out.logits[0]

@@ -125,7 +125,7 @@ def test_a_program_that_lies(case: Callable[..., Ended], whole: Path, edit: Any,
         ("generate.pte", ["generate", "FILE", "a text", "--max-new-tokens", 3]),
     ][which]
     old = (whole / "program" / name).read_bytes()[:-SIZE]
-    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 4}', start) + len(b'"version": 4}')]
+    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 5}', start) + len(b'"version": 5}')]
     fields = json.loads(text)
     fields["model"] = "m"  # leaves room
     new = json.dumps(edit(fields)).encode()

@@ -548,7 +548,7 @@ def test_a_program_that_lies_crashes_no_jvm_that_python_outlives(
     program = folder / "program"
     shutil.copytree(program_folder, program)
     old = (program / "program.pte").read_bytes()[:-SIZE]
-    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 4}', start) + len(b'"version": 4}')]
+    text = old[(start := old.index(b'{"model": ')) : old.index(b'"version": 5}', start) + len(b'"version": 5}')]
     new = json.dumps(edit(json.loads(text) | {"model": "m"})).encode()  # which leaves room
     if len(new) <= len(text):
         (program / "program.pte").write_bytes(old.replace(text, new.ljust(len(text))))

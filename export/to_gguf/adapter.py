@@ -9,10 +9,24 @@ from typing import Any
 import torch
 from gguf import MODEL_ARCH_NAMES, GGUFWriter
 
+from prge.errors import UserError
 from prge.export.to_gguf.families import gguf_family, namer, rows
-from prge.lora import Lora
+from prge.lora import Lora, head_rows
 
 ADAPTER_FILE = "adapter.gguf"
+
+
+def refuse_tied(config: Any, source: str, loras: Sequence[Lora]) -> None:
+    """Raise a UserError where an adapter changes a head that is the embedding's table too.
+
+    llama.cpp has one tensor for both there, to which no adapter of the head fits.
+    """
+    changed = [lora for lora in loras if any(head_rows(b) is not None for _, b in lora.pairs.values())]
+    if changed and getattr(config, "tie_word_embeddings", False):
+        raise UserError(
+            f"{changed[0].path}: it changes the head, which in {source} is the embedding too. llama.cpp puts no "
+            "adapter on that: write the whole model with --to gguf"
+        )
 
 
 def write_adapter(file: Path, config: Any, source: str, loras: Sequence[Lora], weights: Sequence[float]) -> None:

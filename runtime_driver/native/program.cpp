@@ -41,7 +41,7 @@ struct Program::Runtime : Module {
 namespace {
 
 // Of the manifest.
-constexpr int kVersion = 4;
+constexpr int kVersion = 5, kOldest = 4;
 
 template <class Number>
 TensorPtr tensor(const std::vector<int64_t>& sizes, std::vector<Number> numbers) {
@@ -71,7 +71,7 @@ std::vector<float> floats(const EValue& value) {
 Manifest read_manifest(const std::string& text, const std::string& where) try {
   Json j = parse_json(text), adapter = j.at("adapter"), mask = j.at("mask_token");
   if (j.at("format") != "prge") throw Odd("another format");
-  if (Json version = j.at("version"); version != kVersion)
+  if (Json version = j.at("version"); version != kVersion && version != kOldest)
     throw Error(where + " has manifest version " + dump(version) + "; this prge reads " + std::to_string(kVersion) +
                 ": " + (version > kVersion ? "upgrade prge, or " : "") + "export the program again");
   if (j.at("kind") != "step") throw Odd("it does not train: take the program.pte beside it");
@@ -94,10 +94,12 @@ Manifest read_manifest(const std::string& text, const std::string& where) try {
   m.vocabulary = whole(j.at("architecture").at("vocabulary"));
   m.hidden = whole(j.at("architecture").at("hidden"), 1 << 20);
   m.labels = static_cast<int64_t>(j.at("labels").size());
-  for (auto& module : adapter.at("modules"))
-    m.parameters += whole(module.at("core").at(0), 1 << 20) * whole(module.at("core").at(1), 1 << 20);
+  Json cores = adapter.at("modules");
+  if (Json head = adapter.value("head", Json()); !head.is_null()) cores.push_back(head);
+  for (auto& trained : cores)
+    m.parameters += whole(trained.at("core").at(0), 1 << 20) * whole(trained.at("core").at(1), 1 << 20);
   if (m.queries < 1 || m.batch < 1 || m.frozen_rows < 1 || m.max_tokens < 1 || m.hidden < 1 || m.parameters < 1 ||
-      m.parameters > m.state_size)
+      m.parameters > m.state_size || m.state_size % m.parameters)
     throw Odd("its sizes make no step");
   m.beta_mean = j.at("betas").at(0);
   m.beta_square = j.at("betas").at(1);

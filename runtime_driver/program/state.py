@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prge.errors import UserError
 from prge.files.checked import load_checked, replace, save_checked
-from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, check_base, core_between
-from prge.manifest import Manifest
+from prge.lora import ADAPTER_FOLDER, CONFIG_FILE, WEIGHTS_FILE, Lora, added_rows, check_base, core_between
+from prge.manifest import Manifest, TrainedHead
 from prge.runtime_driver.program.card import CARD_FILE, card
 
 # How far a PEFT adapter may be from the program's factors, as a share of its length: they are rounded.
@@ -39,7 +40,8 @@ def frozen_factors(manifest: Manifest, frozen: Tensor) -> dict[str, tuple[Tensor
 def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """What a state has trained, as LoRA's (A [r, in], B [out, r]) of every module, to be scaled by ``alpha / rank``.
 
-    In a subspace ``B = D R``. The state holds the transpose of R, or else of B.
+    In a subspace ``B = D R``. The state holds the transpose of R, or else of B. A trained head's pair has a rank of its
+    own, and is not to be scaled (`TrainedHead`).
     """
     factors, pairs = frozen_factors(manifest, frozen), {}
     for module in manifest.adapter.modules:
@@ -47,7 +49,17 @@ def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, t
         rows, columns = module.core
         core = state[module.offset : module.offset + rows * columns].reshape(rows, columns).T
         pairs[module.name] = a.contiguous(), (core if d is None else _product(d, core)).contiguous()
+    if head := manifest.adapter.head:
+        core = state[head.offset : head.offset + head.size].reshape(head.core).T
+        pairs[head.name] = core.contiguous(), head_up(manifest, head)
     return pairs
+
+
+def head_up(manifest: Manifest, head: TrainedHead) -> Tensor:
+    """B of a trained head's LoRA pair, f32[V, K]: ``gain`` where a word's row and column meet, else zero."""
+    up = torch.zeros(head.out_features, len(manifest.labels))
+    up[[label.token for label in manifest.labels], torch.arange(len(manifest.labels))] = head.gain
+    return up
 
 
 def _product(d: Tensor, core: Tensor) -> Tensor:
@@ -71,7 +83,7 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
     for name, (a, b) in lora_pairs(manifest, frozen, state).items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = a
         tensors[f"base_model.model.{name}.lora_B.weight"] = b
-    config = {
+    config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": manifest.adapter.task_type,
         "fan_in_fan_out": manifest.adapter.fan_in_fan_out,
@@ -83,6 +95,9 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         "bias": "none",
         "inference_mode": True,
     }
+    if head := manifest.adapter.head:
+        config["target_modules"].append(head.name)
+        config["rank_pattern"] = config["alpha_pattern"] = {head.name: head.core[1]}
     folder.mkdir(parents=True, exist_ok=True)
     save_checked(folder / WEIGHTS_FILE, tensors, {"format": "pt", **manifest.identity})
     replace(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
@@ -96,10 +111,13 @@ def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
         UserError: the adapter has another base, or does not fit between the program's frozen factors.
     """
     check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
-    factors, cores = frozen_factors(manifest, frozen), []
-    if lora.pairs.keys() == factors.keys():
+    factors, cores, head = frozen_factors(manifest, frozen), list[Tensor | None](), manifest.adapter.head
+    if lora.pairs.keys() == {*factors, *([head.name] if head else [])}:
         scale = lora.scale * manifest.adapter.rank / manifest.adapter.alpha
         cores = [_core(lora.pairs[name], factors[name], scale) for name in factors]
+        if head:
+            added = added_rows(lora, head.name, [label.token for label in manifest.labels])
+            cores.append(None if added is None else added / head.gain)
     if not cores or any(core is None for core in cores):
         raise UserError(
             f"{lora.path} does not fit the program, which trains other directions; "

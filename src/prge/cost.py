@@ -64,6 +64,8 @@ def multiply_adds(m: Manifest, tokens: int) -> int:
 
     back = {"full": through(2 * pairs), "exact": last * count * a.layer_weights}.get(m.gradient, 0)
     layers, heads = through(pairs) + back, last * _head(m) * (1 if m.estimates else 2)
+    if m.adapter.head:  # forward, and back to the core and to the hidden states
+        heads += 3 * last * m.adapter.head.size
     adapters = sum(
         (last if x.layer == a.layers - 1 else every)
         * (m.adapter.rank * (x.in_features + x.core[1]) + (x.core[1] * x.out_features if m.adapter.subspace else 0))

@@ -91,6 +91,7 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     if checkpoint.digest() != m.model_sha256:
         raise UserError(f"{m.model} has other weights than the program was made of")
     fields: dict[str, Any] = {"subspace": m.adapter.subspace, "directions": m.adapter.modules[0].core[1]}
+    fields["head"] = m.adapter.head is not None
     modules = tuple(module.name for module in m.adapter.modules)
     adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
     step: dict[str, Any] = {"gradient": m.gradient, "optimizer": m.optimizer, "noise": m.noise}

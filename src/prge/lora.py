@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ ADAPTER_FOLDER = "adapter"
 
 # PEFT settings that make an adapter something else than pairs of one rank on an unchanged base.
 _BEYOND_PAIRS = (
-    "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora", "layer_replication",
+    "use_dora", "modules_to_save", "lora_bias", "use_qalora", "layer_replication",
     "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config",
 )  # fmt: skip
@@ -36,11 +37,14 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class Lora:
     """An adapter that adds ``scale * B A`` to the weights of some linear modules.
 
+    A pair that adds to single rows of a head (`head_rows`) may be of another rank and scale than the others. Its B is
+    given so that it has ``scale`` too.
+
     Attributes:
         path: the adapter's folder.
         base: name of the model that it was trained on.
         base_sha256: the model's digest, where prge wrote the adapter; else None.
-        rank: r, the rank of every pair.
+        rank: r, the rank of every other pair.
         scale: ``alpha / r``, or ``alpha / sqrt(r)`` where the adapter says so.
         pairs: (A [r, in], B [out, r]) in float32, by the module's name in the base model.
     """
@@ -63,17 +67,12 @@ def read_lora(folder: Path) -> Lora:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise UserError(f"{folder} holds no {WEIGHTS_FILE}; save the adapter with save_pretrained, as safetensors")
-    for pattern, usual in _PATTERNS.items():  # PEFT writes them where they change nothing, too
-        if isinstance(data.get(pattern), dict):
-            data[pattern] = {name: value for name, value in data[pattern].items() if value != data.get(usual)}
+    patterns = {pattern: _own(data, pattern, usual) for pattern, usual in _PATTERNS.items()}
     odd = [(name, data[name]) for name in _BEYOND_PAIRS if data.get(name)]
     odd += [(name, data[name]) for name, plain in (("peft_type", "LORA"), ("bias", "none")) if data[name] != plain]
     if str(data.get("init_lora_weights")).startswith(_CHANGES_BASE):
         odd.append(("init_lora_weights", data["init_lora_weights"]))
-    if odd:
-        name, value = odd[0]
-        shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
-        raise UserError(f"{config}: {name} is {shown}; prge takes plain LoRA: pairs of one rank beside frozen weights")
+    _refuse(config, odd)
     try:
         rank, alpha = parse(int, data["r"]), parse(float, data["lora_alpha"])
         check_size(weights, TENSORS)
@@ -88,10 +87,42 @@ def read_lora(folder: Path) -> Lora:
         raise UserError(f"{config}: r is {rank}; a rank is at least 1")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError(f"{weights} holds numbers that are not finite")
-    scale = alpha / (rank**0.5 if data.get("use_rslora") else rank)
-    return Lora(
-        folder, str(data.get("base_model_name_or_path")), base_sha256, rank, scale, _pairs(weights, tensors, rank)
-    )
+
+    def scale_of(rank: float, alpha: float) -> float:
+        return alpha / (rank**0.5 if data.get("use_rslora") else rank)
+
+    pairs, scale = _pairs(weights, tensors), scale_of(rank, alpha)
+    heads = [name for name, (_, b) in pairs.items() if head_rows(b) is not None]
+    _refuse(config, [(pattern, own) for pattern, own in patterns.items() if own.keys() - set(heads)])
+    for name, (a, b) in pairs.items():
+        own_rank, own_alpha = (patterns[p].get(name, usual) for p, usual in zip(_PATTERNS, (rank, alpha), strict=True))
+        if not a.shape[0] == b.shape[1] == own_rank:
+            raise UserError(f"{weights}: {name} {tuple(b.shape)} is no half of a LoRA pair of rank {own_rank}")
+        if name in heads:
+            pairs[name] = a, b * (scale_of(own_rank, own_alpha) / scale)
+    return Lora(folder, str(data.get("base_model_name_or_path")), base_sha256, rank, scale, pairs)
+
+
+def _own(data: dict[str, Any], pattern: str, usual: str) -> dict[str, Any]:
+    """The settings of single modules that differ from those of all; PEFT writes others too."""
+    given = data.get(pattern) or {}
+    return {name: value for name, value in given.items() if value != data.get(usual)}
+
+
+def _refuse(config: Path, odd: list[tuple[str, Any]]) -> None:
+    if odd:
+        name, value = odd[0]
+        shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:97]}..."
+        raise UserError(f"{config}: {name} is {shown}; prge takes plain LoRA: pairs of one rank beside frozen weights")
+
+
+def head_rows(b: Tensor) -> Tensor | None:
+    """The rows i64[r] to which B [out, r] adds one vector of A each, as in a trained head; None of another B."""
+    nonzero = b != 0
+    if not bool((nonzero.sum(0) == 1).all()):
+        return None
+    rows = nonzero.to(torch.uint8).argmax(0)
+    return rows if len(rows.unique()) == len(rows) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -122,12 +153,21 @@ def check_base(path: Path, base: str, sha256: str | None, here: str, expected: s
         )
 
 
-def _pairs(weights: Path, tensors: dict[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+def added_rows(lora: Lora, name: str, tokens: Sequence[int]) -> Tensor | None:
+    """What an adapter adds to the rows ``tokens`` of the head ``name``, f32[K, H]; None if it adds to other rows."""
+    a, b = lora.pairs[name]
+    rows = head_rows(b)
+    if rows is None or sorted(rows.tolist()) != sorted(tokens):
+        return None
+    return (b.sum(0).unsqueeze(1) * a * lora.scale)[[rows.tolist().index(token) for token in tokens]]
+
+
+def _pairs(weights: Path, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
-        if not name or tensor.dim() != 2 or tensor.shape[name[2] == "B"] != rank:
-            raise UserError(f"{weights}: {key} {tuple(tensor.shape)} is no half of a LoRA pair of rank {rank}")
+        if not name or tensor.dim() != 2:
+            raise UserError(f"{weights}: {key} {tuple(tensor.shape)} is no half of a LoRA pair")
         found.setdefault(name[1], {})[name[2]] = tensor
     half = [name for name, pair in found.items() if len(pair) < 2]
     if half or not found:

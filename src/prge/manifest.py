@@ -24,7 +24,8 @@ QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 ESTIMATES = ("activations", "weights")
 
 FORMAT = "prge"
-VERSION = 4
+# What is written, and the oldest that is read.
+VERSION, OLDEST = 5, 4
 
 PROGRAM_FILE = "program.pte"
 FROZEN_FILE = "frozen.pte"
@@ -82,6 +83,34 @@ class AdaptedModule:
 
 
 @dataclass(frozen=True)
+class TrainedHead:
+    """The rows of the K label words in the head, which train beside the adapted linears.
+
+    Their core stands behind the modules', ``state[offset : offset + H K]``, [H, K] and row-major. ``gain`` times its
+    transpose is added to the rows. As a LoRA pair that is A [K, H], the core's transpose, and B [out_features, K],
+    which is zero but for ``gain`` in the row of each word. So no frozen factors are stored.
+
+    Attributes:
+        name: the head's full name in the checkpoint.
+        out_features: the head's outputs.
+        offset: index of the core's first number.
+        core: its shape, (H, K).
+        gain: a power of two: what brings the head's inputs to a mean square of about one.
+    """
+
+    name: str
+    out_features: int
+    offset: int
+    core: tuple[int, int]
+    gain: float
+
+    @property
+    def size(self) -> int:
+        """Numbers in the core."""
+        return self.core[0] * self.core[1]
+
+
+@dataclass(frozen=True)
 class Adapter:
     """What trains.
 
@@ -90,6 +119,7 @@ class Adapter:
         alpha: LoRA's alpha; the pairs are scaled by ``alpha / rank``.
         subspace: where the cores train; None for the whole B of LoRA-FA.
         modules: the adapted linears, in state order.
+        head: the label words' rows of the head; None where they stay as they are.
         task_type: PEFT's name of what the model is for; None where it has none.
         fan_in_fan_out: whether the checkpoint's weights are [in, out], as GPT-2's are.
         sha256: hex digest of the other fields and the frozen factors (`digest`); empty before there are factors.
@@ -102,12 +132,20 @@ class Adapter:
     task_type: str | None = "CAUSAL_LM"
     fan_in_fan_out: bool = False
     sha256: str = ""
+    head: TrainedHead | None = None
 
     def digest(self, factors: bytes) -> str:
         """Hex digest of these fields and the frozen factors; a state fits adapters of the same digest."""
         # An alpha of 8 is read again as 8.0, and both must give one digest.
-        layout = replace(self, alpha=float(self.alpha), sha256="")
-        return hashlib.sha256(json.dumps(asdict(layout)).encode() + factors).hexdigest()
+        layout = asdict(replace(self, alpha=float(self.alpha), sha256=""))
+        if self.head is None:  # as programs had it before heads could train
+            del layout["head"]
+        return hashlib.sha256(json.dumps(layout).encode() + factors).hexdigest()
+
+    @property
+    def parameters(self) -> int:
+        """S, how many parameters train."""
+        return sum(module.size for module in self.modules) + (self.head.size if self.head else 0)
 
 
 @dataclass(frozen=True)
@@ -226,7 +264,7 @@ class Manifest:
     @property
     def parameters(self) -> int:
         """S, how many parameters train; they stand first in the state."""
-        return sum(module.size for module in self.adapter.modules)
+        return self.adapter.parameters
 
     @property
     def identity(self) -> dict[str, str]:
@@ -276,7 +314,7 @@ class Manifest:
             version = int(data["version"])
         except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise UserError(f"{where} is not a program made by prge: its manifest cannot be read ({e})") from e
-        if version != VERSION:
+        if not OLDEST <= version <= VERSION:
             what = "upgrade prge, or export the program again" if version > VERSION else "export the program again"
             raise UserError(f"{where} has manifest version {version}; this prge reads {VERSION}: {what}")
         try:
@@ -326,6 +364,13 @@ class Manifest:
             if not right or module.core != (a.rank, columns) or module.offset != offset:
                 return module.name, "must have sizes, a core and an offset that fit each other"
             offset += module.size
+        if a.head:
+            shape = (self.architecture.hidden, len(self.labels))
+            if (a.head.core, a.head.offset) != (shape, offset) or not 0 < a.head.gain < math.inf or self.estimates:
+                return a.head.name, "must have a core, an offset and a gain that fit the label words"
+            if not all(label.token < a.head.out_features for label in self.labels):
+                return a.head.name, "must have an output for every label word"
+            offset += a.head.size
         if not 0 < offset < _LARGEST or self.state_size not in (offset, 2 * offset, 3 * offset):
             return "state_size", f"must be one, two or three times the {offset:,} parameters, not {self.state_size:,}"
         return None

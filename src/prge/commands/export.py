@@ -117,6 +117,10 @@ def export(
             least=1,
         ),
     ] = None,
+    head: Annotated[
+        bool | None,
+        Option("Train the label words' rows of the head too, or not; default: where there are more than ten classes."),
+    ] = None,
     noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
     outer: Annotated[bool, Option("Run all queries in one execution; off: one after the other.")] = True,
     inner: Annotated[bool, Option("Run both signs of eps in one execution; off: one after the other.")] = True,
@@ -149,9 +153,9 @@ def export(
         raise UserError(
             f"--texts choose the directions of --subspace fisher, not of {subspace}; leave one of the two out"
         )
-    if adapter and (module or layers or rank or alpha or subspace or texts):
+    if adapter and (module or layers or rank or alpha or subspace or texts or head is not None):
         raise UserError(
-            "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace and --texts"
+            "--adapter says what trains: leave out --module, --layers, --rank, --alpha, --subspace, --head and --texts"
         )
     refuse_used(Path(output))
     reading = settled(form, Path(data) if data else None, hooks)
@@ -171,6 +175,7 @@ def export(
         layers=layers or usually.layers,
         subspace=None if subspace == "none" else subspace or ("fisher" if examples else "svd"),
         directions=directions or usually.directions,
+        head=head,
     )
 
     def configure(form: Form) -> ExportConfig:

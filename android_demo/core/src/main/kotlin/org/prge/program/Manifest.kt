@@ -15,7 +15,8 @@ import org.prge.files.text
 import org.prge.files.textOrNull
 import org.prge.files.whole
 
-private const val VERSION = 4
+private const val VERSION = 5
+private const val OLDEST = 4
 private const val SIZE = 1L shl 20
 
 /**
@@ -23,8 +24,9 @@ private const val SIZE = 1L shl 20
  *
  * @property name as the data has it.
  * @property word the label word that stands for it.
+ * @property token the word, as an index of the vocabulary.
  */
-data class Label(val name: String, val word: String)
+data class Label(val name: String, val word: String, val token: Int)
 
 /**
  * An adapted linear: its sizes, and its place in the state. Its core is [rows, columns] from [offset] on.
@@ -41,6 +43,21 @@ class AdaptedModule internal constructor(json: JsonElement) {
 
     /** Numbers in the core. */
     val size: Int get() = rows * columns
+}
+
+/**
+ * The rows of the label words in the head, which train too. Their core is [rows, columns] from [offset] on.
+ *
+ * @property name the head's full name in the checkpoint.
+ * @property gain what multiplies the core.
+ */
+class TrainedHead internal constructor(json: JsonElement) {
+    val name = json.at("name").text()
+    val outFeatures = json.at("out_features").whole(SIZE).toInt()
+    val offset = json.at("offset").whole().toInt()
+    val rows = json.at("core").items()[0].whole(SIZE).toInt()
+    val columns = json.at("core").items()[1].whole(SIZE).toInt()
+    val gain = json.at("gain").real()
 }
 
 /**
@@ -67,13 +84,18 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val labelColumn = json.at("label_column").text()
     val choicesColumn = json.at("choices").text()
     val stopTokens = json.at("stop_tokens").items().map { it.whole().toInt() }
-    val labels = json.at("labels").items().map { Label(it.at("name").text(), it.at("word").text()) }
+    val labels = json.at("labels").items().map {
+        Label(it.at("name").text(), it.at("word").text(), it.at("token").whole(SIZE).toInt())
+    }
     val subspace = json.at("adapter").at("subspace").textOrNull()
     val rank = json.at("adapter").at("rank").whole(SIZE).toInt()
     val alpha = json.at("adapter").at("alpha").real()
     val taskType = json.at("adapter").at("task_type").textOrNull()
     val fanInFanOut = json.at("adapter").at("fan_in_fan_out").flag()
     val modules = json.at("adapter").at("modules").items().map(::AdaptedModule)
+
+    /** Null where the head stays as it is. */
+    val trainedHead = (json.at("adapter") as JsonObject)["head"]?.takeIf { it !is JsonNull }?.let(::TrainedHead)
     val queries = size("queries")
     val batch = size("batch")
     val frozenRows = size("frozen_rows")
@@ -102,13 +124,19 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val noise = oneOf("noise", "rademacher", "gaussian")
 
     init {
-        val found = modules.sumOf { it.rows.toLong() * it.columns }
+        val above = trainedHead?.let { it.rows.toLong() * it.columns } ?: 0
+        val found = modules.sumOf { it.rows.toLong() * it.columns } + above
         var next = 0L
         val inOrder = modules.all { (it.offset.toLong() == next).also { _ -> next += it.rows.toLong() * it.columns } }
         val slots = stateSize.toLong() in listOf(found, 2 * found, 3 * found)
         val answers = if (labelWords) labels.size > 1 else labels.isEmpty() && maxTargets > 0 && maxTokens > 1
         val fits = minTokens <= maxTokens && hidden > 0 && 2L * queries * batch <= SIZE
-        if (found == 0L || !inOrder || !slots || !answers || !fits) throw Odd("its sizes make no step")
+        val rowsFit = trainedHead?.let { head ->
+            val words = labels.all { it.token < head.outFeatures }
+            head.offset.toLong() == next && head.columns == labels.size && head.rows == hidden && words
+        }
+        if (found == 0L || !inOrder || !slots || !answers || !fits || rowsFit == false)
+            throw Odd("its sizes make no step")
         if (answerAt == "mask" && maskToken < 0) throw Odd("it has no mask_token")
         if (eps <= 0 || lr <= 0 || betaMean !in 0.0..<1.0 || betaSquare !in 0.0..<1.0)
             throw Odd("its settings make no step")
@@ -159,7 +187,7 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
             val json = parseJson(text)
             if (json.at("format").text() != "prge") throw Odd("another format")
             val version = json.at("version").real()
-            if (version != VERSION.toDouble()) {
+            if (version != VERSION.toDouble() && version != OLDEST.toDouble()) {
                 val upgrade = if (version > VERSION) "upgrade prge, or " else ""
                 throw UserError(
                     "$where has manifest version ${json.at("version").short()}; this prge reads $VERSION: " +
