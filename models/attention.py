@@ -62,7 +62,7 @@ class Attention(nn.Module):
         What transformers' layers pass beside the hidden states is not used: masks, tables and cache are the context's.
         """
         given = context()
-        rotary, mask = given.tables[self.kind]
+        rotary, mask, own = given.tables[self.kind]
         rows, kv, group, d = given.rows, self.kv, self.group, self.head
         q, k, v = self._projected(hidden_states)
         q = self._normed(q, self.q_norm, kv * group)
@@ -71,6 +71,8 @@ class Attention(nn.Module):
         q = q.reshape(rows, -1, kv, group, d).permute(0, 2, 3, 1, 4).contiguous().reshape(rows * kv, -1, d)
         k, v = self._keys(k), self._values(v)
         seen = (k, v) if given.cache is None else given.cache.join(self.layer, k, v)
+        if own is not None:  # one number more in each head, whose product is what is added
+            q, seen = torch.cat((q, own[0]), dim=2), (torch.cat((seen[0], own[1]), dim=1), seen[1])
         out = self._attend(q, k, v, *seen, mask).reshape(rows, kv, group, -1, d)
         out = out.permute(0, 3, 1, 2, 4).contiguous().reshape(rows, -1, kv * group * d)
         return self.output(out), None

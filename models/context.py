@@ -25,10 +25,14 @@ class Tables(NamedTuple):
     Attributes:
         rotary: cos, sin, key cos, key sin, each f32[1 or R, T, 1, head]; None without rotary positions.
         mask: f32, added to the scores; broadcasts to [R * kv heads, queries per key * T, keys].
+        own: where some queries see other keys in every row: which ones they are, f32[R * kv heads, queries per key * T,
+            1] with 1 and 0, and what is added to their scores too, f32[R * kv heads, 1, keys]. So the mask need not be
+            as large as the scores. None where the mask says all.
     """
 
     rotary: tuple[Tensor, ...] | None
     mask: Tensor
+    own: tuple[Tensor, Tensor] | None = None
 
 
 class Cores(Protocol):

@@ -110,6 +110,8 @@ class Positions(nn.Module):
         """
         rows, m = position.shape
         text = places(tokens)
+        if m == 1 and self.pad is None and not copies_only:
+            return self._tree_of_one(position, numbers, text)
         ends = position.repeat(1, numbers.shape[1] // m)
         at = torch.cat((ends, text.repeat(rows, 1)), dim=1)
         number = torch.cat((numbers, torch.full_like(text, -1)), 1)
@@ -124,10 +126,40 @@ class Positions(nn.Module):
             seen = seen & row.ne(self.pad).unsqueeze(1)
         return self._tables(own, lambda window: self._each(self._within(seen, keys, queries, window), self.group))
 
-    def _tables(self, at: Tensor, mask: Callable[[int | None], Tensor]) -> dict[Kind, Tables]:
-        masks = {window: mask(window) for window in dict.fromkeys(kind.window for kind in self.kinds)}
+    def _tree_of_one(self, position: Tensor, numbers: Tensor, text: Tensor) -> dict[Kind, Tables]:
+        """The tables of `tree` where all copies of a row stand at one position i64[R, 1], and none is padded.
+
+        All of them see the same tokens. So one mask serves all rows, and the rest is a number for each key.
+        """
+        rows = position.shape[0]
+        number = torch.cat((numbers, torch.full_like(text, -1)), 1)
+        place = torch.cat((torch.full_like(numbers, -1), text), 1)
+        queries, keys, copy = place.unsqueeze(2), place.unsqueeze(1), (number >= 0).unsqueeze(2)
+        itself = number.unsqueeze(2) == number.unsqueeze(1)
+        of_copies = copy.to(torch.float32).repeat(rows * self.kv, self.group, 1)
+        copies = (numbers >= 0).repeat(rows, 1)
+
+        def mask(window: int | None) -> Tensor:
+            of_text = self._within(keys <= queries, keys, queries, window)
+            return _hide((itself & of_text) | (copy & (number < 0).unsqueeze(1)), self.group)
+
+        def added(window: int | None) -> tuple[Tensor, Tensor]:
+            seen = self._within(text < position, text, position, window)
+            return of_copies, self._each(torch.cat((copies, seen), dim=1).unsqueeze(1))
+
+        at = torch.cat((position.repeat(1, numbers.shape[1]), text.repeat(rows, 1)), dim=1)
+        return self._tables(at, mask, added)
+
+    def _tables(
+        self,
+        at: Tensor,
+        mask: Callable[[int | None], Tensor],
+        own: Callable[[int | None], tuple[Tensor, Tensor]] | None = None,
+    ) -> dict[Kind, Tables]:
+        windows = dict.fromkeys(kind.window for kind in self.kinds)
+        masks = {window: (mask(window), own and own(window)) for window in windows}
         rotary = {name: module(at) for name, module in self.rotaries.items()}
-        return {kind: Tables(rotary.get(kind.rotary or ""), masks[kind.window]) for kind in self.kinds}
+        return {kind: Tables(rotary.get(kind.rotary or ""), *masks[kind.window]) for kind in self.kinds}
 
     def _within(self, seen: Tensor, keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
         """Those of the seen keys that are also inside the window; ``keys`` and ``queries`` are positions."""

@@ -209,7 +209,7 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
-    if m.gradient == "activations":
+    if m.gradient in ("activations", "exact") and (_targets(m) > 1 or m.answer_at != "last"):  # every row has a mask
         resting += 5.1 * longest * a.heads * (longest // m.rows)
     if m.gradient == "exact":  # keys and values wait for the way back, and so do the narrow matrices behind the cores
         narrow = sum(
