@@ -95,7 +95,7 @@ class TrainedHead:
         out_features: the head's outputs.
         offset: index of the core's first number.
         core: its shape, (H, K).
-        gain: a power of two: what brings the head's inputs to a mean square of about one.
+        gain: a power of two, by the size of the head's inputs: how fast the head learns beside the modules.
     """
 
     name: str
