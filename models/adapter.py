@@ -199,8 +199,8 @@ def layout(parts: Parts, config: AdapterConfig) -> tuple[AdaptedModule, ...]:
     return tuple(modules)
 
 
-# So many classes need no trained head: with two to six of them it learned nothing more (docs/bench.md).
-_FEW_CLASSES = 10
+# So many classes need no trained head: with two of them it learned less, with six more (docs/bench.md).
+_FEW_CLASSES = 4
 # How much larger steps the head takes than the cores. With 1, 4 and 16 an accuracy of 77 classes was 0.756, 0.794 and
 # 0.752 (docs/bench.md).
 _FASTER = 4

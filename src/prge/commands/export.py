@@ -119,7 +119,7 @@ def export(
     ] = None,
     head: Annotated[
         bool | None,
-        Option("Train the label words' rows of the head too, or not; default: where there are more than ten classes."),
+        Option("Train the label words' rows of the head too, or not; default: where there are more than four classes."),
     ] = None,
     noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
     outer: Annotated[bool, Option("Run all queries in one execution; off: one after the other.")] = True,
