@@ -10,7 +10,7 @@ import torch
 
 from prge.errors import UserError
 from prge.files.checked import save_checked
-from prge.lora import Lora, added_rows, core_between, head_rows
+from prge.lora import Lora, added_rows, core_between
 from prge.manifest import INITIAL_FILE, Manifest
 from prge.models.adapter import AdaptedLinear, AdapterConfig, selected
 from prge.models.parts import Parts
@@ -20,23 +20,22 @@ from prge.models.subspace import Factors, as_long_as, orthonormal_span
 
 def adapter_config(lora: Lora) -> AdapterConfig:
     """What trains: the adapter's modules, at its rank and scale; and the head, where the adapter has it."""
-    head = True if len(layers_of(lora)) < len(lora.pairs) else None
-    return AdapterConfig(lora.rank, lora.scale * lora.rank, layers_of(lora), slice(None), "peft", head=head)
+    alpha, head = lora.scale * lora.rank, True if lora.heads else None
+    return AdapterConfig(lora.rank, alpha, layers_of(lora), slice(None), "peft", head=head)
 
 
 def layers_of(lora: Lora) -> tuple[str, ...]:
     """The names of the adapter's modules without the head."""
-    return tuple(name for name, (_, b) in lora.pairs.items() if head_rows(b) is None)
+    heads = lora.heads
+    return tuple(name for name in lora.pairs if name not in heads)
 
 
 def refuse_other_rows(lora: Lora, manifest: Manifest) -> None:
     """Raise a UserError where the adapter adds to rows of the head that are not the label words'."""
-    head = manifest.adapter.head
-    others = lora.pairs.keys() - set(layers_of(lora))
-    tokens = [label.token for label in manifest.labels]
-    if others and not (head and others == {head.name} and added_rows(lora, head.name, tokens) is not None):
+    head, heads = manifest.adapter.head, lora.heads
+    if heads and not (head and heads == {head.name} and added_rows(lora, head.name, manifest.words) is not None):
         raise UserError(
-            f"{lora.path}: it trains rows of {', '.join(sorted(others))} that are not those of these label words; give "
+            f"{lora.path}: it trains rows of {', '.join(sorted(heads))} that are not those of these label words; give "
             "the --label options that it was trained with"
         )
 
@@ -75,7 +74,7 @@ def save_initial(folder: Path, manifest: Manifest, adapters: Sequence[AdaptedLin
         state[module.offset : module.offset + module.size] = core.T.reshape(-1)
     head = manifest.adapter.head
     if head and head.name in lora.pairs:
-        added = added_rows(lora, head.name, [label.token for label in manifest.labels])
+        added = added_rows(lora, head.name, manifest.words)
         assert added is not None
         state[head.offset : head.offset + head.size] = (added / head.gain).T.reshape(-1)
     save_checked(folder / INITIAL_FILE, {"state": state}, {**manifest.identity, "steps": "0"})

@@ -73,8 +73,9 @@ def merge_adapters(
         checkpoint = load_checkpoint(base, allow_pickle)
         digest, merged = checkpoint.digest(), checkpoint.model
         parameters = sum(p.numel() for p in merged.parameters())
-        for adapter, weight in zip(adapters, weights, strict=True):
-            merged = _folded(_untied(merged, adapter), adapter, weight, base, digest)
+        for adapter, config, weight in zip(adapters, configs, weights, strict=True):
+            _untie(merged, config)
+            merged = _folded(merged, adapter, weight, base, digest)
         with new_folder(output) as out:
             if to == "gguf":
                 write_model(out / MODEL_FILE, checkpoint, merged)
@@ -99,15 +100,14 @@ def _save(out: Path, merged: Any, checkpoint: Checkpoint, output: Path) -> None:
     checkpoint.tokenizer.save_pretrained(out)
 
 
-def _untied(model: Any, adapter: Path) -> Any:
-    """The model, with a head of its own where the adapter changes it and the head was the embedding's table."""
+def _untie(model: Any, config: dict[str, Any]) -> None:
+    """Give the model a head of its own where the adapter of this config changes it and it is the embedding's table."""
     head = model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is head]
-    targets = read_config(adapter).get("target_modules") or ()
+    targets = config.get("target_modules") or ()
     if head is not None and set(names) & set(targets) and head.weight is model.get_input_embeddings().weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
-    return model
 
 
 def _folded(model: Any, adapter: Path, weight: float, base: str, digest: str) -> Any:

@@ -200,7 +200,7 @@ def layout(parts: Parts, config: AdapterConfig) -> tuple[AdaptedModule, ...]:
 
 
 # So many classes need no trained head: with two of them it learned less, with six more (docs/bench.md).
-_FEW_CLASSES = 4
+_HEAD_STAYS = 4
 # How much larger steps the head takes than the cores. With 1, 4 and 16 an accuracy of 77 classes was 0.756, 0.794 and
 # 0.752 (docs/bench.md).
 _FASTER = 4
@@ -226,7 +226,7 @@ def trained_head(
                 "--head trains the label words' rows of a model's head by an exact or a full gradient: leave it out"
             )
         return None
-    if not (len(words) > _FEW_CLASSES if config.head is None else config.head):
+    if not (len(words) > _HEAD_STAYS if config.head is None else config.head):
         return None
     return TrainedHead(
         parts.family.head, parts.head.out_features, offset, (parts.head.in_features, len(words)), _gain(parts)

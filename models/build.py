@@ -143,8 +143,6 @@ def refuse_unfit(
         raise ValueError("plain LoRA-FA (no subspace) needs perturbed weights")
     if isinstance(objective, LanguageModelObjective) and not parts.family.causal:
         raise UnsupportedModel("encoders do not model language; give label words")
-    words = objective.tokens if isinstance(objective, LabelWordsObjective) else None
-    trained_head(parts, adapter, words, config.estimates, 0)
     parts.check_length(max_tokens)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prge.manifest import AdaptedModule, TrainedHead
+from prge.manifest import AdaptedModule
 from prge.models.backbone import Backbone
 from prge.models.context import Record
 from prge.models.objective import LabelWords, LanguageModel, take_rows
@@ -21,9 +21,7 @@ class ReverseStep(Step):
 
     def leaves(self, state: Tensor) -> dict[int, Traced]:
         """The cores f32[1, rank, columns] by their offsets, in state order; the head's is the last."""
-        trained: list[AdaptedModule | TrainedHead] = [*self.trained]
-        trained += [self.objective.trained] if self.objective.trained else []
-        return {m.offset: Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in trained}
+        return {m.offset: Traced(state[m.offset : m.offset + m.size].reshape(1, *m.core)) for m in self.cores}
 
     def back(
         self, state: Tensor, leaves: dict[int, Traced], last: Traced, targets: Sequence[Tensor], lr: Tensor

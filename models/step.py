@@ -22,7 +22,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from prge.manifest import ESTIMATES, AdaptedModule
+from prge.manifest import ESTIMATES, AdaptedModule, TrainedHead
 from prge.models.backbone import Backbone
 from prge.models.noise import Noise
 from prge.models.objective import LabelWords, LanguageModel
@@ -99,6 +99,7 @@ class Step(nn.Module):
         backbone: the model without its head.
         objective: the head, and the loss at the target positions.
         trained: the adapted linears, in state order.
+        cores: all that trains, in state order: these, and the head's rows where they do.
         size: S, how many parameters that is.
         config: the step's shape.
     """
@@ -112,7 +113,9 @@ class Step(nn.Module):
     ):
         super().__init__()
         self.backbone, self.objective, self.trained, self.config = backbone, objective, tuple(trained), config
-        self.size = sum(module.size for module in trained) + (objective.trained.size if objective.trained else 0)
+        head = [objective.trained] if objective.trained else []
+        self.cores: tuple[AdaptedModule | TrainedHead, ...] = (*self.trained, *head)
+        self.size = sum(core.size for core in self.cores)
 
     @property
     def state_size(self) -> int:

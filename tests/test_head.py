@@ -17,6 +17,7 @@ from gguf import GGUFReader
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from prge.errors import UserError
 from prge.examples.rows import Example
 from prge.lora import read_lora
 from prge.manifest import ESTIMATES, Manifest
@@ -108,15 +109,10 @@ def test_a_merge_changes_the_head_and_not_the_embedding(
 ) -> None:
     code, _ = prge("merge", adapter, "--model", model, "-o", tmp_path / "merged")
     assert code == 0
-    peft, merged, tokens = (
-        PeftModel.from_pretrained(base(model), str(adapter)).eval(),
-        base(tmp_path / "merged"),
-        [[5, 6, 7]],
-    )
+    peft, merged = PeftModel.from_pretrained(base(model), str(adapter)).eval(), base(tmp_path / "merged")
+    tokens = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        torch.testing.assert_close(
-            merged(torch.tensor(tokens)).logits, peft(torch.tensor(tokens)).logits, rtol=0, atol=1e-4
-        )
+        torch.testing.assert_close(merged(tokens).logits, peft(tokens).logits, rtol=0, atol=1e-4)
     assert torch.equal(merged.get_input_embeddings().weight, base(model).get_input_embeddings().weight)
     assert not torch.equal(merged.get_output_embeddings().weight, base(model).get_output_embeddings().weight)
     code, _ = prge("merge", adapter, "--model", model, "-o", tmp_path / "whole", "--to", "gguf")
@@ -155,7 +151,7 @@ def test_it_comes_back_as_a_state_and_as_a_program(
     assert code == 1 and "--label options" in told["error"] and not (tmp_path / "other").exists()
 
 
-def test_it_trains_where_there_are_many_classes(export: Export, make_model: Callable[..., Path]) -> None:
+def test_it_trains_where_there_are_many_classes(export: Export) -> None:
     """And an exact or a full gradient."""
     words = tuple((f"kind {c}", c) for c in "ABCDEFGHIJK")
     cases: list[tuple[Any, Any, bool]] = [
@@ -172,6 +168,15 @@ def test_it_trains_where_there_are_many_classes(export: Export, make_model: Call
             factors = program.constant("frozen").numpy().tobytes()
             assert m.adapter.sha256 == hashlib.sha256(json.dumps(layout).encode() + factors).hexdigest()
         assert m.state_size == 3 * (sum(x.size for x in m.adapter.modules) + 32 * len(labels) * trains)
+
+
+def test_a_program_from_before_has_no_trained_head(program_folder: Path) -> None:
+    old = json.loads(StepProgram(program_folder).manifest.to_json()) | {"version": 4}
+    del old["adapter"]["head"]
+    assert Manifest.from_json(json.dumps(old), "old").adapter.head is None
+    for version in (3, 6):
+        with pytest.raises(UserError, match=f"manifest version {version}"):
+            Manifest.from_json(json.dumps(old | {"version": version}), "old")
 
 
 def test_a_head_that_cannot_train_is_refused(

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH_NAMES, GGUFWriter
 
 from prge.errors import UserError
 from prge.export.to_gguf.families import gguf_family, namer, rows
-from prge.lora import Lora, head_rows
+from prge.lora import Lora
 
 ADAPTER_FILE = "adapter.gguf"
 
@@ -21,7 +21,7 @@ def refuse_tied(config: Any, source: str, loras: Sequence[Lora]) -> None:
 
     llama.cpp has one tensor for both there, to which no adapter of the head fits.
     """
-    changed = [lora for lora in loras if any(head_rows(b) is not None for _, b in lora.pairs.values())]
+    changed = [lora for lora in loras if lora.heads]
     if changed and getattr(config, "tie_word_embeddings", False):
         raise UserError(
             f"{changed[0].path}: it changes the head, which in {source} is the embedding too. llama.cpp puts no "

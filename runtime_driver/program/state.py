@@ -51,14 +51,14 @@ def lora_pairs(manifest: Manifest, frozen: Tensor, state: Tensor) -> dict[str, t
         pairs[module.name] = a.contiguous(), (core if d is None else _product(d, core)).contiguous()
     if head := manifest.adapter.head:
         core = state[head.offset : head.offset + head.size].reshape(head.core).T
-        pairs[head.name] = core.contiguous(), head_up(manifest, head)
+        pairs[head.name] = core.contiguous(), _head_up(manifest, head)
     return pairs
 
 
-def head_up(manifest: Manifest, head: TrainedHead) -> Tensor:
+def _head_up(manifest: Manifest, head: TrainedHead) -> Tensor:
     """B of a trained head's LoRA pair, f32[V, K]: ``gain`` where a word's row and column meet, else zero."""
-    up = torch.zeros(head.out_features, len(manifest.labels))
-    up[[label.token for label in manifest.labels], torch.arange(len(manifest.labels))] = head.gain
+    up = torch.zeros(head.out_features, len(manifest.words))
+    up[manifest.words, torch.arange(len(manifest.words))] = head.gain
     return up
 
 
@@ -90,13 +90,12 @@ def save_peft(folder: Path, manifest: Manifest, frozen: Tensor, state: Tensor) -
         "base_model_name_or_path": manifest.model,
         "r": manifest.adapter.rank,
         "lora_alpha": manifest.adapter.alpha,
-        "target_modules": [module.name for module in manifest.adapter.modules],
+        "target_modules": [core.name for core in manifest.adapter.cores],
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
     }
     if head := manifest.adapter.head:
-        config["target_modules"].append(head.name)
         config["rank_pattern"] = config["alpha_pattern"] = {head.name: head.core[1]}
     folder.mkdir(parents=True, exist_ok=True)
     save_checked(folder / WEIGHTS_FILE, tensors, {"format": "pt", **manifest.identity})
@@ -112,11 +111,11 @@ def fit_lora(lora: Lora, manifest: Manifest, frozen: Tensor) -> Tensor:
     """
     check_base(lora.path, lora.base, lora.base_sha256, manifest.model, manifest.model_sha256)
     factors, cores, head = frozen_factors(manifest, frozen), list[Tensor | None](), manifest.adapter.head
-    if lora.pairs.keys() == {*factors, *([head.name] if head else [])}:
+    if lora.pairs.keys() == {core.name for core in manifest.adapter.cores}:
         scale = lora.scale * manifest.adapter.rank / manifest.adapter.alpha
         cores = [_core(lora.pairs[name], factors[name], scale) for name in factors]
         if head:
-            added = added_rows(lora, head.name, [label.token for label in manifest.labels])
+            added = added_rows(lora, head.name, manifest.words)
             cores.append(None if added is None else added / head.gain)
     if not cores or any(core is None for core in cores):
         raise UserError(

@@ -96,8 +96,7 @@ def build_again(program: StepProgram, max_tokens: int) -> Any:
     adapter = AdapterConfig(m.adapter.rank, m.adapter.alpha, modules, slice(None), **fields)
     step: dict[str, Any] = {"gradient": m.gradient, "optimizer": m.optimizer, "noise": m.noise}
     config = StepConfig(m.queries, m.batch, outer=m.outer, inner=m.inner, **step)
-    words = [label.token for label in m.labels]
-    objective = LabelWordsObjective(words) if words else LanguageModelObjective(m.max_targets)
+    objective = LabelWordsObjective(m.words) if m.words else LanguageModelObjective(m.max_targets)
     tied = m.quantization == "f32"
     if m.answer_at == "first":
         add_label_head(checkpoint.model, [checkpoint.tokenizer(label.word)["input_ids"] for label in m.labels])

@@ -56,6 +56,11 @@ class Lora:
     scale: float
     pairs: dict[str, tuple[Tensor, Tensor]]
 
+    @property
+    def heads(self) -> set[str]:
+        """The modules that are heads, of which the adapter changes single rows."""
+        return {name for name, (_, b) in self.pairs.items() if head_rows(b) is not None}
+
 
 def read_lora(folder: Path) -> Lora:
     """Read a PEFT adapter folder, whoever trained it.
@@ -92,15 +97,16 @@ def read_lora(folder: Path) -> Lora:
         return alpha / (rank**0.5 if data.get("use_rslora") else rank)
 
     pairs, scale = _pairs(weights, tensors), scale_of(rank, alpha)
-    heads = [name for name, (_, b) in pairs.items() if head_rows(b) is not None]
-    _refuse(config, [(pattern, own) for pattern, own in patterns.items() if own.keys() - set(heads)])
+    lora = Lora(folder, str(data.get("base_model_name_or_path")), base_sha256, rank, scale, pairs)
+    heads = lora.heads
+    _refuse(config, [(pattern, own) for pattern, own in patterns.items() if own.keys() - heads])
     for name, (a, b) in pairs.items():
         own_rank, own_alpha = (patterns[p].get(name, usual) for p, usual in zip(_PATTERNS, (rank, alpha), strict=True))
         if not a.shape[0] == b.shape[1] == own_rank:
             raise UserError(f"{weights}: {name} {tuple(b.shape)} is no half of a LoRA pair of rank {own_rank}")
         if name in heads:
             pairs[name] = a, b * (scale_of(own_rank, own_alpha) / scale)
-    return Lora(folder, str(data.get("base_model_name_or_path")), base_sha256, rank, scale, pairs)
+    return lora
 
 
 def _own(data: dict[str, Any], pattern: str, usual: str) -> dict[str, Any]:

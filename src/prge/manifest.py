@@ -143,9 +143,14 @@ class Adapter:
         return hashlib.sha256(json.dumps(layout).encode() + factors).hexdigest()
 
     @property
+    def cores(self) -> tuple[AdaptedModule | TrainedHead, ...]:
+        """All that trains, in state order."""
+        return (*self.modules, *([self.head] if self.head else []))
+
+    @property
     def parameters(self) -> int:
         """S, how many parameters train."""
-        return sum(module.size for module in self.modules) + (self.head.size if self.head else 0)
+        return sum(core.size for core in self.cores)
 
 
 @dataclass(frozen=True)
@@ -265,6 +270,11 @@ class Manifest:
     def parameters(self) -> int:
         """S, how many parameters train; they stand first in the state."""
         return self.adapter.parameters
+
+    @property
+    def words(self) -> list[int]:
+        """The label words' tokens, in the order of the classes."""
+        return [label.token for label in self.labels]
 
     @property
     def identity(self) -> dict[str, str]:

@@ -102,7 +102,7 @@ def objective_of(parts: Parts, manifest: Manifest) -> LabelWords | LanguageModel
     """The program's loss, of hidden states behind the last norm."""
     scale = Scale(parts.logit_scale)
     if manifest.labels:
-        return LabelWords(scale, parts.head, [label.token for label in manifest.labels], parts.final_cap)
+        return LabelWords(scale, parts.head, manifest.words, parts.final_cap)
     return LanguageModel(scale, parts.head, manifest.max_targets, parts.final_cap)
 
 

@@ -33,16 +33,13 @@ internal fun saveAdapter(folder: File, m: Manifest, frozen: FloatArray, state: F
         shapes[a] = listOf(m.rank, module.inFeatures)
         shapes[b] = listOf(if (m.subspace == null) module.columns else module.outFeatures, module.rows)
         tensors[a] = { frozen.copyOfRange(down, up) }
-        tensors[b] = {
-            if (m.subspace != null) product(module, frozen, up, state)
-            else turned(module.offset, module.rows, module.columns, state)
-        }
+        tensors[b] = { if (m.subspace == null) turned(module, state) else product(module, frozen, up, state) }
     }
     m.trainedHead?.let { head ->
         val (a, b) = listOf("A", "B").map { "base_model.model.${head.name}.lora_$it.weight" }
         shapes[a] = listOf(head.columns, head.rows)
         shapes[b] = listOf(head.outFeatures, head.columns)
-        tensors[a] = { turned(head.offset, head.rows, head.columns, state) }
+        tensors[a] = { turned(head, state) }
         tensors[b] = {
             FloatArray(head.outFeatures * head.columns).also { up ->
                 m.labels.forEachIndexed { k, label -> up[label.token * head.columns + k] = head.gain.toFloat() }
@@ -56,8 +53,8 @@ internal fun saveAdapter(folder: File, m: Manifest, frozen: FloatArray, state: F
 }
 
 /** A matrix [columns, rows], of which the state holds the transpose. */
-private fun turned(offset: Int, rows: Int, columns: Int, state: FloatArray) = FloatArray(rows * columns) {
-    state[offset + it % rows * columns + it / rows]
+private fun turned(core: Core, state: FloatArray) = FloatArray(core.size) {
+    state[core.offset + it % core.rows * core.columns + it / core.rows]
 }
 
 /**
@@ -79,13 +76,12 @@ private fun product(module: AdaptedModule, frozen: FloatArray, at: Int, state: F
 /** The text of adapter_config.json, spelled as Python's `json.dumps(config, indent=2)` does. */
 private fun configOf(m: Manifest): String {
     fun text(given: String) = dump(JsonPrimitive(given))
-    val names = m.modules.map { it.name } + listOfNotNull(m.trainedHead?.name)
     val own = m.trainedHead?.let { "{\n    ${text(it.name)}: ${it.columns}\n  }" }
     val fields = listOfNotNull(
         "peft_type" to text("LORA"), "task_type" to (m.taskType?.let(::text) ?: "null"),
         "fan_in_fan_out" to "${m.fanInFanOut}", "base_model_name_or_path" to text(m.model), "r" to "${m.rank}",
         "lora_alpha" to spelled(m.alpha),
-        "target_modules" to names.joinToString(",\n    ", "[\n    ", "\n  ]") { text(it) },
+        "target_modules" to m.cores.joinToString(",\n    ", "[\n    ", "\n  ]") { text(it.name) },
         "lora_dropout" to "0.0", "bias" to text("none"), "inference_mode" to "true",
         own?.let { "rank_pattern" to it }, own?.let { "alpha_pattern" to it },
     )

@@ -29,13 +29,12 @@ private const val SIZE = 1L shl 20
 data class Label(val name: String, val word: String, val token: Int)
 
 /**
- * An adapted linear: its sizes, and its place in the state. Its core is [rows, columns] from [offset] on.
+ * What trains of a linear: its core is [rows, columns] from [offset] of the state on.
  *
  * @property name the linear's full name in the checkpoint.
  */
-class AdaptedModule internal constructor(json: JsonElement) {
+sealed class Core(json: JsonElement) {
     val name = json.at("name").text()
-    val inFeatures = json.at("in_features").whole(SIZE).toInt()
     val outFeatures = json.at("out_features").whole(SIZE).toInt()
     val offset = json.at("offset").whole().toInt()
     val rows = json.at("core").items()[0].whole(SIZE).toInt()
@@ -45,18 +44,17 @@ class AdaptedModule internal constructor(json: JsonElement) {
     val size: Int get() = rows * columns
 }
 
+/** An adapted linear. */
+class AdaptedModule internal constructor(json: JsonElement) : Core(json) {
+    val inFeatures = json.at("in_features").whole(SIZE).toInt()
+}
+
 /**
- * The rows of the label words in the head, which train too. Their core is [rows, columns] from [offset] on.
+ * The rows of the label words in the head, which train too.
  *
- * @property name the head's full name in the checkpoint.
  * @property gain what multiplies the core.
  */
-class TrainedHead internal constructor(json: JsonElement) {
-    val name = json.at("name").text()
-    val outFeatures = json.at("out_features").whole(SIZE).toInt()
-    val offset = json.at("offset").whole().toInt()
-    val rows = json.at("core").items()[0].whole(SIZE).toInt()
-    val columns = json.at("core").items()[1].whole(SIZE).toInt()
+class TrainedHead internal constructor(json: JsonElement) : Core(json) {
     val gain = json.at("gain").real()
 }
 
@@ -96,6 +94,9 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
 
     /** Null where the head stays as it is. */
     val trainedHead = (json.at("adapter") as JsonObject)["head"]?.takeIf { it !is JsonNull }?.let(::TrainedHead)
+
+    /** All that trains, in state order. */
+    val cores: List<Core> = modules + listOfNotNull(trainedHead)
     val queries = size("queries")
     val batch = size("batch")
     val frozenRows = size("frozen_rows")
@@ -124,16 +125,15 @@ class Manifest private constructor(val json: JsonObject, kind: String) {
     val noise = oneOf("noise", "rademacher", "gaussian")
 
     init {
-        val above = trainedHead?.let { it.rows.toLong() * it.columns } ?: 0
-        val found = modules.sumOf { it.rows.toLong() * it.columns } + above
+        val found = cores.sumOf { it.rows.toLong() * it.columns }
         var next = 0L
-        val inOrder = modules.all { (it.offset.toLong() == next).also { _ -> next += it.rows.toLong() * it.columns } }
+        val inOrder = cores.all { (it.offset.toLong() == next).also { _ -> next += it.rows.toLong() * it.columns } }
         val slots = stateSize.toLong() in listOf(found, 2 * found, 3 * found)
         val answers = if (labelWords) labels.size > 1 else labels.isEmpty() && maxTargets > 0 && maxTokens > 1
         val fits = minTokens <= maxTokens && hidden > 0 && 2L * queries * batch <= SIZE
         val rowsFit = trainedHead?.let { head ->
             val words = labels.all { it.token < head.outFeatures }
-            head.offset.toLong() == next && head.columns == labels.size && head.rows == hidden && words
+            head.columns == labels.size && head.rows == hidden && words
         }
         if (found == 0L || !inOrder || !slots || !answers || !fits || rowsFit == false)
             throw Odd("its sizes make no step")
