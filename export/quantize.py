@@ -23,6 +23,7 @@ from prge.export.quantized_embedding import GROUP, Int4Embedding, Int8Embedding
 from prge.manifest import Quantization
 from prge.models.attention import Attention
 from prge.models.generation import Generator
+from prge.models.objective import LanguageModel
 from prge.models.step import Step
 
 
@@ -67,6 +68,30 @@ class QuantizedLinear(nn.Linear):
             self.weight, self.block, self.scale, self.zero_point, torch.int8, low, high, output_dtype=input.dtype
         )
         return nn.functional.linear(x, weight, self.bias)
+
+
+class QuantizedInParts(QuantizedLinear):
+    """One whose inputs are quantized in three parts, the large and the small ones, each with a scale of its own.
+
+    What goes back through the head is the gradient at the logits of a whole vocabulary: minus nearly one for the right
+    token, and next to nothing for each of the thousands of others, which together count as much. In one int8 range
+    those are all zero.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """f32[..., in] -> f32[..., out]."""
+        largest, parts, rest = input.abs().amax(-1, keepdim=True), list[Tensor](), input
+        for share in _SMALL:
+            bound = largest * share
+            small = torch.maximum(torch.minimum(rest, bound), -bound)
+            parts.append(super().forward(rest - small))
+            rest = small
+        return sum(parts, super().forward(rest))
+
+
+# Up to where numbers are small, and very small, as parts of the largest: about half of the step between two int8
+# numbers of the range above.
+_SMALL = (2**-7, 2**-14)
 
 
 def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:
@@ -144,5 +169,13 @@ def quantize(
         embedding.table = Int4Embedding(embedding.table) if fits else Int8Embedding(embedding.table)
     config, finer = linear_config(quantization), linear_config("8da8w")
     for done, linear in enumerate(linears, 1):
-        QuantizedLinear.of(linear, quantized(linear.weight, finer if linear in int8 else config))
+        kind = QuantizedInParts if linear is _head_back(module) else QuantizedLinear
+        kind.of(linear, quantized(linear.weight, finer if linear in int8 else config))
         told(done, len(linears))
+
+
+def _head_back(module: Step | Generator) -> nn.Module | None:
+    """The head's transposed weights, where a gradient at a vocabulary's logits goes back through them."""
+    if isinstance(module, Step) and isinstance(module.objective, LanguageModel):
+        return getattr(module.objective.head, "transposed", None)
+    return None

@@ -25,7 +25,7 @@ from prge.models.parts import LABEL_HEAD, Kind, Parts
 from prge.models.positions import Positions, Rotary
 from prge.models.reverse import Traced
 from prge.models.step import Gradient, Step, StepConfig
-from prge.models.stored import read
+from prge.models.stored import leave_stored, read, read_linears
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 from prge.models.weight_step import WeightStep
 
@@ -180,7 +180,10 @@ def build_step(
     base_linears = [m for m in parts.layers.modules() if isinstance(m, nn.Linear)]
 
     table: nn.Module = nn.Embedding.from_pretrained(parts.embedding.weight)
+    if table.weight.dtype != torch.float32:
+        leave_stored(table)
     norm, cap = nn.Sequential(*(_replaced(m) for m in parts.norms)), parts.final_cap
+    read_linears(norm)
     if parts.logit_scale != 1.0:  # heads with a bias have none
         norm.append(Scale(parts.logit_scale))
     loss: LabelWords | LanguageModel

@@ -22,15 +22,15 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     GenerationConfig,
-    GgufConfig,
 )
 
 from prge.errors import UserError
 from prge.files.cache import cache_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
-from prge.models.families import FAMILIES, UnsupportedModel
-from prge.models.gguf_file import gguf_parts, kept_checkpoint, readable
+from prge.models.families import UnsupportedModel
+from prge.models.gguf_conversion import convert, gguf_config
+from prge.models.gguf_file import gguf_parts, kept_checkpoint
 from prge.models.likeness import family_of
 from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
@@ -186,15 +186,20 @@ def load_sizes(source: str) -> Any:
         UserError: as `load_checkpoint`.
     """
     path = Path(source).expanduser()
-    if source in PRESETS or path.suffix == ".gguf":
-        return load_checkpoint(source).model.to("meta")
     if path.is_dir():
         check_folder(path)
     try:
-        local = path.is_dir() or not hub_answers()
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+        if source in PRESETS:
+            config = load_outline(source).config
+        elif path.suffix == ".gguf":
+            config = gguf_config(gguf_parts(path))
+        else:
+            local = path.is_dir() or not hub_answers()
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+    except UserError:
+        raise
     except Exception as e:  # as in `_load_or_explain`
-        if path.is_dir():
+        if path.exists():
             raise UserError(f"{source} cannot be loaded: {_reason(e)}") from e
         raise UserError(f"{source}: no such folder, and the hub does not answer or has no such model") from e
     _check_family(config, source)
@@ -279,24 +284,17 @@ def _ends(*settings: Any) -> tuple[int, ...]:
 def _load(
     name: str, source: str, *, stored: bool = False, use_safetensors: bool | None = True, **kwargs: Any
 ) -> Checkpoint:
-    auto: Any = AutoModelForCausalLM
-    dtype = None
-    if "gguf_file" in kwargs:
-        weights: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
-    else:  # the type is checked before the weights are read
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
-        _check_family(config, source)
-        auto, weights = _auto_class(config), {"use_safetensors": use_safetensors, **plain_weights(config, source)}
-        if stored and config.model_type in FAMILIES and family_of(config).causal:
-            dtype = stored_dtype(name, **kwargs)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
+    _check_family(config, source)  # before the weights are read
+    weights = {"use_safetensors": use_safetensors, **plain_weights(config, source)}
+    dtype = stored_dtype(name, **kwargs) if stored else None
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
-    model, info = auto.from_pretrained(
+    model, info = _auto_class(config).from_pretrained(
         name, trust_remote_code=False, dtype=dtype or torch.float32, output_loading_info=True,
         ignore_mismatched_sizes=True, **weights, **kwargs,
     )  # fmt: skip
     if dtype:
         leave_stored(model)
-    _check_family(model.config, source)
     _check_whole(model, info, source)
     ends = _ends(getattr(model, "generation_config", None), model.config)
     return Checkpoint(model.config, tokenizer, source, ends, model.eval())
@@ -327,18 +325,24 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded:
-    """Load a GGUF file, and keep a Hugging Face checkpoint made of it, which the next call loads much faster."""
+    """Load the Hugging Face checkpoint that is made of a GGUF file, and kept for the next call."""
     parts = gguf_parts(file)
     folder = kept_checkpoint(parts)
     if folder.is_dir():
         return load(str(folder), source)
-    with readable(parts) as whole:
-        checkpoint: Any = _load(str(whole.parent), source, gguf_file=whole.name)
-    with contextlib.suppress(OSError, SafetensorError):  # on a full disk the next call reads the GGUF file again
+    _check_family(gguf_config(parts), source)
+    try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
             made = Path(scratch, "whole")
-            checkpoint.model.save_pretrained(made)
-            checkpoint.tokenizer.save_pretrained(made)
+            convert(parts, made)
+            loaded = load(str(made), source)
             made.rename(folder)
-    return checkpoint
+    except (OSError, SafetensorError) as e:
+        if isinstance(e, OSError) and not e.errno:  # transformers' own, of a file that is odd
+            raise
+        raise UserError(
+            f"what {file} holds cannot be kept in {cache_folder()} ({getattr(e, 'strerror', None) or e}): "
+            "make room, or set PRGE_CACHE to another folder"
+        ) from e
+    return loaded

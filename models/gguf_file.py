@@ -1,20 +1,16 @@
-"""GGUF files: in one part or several, read by transformers, and kept as a Hugging Face checkpoint."""
+"""What GGUF files say of themselves: in one part or several, whole or not, and a model or something else."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import struct
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
-from gguf.quants import dequantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from transformers.integrations.gguf.dequant import GGML_BLOCK
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
@@ -25,9 +21,6 @@ from prge.files.digest import file_sha256
 # As llama.cpp names the parts of a split file.
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 _COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
-# Types of tensors that transformers reads: plain numbers, and those that it dequantizes.
-_READ = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
-_READ |= {GGMLQuantizationType(kind) for kind in GGML_BLOCK}
 # What else a GGUF file may be, by its general.type.
 _OTHER = {
     "adapter": "a LoRA adapter, not a model; give its base model, and train an adapter anew",
@@ -77,67 +70,6 @@ def kept_checkpoint(parts: Sequence[Path]) -> Path:
     digests = [file_sha256(part)[:16] for part in parts]
     name = digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
     return cache_folder() / f"{parts[0].stem}-{name}"
-
-
-@contextlib.contextmanager
-def readable(parts: Sequence[Path]) -> Iterator[Path]:
-    """A file that holds all tensors of some parts, as transformers reads them.
-
-    That is a part that is alone, or for as long as the block runs a new file. In that, tensors of a type that
-    transformers does not know (Q5_0 and Q5_1, which llama.cpp takes where rows are no whole number of its larger
-    blocks) are in float32.
-
-    Raises:
-        UserError: the new file cannot be written, or there is a type that nothing here dequantizes.
-    """
-    if len(parts) == 1 and _READ.issuperset(_read(parts[0])[1]):
-        yield parts[0]
-        return
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=cache_folder())
-    except OSError as e:
-        raise UserError(
-            f"{cache_folder()} cannot be written ({e.strerror}): set PRGE_CACHE to a folder that can"
-        ) from e
-    with scratch as folder:
-        whole = Path(folder, "whole.gguf")
-        try:
-            _write_readable(parts, whole)
-        except NotImplementedError as e:
-            raise UserError(f"{parts[0]} holds tensors that cannot be read: {e}") from e
-        except OSError as e:
-            raise UserError(
-                f"{cache_folder()}: what {parts[0]} holds cannot be written there anew: {e.strerror}"
-            ) from e
-        yield whole
-
-
-def _write_readable(parts: Sequence[Path], whole: Path) -> None:
-    """Write one file with the fields of the first part, and with the tensors of all."""
-    readers = [GGUFReader(part) for part in parts]
-    architecture = readers[0].fields["general.architecture"].contents()
-    writer = GGUFWriter(whole, architecture)
-    for name, field in readers[0].fields.items():
-        if name.startswith(("GGUF.", "split.")) or name == "general.architecture":
-            continue
-        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
-    tensors: list[Any] = [tensor for reader in readers for tensor in reader.tensors]
-    for tensor in tensors:
-        if tensor.tensor_type in _READ:
-            data, kind = tensor.data, tensor.tensor_type
-            writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, kind)
-        else:
-            shape = tuple(int(size) for size in reversed(tensor.shape))
-            writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), 4 * tensor.n_elements)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in tensors:
-        known = tensor.tensor_type in _READ
-        writer.write_tensor_data(tensor.data if known else dequantize(tensor.data, tensor.tensor_type))
-    writer.close()
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[GGMLQuantizationType]]:

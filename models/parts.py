@@ -177,10 +177,10 @@ class Parts:
         if table is None:
             return None
         types = self.optional(self.family.types)
-        return table[:count] + (0 if types is None else types.weight.detach()[0])
+        return table[:count].float() + (0 if types is None else types.weight.detach()[0].float())
 
     def _positions(self) -> Tensor | None:
-        """The learned positions, f32[positions, H]; None where there are none."""
+        """The learned positions, [positions, H] as they are stored; None where there are none."""
         table = self.optional(self.family.positions)
         if table is None:
             return None

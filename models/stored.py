@@ -79,6 +79,14 @@ def leave_stored(model: nn.Module) -> None:
                 parameter.data = parameter.data.float()
 
 
+def read_linears(module: nn.Module) -> None:
+    """Give the stored linears of a module, which is to be traced, their weights in float32."""
+    for linear in module.modules():
+        if isinstance(linear, StoredLinear):
+            linear.weight = nn.Parameter(read(linear.weight), requires_grad=False)
+            linear.__class__ = nn.Linear  # type: ignore[assignment]
+
+
 def stored_dtype(name: str, **kwargs: Any) -> torch.dtype | None:
     """The one dtype of all weights of a checkpoint; None where there are several, or no safetensors.
 

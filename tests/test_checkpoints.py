@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from gguf_files import write_gguf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from test_families import config
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from prge.errors import UserError
@@ -81,6 +84,44 @@ def test_gguf_files_are_read_whole(parts: int, tiny_model: Path, cache: Path, tm
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_gguf_file_becomes_a_checkpoint_some_tensors_at_a_time(
+    parts: int, make_model: Callable[..., Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its own head too, which stands in the last part. The sizes are known without it."""
+    folder = make_model(config("llama", tie_word_embeddings=False))
+    model = read(folder)
+    files = write_gguf(tmp_path / "tiny.gguf", model, folder / "tokenizer.json", parts=parts)
+    assert load_sizes(str(files[0])).lm_head.weight.shape == model.lm_head.weight.shape
+    assert not cache.exists()
+    monkeypatch.setattr("prge.models.gguf_conversion._AT_ONCE", 3000)
+    for _ in range(2):
+        same(load_checkpoint(str(files[0]), stored=True).model, model)
+    pieces = [load_file(file) for file in next(cache.iterdir()).glob("*.safetensors")]
+    assert len(pieces) > 5
+    assert all(len(piece) == 1 or sum(weight.numel() for weight in piece.values()) <= 3000 for piece in pieces)
+
+
+def test_a_gguf_file_that_the_disk_has_no_room_for(
+    tiny_model: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = write_gguf(tmp_path / "tiny.gguf", read(tiny_model), tiny_model / "tokenizer.json")
+    numbers = sum(parameter.numel() for parameter in read(tiny_model).parameters())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4 * numbers - 1))
+    with pytest.raises(UserError, match="make room, or set PRGE_CACHE"):
+        load_checkpoint(str(file))
+    monkeypatch.undo()
+    monkeypatch.setenv("PRGE_CACHE", str(cache))
+
+    def full(*given: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("prge.models.gguf_conversion.save_file", full)
+    with pytest.raises(UserError, match=r"No space left on device.*make room, or set PRGE_CACHE"):
+        load_checkpoint(str(file))
+    assert not list(cache.iterdir())
+
+
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q5_1, GGMLQuantizationType.Q8_0])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_quantized_gguf_weights_are_what_they_stand_for(
@@ -119,7 +160,7 @@ def test_a_gguf_file_without_some_weights_is_refused(tiny_model: Path, cache: Pa
     for _ in range(2):
         with pytest.raises(UserError, match=r"lacks weights.*model\.layers\.1.*4 in all"):
             load_checkpoint(str(file))
-    assert not cache.exists()
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def kotlin(host: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
     "name",
     [
         "an exact gradient", "a full gradient of text", "activations and adam", "loops on the host", "candidates",
-        "an encoder's mask", "perturbed weights and momentum", "many classes",
+        "an encoder's mask", "perturbed weights and momentum", "many classes", "an export from before",
     ],
 )  # fmt: skip
 def test_all_drivers_make_the_same_run(

@@ -23,6 +23,7 @@ import torch
 from conftest import TEMPLATE
 from edits import resealed
 from once import made_once
+from test_cli import rewritten
 from test_families import config
 from transformers import AutoModelForMaskedLM
 
@@ -89,11 +90,19 @@ def runner(built: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def programs(
-    program_folder: Path, export: Callable[..., Path], make_model: Callable[..., Path], encoder_tokenizer_folder: Path
-) -> Callable[[str], Path]:
+    program_folder: Path, export: Callable[..., Path], make_model: Callable[..., Path], encoder_tokenizer_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:  # fmt: skip
     """Programs by what they try; exported when asked for."""
 
+    def to_version_4(manifest: dict[str, Any]) -> None:
+        manifest["version"] = 4
+        del manifest["adapter"]["head"]
+
     def get(name: str) -> Path:
+        if name == "an export from before":
+            folder = tmp_path_factory.mktemp("before") / "program"
+            return rewritten(get("an exact gradient"), folder, to_version_4)
         if name == "an exact gradient":
             return export(step=StepConfig(1, 2, "exact"))
         if name == "a full gradient of text":
@@ -163,7 +172,7 @@ def test_the_native_driver_keeps_the_golden_vectors(built: Path, tmp_path: Path)
     "name",
     [
         "an exact gradient", "a full gradient of text", "activations and adam", "loops on the host", "candidates",
-        "an encoder's mask", "many classes",
+        "an encoder's mask", "many classes", "an export from before",
     ],
 )  # fmt: skip
 def test_both_drivers_make_the_same_run(

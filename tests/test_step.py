@@ -20,7 +20,7 @@ from prge.eager import build_again
 from prge.examples.rows import Example
 from prge.export.kept_weights import quantized
 from prge.export.lower import delegated, into_edge, trace
-from prge.export.quantize import QuantizedLinear, linear_config
+from prge.export.quantize import QuantizedInParts, QuantizedLinear, linear_config
 from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
@@ -324,6 +324,21 @@ def test_evaluation_does_not_depend_on_company(program_folder: Path, demo_data: 
     together = evaluate(program, random_state(program), examples).losses
     alone = torch.cat([evaluate(program, random_state(program), [e]).losses for e in examples])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [(QuantizedInParts, 0.0, 0.03), (QuantizedLinear, 0.5, 5.0)])
+def test_a_gradient_of_a_whole_vocabulary_is_quantized_in_parts(
+    kind: type[QuantizedLinear], least: float, most: float
+) -> None:
+    """Against float32: minus one for the right token in the same int8 range leaves nothing of the other tokens."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(20_000, 64, bias=False).requires_grad_(False)
+    head.weight += 0.01  # as in a language model, tokens' vectors have something in common
+    slope = (2 * torch.randn(1, 6, 20_000)).softmax(-1)
+    slope[:, range(6), range(6)] -= 1
+    expected = head(slope)
+    kind.of(head, quantized(head.weight, linear_config("8da8w")))
+    assert least <= (head(slope) - expected).norm() / expected.norm() <= most
 
 
 def test_linears_that_read_one_tensor_quantize_it_once() -> None:

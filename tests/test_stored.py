@@ -19,9 +19,10 @@ from conftest import LABELS, TEMPLATE, randomized, tiny_config
 from reference import signed_int4
 from safetensors.torch import load_file, save_file
 from test_families import ENCODERS, config
+from test_likeness import TAKEN, undeclared
 from torch import nn
 from torchao.quantization import quantize_
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from prge.errors import UserError
 from prge.examples.read import Record
@@ -52,21 +53,25 @@ def all_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def half_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """A checkpoint of a configuration, with its weights in another dtype."""
+def half_model(
+    make_model: Callable[..., Path], tokenizer_folder: Path, encoder_tokenizer_folder: Path
+) -> Callable[..., Path]:
+    """A checkpoint of a family or a configuration, with its weights in another dtype."""
 
-    def make(config: Any, dtype: torch.dtype = torch.bfloat16) -> Path:
-        folder = make_model(config)
+    def make(kind: str | Any, dtype: torch.dtype = torch.bfloat16) -> Path:
+        shape = (undeclared(kind) if kind in TAKEN else config(kind)) if isinstance(kind, str) else kind
+        auto = AutoModelForMaskedLM if kind in ENCODERS else AutoModelForCausalLM
+        folder = make_model(shape, auto, encoder_tokenizer_folder if kind in ENCODERS else tokenizer_folder)
         torch.manual_seed(0)
-        randomized(AutoModelForCausalLM.from_config(config)).to(dtype).save_pretrained(folder)
+        randomized(auto.from_config(shape)).to(dtype).save_pretrained(folder)
         return folder
 
     return make
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ENCODERS])
+@pytest.mark.parametrize("family", [*FAMILIES, *TAKEN])
 def test_models_compute_the_same_bits(family: str, half_model: Callable[..., Path]) -> None:
-    folder = half_model(config(family))
+    folder = half_model(family)
     whole, stored = (load_checkpoint(str(folder), stored=stored) for stored in (False, True))
     assert stored.digest() == whole.digest()
     kept = [m.weight for m in stored.model.modules() if isinstance(m, StoredLinear)]
@@ -103,7 +108,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     }),
     ("llama", {"step": StepConfig(1, 2, "exact"), "quantization": "8da8w", "context": 32}),
     ("gpt_neox", {"step": StepConfig(2, 2), "quantization": "8da8w"}),
+    ("gpt2", {"step": StepConfig(1, 2, "exact"), "quantization": "8da8w"}),
     ("gemma3_text", {"step": StepConfig(1, 2, "full"), "quantization": "8da8w", "fisher": True}),
+    ("granite", {"step": StepConfig(1, 2, "exact"), "quantization": "8da8w", "fisher": True}),
+    ("bert", {
+        "step": StepConfig(2, 2), "quantization": "8da8w", "template": TEMPLATE + "{mask}",
+    }),
+    ("modernbert", {
+        "step": StepConfig(1, 2, "full"), "quantization": "8da8w", "fisher": True, "template": TEMPLATE + "{mask}",
+    }),
 ]  # fmt: skip
 
 
@@ -113,7 +126,7 @@ def test_programs_are_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """As of a model in float32 whose quantized weights and constants never leave memory."""
-    model = half_model(config(family) if settings["quantization"] == "8da8w" else tiny_config(intermediate_size=64))
+    model = half_model(family if settings["quantization"] == "8da8w" else tiny_config(intermediate_size=64))
     subspace: Any = "fisher" if settings.pop("fisher", False) else "svd"
     adapter = AdapterConfig(4, 8.0, layers=slice(1, None), subspace=subspace)
     common: dict[str, Any] = {"template": TEMPLATE, "label_words": LABELS, "max_tokens": 40, "adapter": adapter}

@@ -88,10 +88,10 @@ void replace_file(const std::string& from, const std::string& to) {
   check(std::rename(from.c_str(), to.c_str()) == 0, to);
 }
 
-void write_file(const std::string& path, std::string_view data) {
+void write_file(const std::string& path, const Content& content) {
   std::string scratch = scratch_of(path);
   File file(scratch, O_WRONLY | O_CREAT | O_TRUNC, path);
-  file.write(data);
+  file.write(content);
   file.sync();
   replace_file(scratch, path);
 }
@@ -133,6 +133,11 @@ void File::write(std::string_view data) {
   check(::write(number_, data.data(), data.size()) == static_cast<ssize_t>(data.size()), path_);
 }
 
+void File::write(const Content& content) {
+  write(content.head);
+  for (auto part : content.rest) write(part);
+}
+
 void File::write_at(size_t place, std::string_view data) {
   errno = ENOSPC;
   check(pwrite(number_, data.data(), data.size(), static_cast<off_t>(place)) == static_cast<ssize_t>(data.size()),
@@ -167,18 +172,21 @@ std::string checked_header(Json metadata, const Json& tensors) {
   return all.insert(0, reinterpret_cast<char*>(&length), 8);
 }
 
-std::string checked(Json metadata, std::initializer_list<Vector> vectors) {
+Content checked(Json metadata, std::initializer_list<Vector> vectors) {
   Json tensors = Json::object();
+  Content content;
   size_t end = 0;
   for (auto [name, numbers] : vectors) {
+    content.rest.push_back(bytes_of(numbers));
     size_t from = std::exchange(end, end + bytes_of(numbers).size());
     if (!numbers.empty())
       tensors[name] = {{"dtype", "F32"}, {"shape", {numbers.size()}}, {"data_offsets", {from, end}}};
   }
-  std::string all = checked_header(std::move(metadata), tensors);
-  size_t place = crc_place(all);
-  for (auto [name, numbers] : vectors) all += bytes_of(numbers);
-  return all.replace(place, 8, crc32(all));
+  content.head = checked_header(std::move(metadata), tensors);
+  uint32_t crc = crc32_on(0, content.head);
+  for (auto part : content.rest) crc = crc32_on(crc, part);
+  content.head.replace(crc_place(content.head), 8, hex(crc));
+  return content;
 }
 
 template <class Number>

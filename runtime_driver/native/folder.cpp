@@ -81,8 +81,8 @@ Record record(const Json& row) {
           evaluation(row, "dev")};
 }
 
-std::string state_bytes(const Manifest& m, const std::vector<float>& state, int64_t steps,
-                        std::optional<int64_t> run_steps, const std::vector<float>& good) {
+Content state_content(const Manifest& m, const std::vector<float>& state, int64_t steps,
+                      std::optional<int64_t> run_steps, const std::vector<float>& good) {
   Json metadata = identity(m);
   metadata["steps"] = std::to_string(steps);
   if (run_steps) metadata["run_steps"] = std::to_string(*run_steps);
@@ -93,11 +93,12 @@ Snapshot read_snapshot(const std::string& path, const Manifest& m) {
   const char* what = "a snapshot of a run";
   auto held = Tensors<float>::read(path, what);
   try {
-    Snapshot found{whole(parse_json(held.text("run_steps"))), held.vectors.at("state"), {}};
+    Snapshot found{whole(parse_json(held.text("run_steps"))), {}, {}};
     bool fits = held.vectors.count("good") == (found.steps > 0);
     for (auto& [name, numbers] : held.vectors) fits &= static_cast<int64_t>(numbers.size()) == m.state_size;
     if (!fits) throw Odd("its vectors are not the states of this program");
-    if (found.steps) found.good = held.vectors["good"];
+    found.state = std::move(held.vectors.at("state"));
+    if (found.steps) found.good = std::move(held.vectors["good"]);
     return found;
   } catch (const std::exception& e) {
     throw Error(path + " is not " + what + ": " + e.what());

@@ -32,6 +32,12 @@ double number(const Json& given) {  // which is a text where it is not finite
   return given.is_string() ? std::strtod(std::string(given).c_str(), nullptr) : double(given);
 }
 
+std::string joined(const Content& content) {
+  std::string all = content.head;
+  for (auto part : content.rest) all += part;
+  return all;
+}
+
 std::vector<float> floats(const Json& given) {
   std::vector<float> found;
   for (auto& each : given) found.push_back(static_cast<float>(number(each)));
@@ -235,10 +241,11 @@ void run(const std::string& name, const Json& given) {
   Examples data{"", all, {}, given.at("dropped"), config.at("data").at("crc")};
   same(name + ", config.json", dump(description(given.at("program"), given.at("data"), m, data, s)), dump(config));
 
-  same(name + ", start", state_bytes(m, start, s.after), read_file(file("start.safetensors")));
-  same(name + ", begun", state_bytes(m, start, s.after, 0), read_file(file("begun.safetensors")));
-  same(name + ", state", state_bytes(m, state, s.after + steps, steps, good), read_file(file("state.safetensors")));
-  same(name + ", best", state_bytes(m, state, s.after + steps), read_file(file("best.safetensors")));
+  same(name + ", start", joined(state_content(m, start, s.after)), read_file(file("start.safetensors")));
+  same(name + ", begun", joined(state_content(m, start, s.after, 0)), read_file(file("begun.safetensors")));
+  same(name + ", state", joined(state_content(m, state, s.after + steps, steps, good)),
+       read_file(file("state.safetensors")));
+  same(name + ", best", joined(state_content(m, state, s.after + steps)), read_file(file("best.safetensors")));
   same(name + ", start read", state_from(file("start.safetensors"), m, after), start);
   same(name + ", after", after, s.after);
   auto read = read_snapshot(file("state.safetensors"), m);
@@ -261,7 +268,7 @@ void run(const std::string& name, const Json& given) {
 
 void journal(const std::string& name, const Json& given) {
   std::string path = scratch + "/log.jsonl";
-  write_file(path, std::string(given.at("text")));
+  write_file(path, {std::string(given.at("text"))});
   Json read = Json::array();
   try {
     Journal(path).read([&](const Json& row) { read.push_back(row); });

@@ -39,8 +39,13 @@ std::string_view bytes_of(const std::vector<Number>& numbers) {
 
 std::string read_file(const std::string& path);
 void replace_file(const std::string& from, const std::string& to);
+// What a file shall hold: its head, and what lies elsewhere in memory behind it.
+struct Content {
+  std::string head;
+  std::vector<std::string_view> rest = {};
+};
 // Writes through to the disk; an interrupted write leaves the file that was there.
-void write_file(const std::string& path, std::string_view data);
+void write_file(const std::string& path, const Content& content);
 std::string scratch_of(const std::string& path);  // where a file is written before it replaces the one that is there
 
 // An open file. One for appending is this process's alone.
@@ -51,6 +56,7 @@ class File {
   ~File();
   File(const File&) = delete;
   void write(std::string_view data);
+  void write(const Content& content);
   void write_at(size_t place, std::string_view data);
   void read_at(size_t place, char* to, size_t size) const;
   void begin_alone(const std::string& path);  // empties it; an Error where another process is writing it
@@ -76,9 +82,9 @@ struct Tensors {
 // The bytes of such a file before its tensors, with zeros for the checksum; and where that stands.
 std::string checked_header(Json metadata, const Json& tensors);
 size_t crc_place(std::string_view header);
-// The bytes of such a file. Empty vectors are left out.
+// What such a file holds, for as long as the vectors are there. Empty ones are left out.
 using Vector = std::pair<const char*, const std::vector<float>&>;
-std::string checked(Json metadata, std::initializer_list<Vector> vectors);
+Content checked(Json metadata, std::initializer_list<Vector> vectors);
 
 // One line of JSON per step, each with its own checksum; on the disk after `sync`.
 class Journal : public File {
@@ -106,8 +112,8 @@ Json to_json(const Step& step);
 Record record(const Json& row);
 
 // A state file. A snapshot is one that also has the run's steps, and its good state once there is one.
-std::string state_bytes(const Manifest& manifest, const std::vector<float>& state, int64_t steps,
-                        std::optional<int64_t> run_steps = {}, const std::vector<float>& good = {});
+Content state_content(const Manifest& manifest, const std::vector<float>& state, int64_t steps,
+                      std::optional<int64_t> run_steps = {}, const std::vector<float>& good = {});
 // Reads a state to begin with, and sets `after`. Another optimizer's numbers are left out.
 std::vector<float> state_from(const std::string& path, const Manifest& manifest, int64_t& after);
 struct Snapshot {

@@ -210,7 +210,7 @@ Program::Result Program::execute(const Batch& rows, std::vector<float>& hidden, 
   Inputs in = collate(rows, m);
   int64_t n = rows.size(), width = in.position.size() / rows.size();
   std::vector<TensorPtr> inputs = {
-      tensor({m.state_size}, state),
+      executorch::extension::make_tensor_ptr({int(m.state_size)}, const_cast<float*>(state.data())),  // only read
       executorch::extension::make_tensor_ptr({int(n), int(in.length), int(m.hidden)}, hidden.data()),
       tensor({n, in.length}, std::move(in.tokens)),
       tensor({n, width}, std::move(in.position)),

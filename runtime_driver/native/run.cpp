@@ -37,13 +37,14 @@ std::vector<float> start(const Program& program, Settings& s) {
 
 // The frozen part runs, if it is to run once, and is gone before the weights of the other are packed. Then the longest
 // row runs, so that the runtime makes its buffers now: it would have two of them while it enlarges one.
-void prepare(const std::string& folder, const Settings& s, Program& program, const Examples& examples) {
+void prepare(const std::string& folder, const Settings& s, Program& program, const Examples& examples,
+             const std::vector<float>& state) {
   if (!s.hidden.empty()) program.keep((fs::path(folder) / s.hidden).string(), examples);
   const Example* longest = nullptr;
   for (auto* part : {&examples.train, &examples.dev})
     for (auto* row : rows_of(*part))
       if (!longest || row->tokens.size() > longest->tokens.size()) longest = row;
-  program.execute(Batch(program.manifest().rows(), longest), program.initial_state(), 0, 0, 0);
+  program.execute(Batch(program.manifest().rows(), longest), state, 0, 0, 0);
 }
 
 }  // namespace
@@ -61,7 +62,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
       throw Error("the gradient of this program is exact and perturbs nothing; leave --eps out");
     if (!s.eps) s.eps = m.eps;
     s.hidden = hidden_file(folder, s.cache, m, examples);
-    prepare(folder, s, program, examples);
+    prepare(folder, s, program, examples, state_);
     if (!s.lr) s.lr = propose_lr(program, examples.train, state_, s.eps);
   } catch (...) {  // of a run that does not begin, nothing stays
     std::error_code ignored;
@@ -73,10 +74,10 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples, 
   if (s.from.empty())
     fs::remove(folder + kStart);
   else
-    write_file(folder + kStart, state_bytes(m, state_, s.after));
+    write_file(folder + kStart, state_content(m, state_, s.after));
   save();
   std::string path = fs::canonical(program.path()).string(), data = fs::canonical(examples.path).string();
-  write_file(folder + kConfig, dump(description(path, data, m, examples, s)) + "\n");
+  write_file(folder + kConfig, {dump(description(path, data, m, examples, s)) + "\n"});
 }
 
 Run::Run(const std::string& folder, Program& program, const Examples& examples)
@@ -107,7 +108,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
     if (r.before) best_.note(0, *r.before);
     if (r.dev) best_.note(i + 1, *r.dev);
   }
-  prepare(folder, settings_, program, examples);
+  prepare(folder, settings_, program, examples, state_);
 }
 
 // Replaces the newest snapshot, which becomes the earlier one if it was written through to the disk. The first one is,
@@ -115,7 +116,7 @@ Run::Run(const std::string& folder, Program& program, const Examples& examples)
 void Run::save() {
   std::string path = folder_ + kState, scratch = scratch_of(path);
   File file(scratch, O_WRONLY | O_CREAT | O_TRUNC, path);
-  file.write(state_bytes(program_.manifest(), state_, settings_.after + steps(), steps(), good_));
+  file.write(state_content(program_.manifest(), state_, settings_.after + steps(), steps(), good_));
   if (synced_) replace_file(path, folder_ + kEarlier);
   synced_ = Clock::now() - synced_at_ > kSync;
   if (synced_) {
@@ -129,7 +130,7 @@ void Run::save() {
 // Writes the state through to the disk if its evaluation is the best so far; then the journal may tell of it.
 void Run::keep_best(int64_t steps, const Evaluation& evaluation) {
   if (best_.note(steps, evaluation))
-    write_file(folder_ + kBest, state_bytes(program_.manifest(), state_, settings_.after + steps));
+    write_file(folder_ + kBest, state_content(program_.manifest(), state_, settings_.after + steps));
 }
 
 const Record& Run::step() {

@@ -66,7 +66,7 @@ Inputs collate(const Batch& rows, const Manifest& m) {
 Program::Result step_by(const Manifest& m, const std::vector<float>& state, int64_t seed, double lr, double eps,
                         const Execute& execute) {
   int64_t seeds = m.outer ? 1 : m.queries, executions = seeds * (m.inner ? 1 : 2);
-  std::vector<float> moved(state.size()), losses[2];  // at +eps, at -eps
+  std::vector<float> moved(executions > 1 ? state.size() : 0), losses[2];  // at +eps, at -eps
   for (int64_t i = 0; i < executions; i++) {
     bool negative = !m.inner && i % 2;
     auto one = execute(seed + (m.inner ? i : i / 2), lr / static_cast<double>(seeds), negative ? -eps : eps);
@@ -77,8 +77,8 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
       double mean = std::accumulate(from, from + m.batch, 0.0) / static_cast<double>(m.batch);
       losses[m.inner ? 2 * copy >= m.copies() : negative].push_back(static_cast<float>(mean));
     }
-    for (size_t k = 0; k < moved.size(); k++)
-      moved[k] = executions == 1 ? one.state[k] : moved[k] + (one.state[k] - state[k]);
+    if (executions == 1) moved = std::move(one.state);
+    for (size_t k = 0; k < moved.size() && executions > 1; k++) moved[k] += one.state[k] - state[k];
   }
   losses[0].insert(losses[0].end(), losses[1].begin(), losses[1].end());
   for (size_t k = 0; k < moved.size() && executions > 1; k++) moved[k] += state[k];

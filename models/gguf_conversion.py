@@ -1,0 +1,106 @@
+"""Makes a Hugging Face checkpoint of a GGUF file, some tensors at a time, so that memory does not hold the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from gguf import GGUFReader, ReaderTensor
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from prge.errors import UserError
+
+# Numbers of tensors that are in float32 at once, unless one has more: 256 MB.
+_AT_ONCE = 1 << 26
+
+
+class _Parts(GGUFReader):
+    """What the first part says of the model, and the tensors of all parts."""
+
+    def __init__(self, parts: Sequence[Path]):
+        super().__init__(parts[0])
+        for part in parts[1:]:
+            self.tensors += GGUFReader(part).tensors
+
+
+def convert(parts: Sequence[Path], folder: Path) -> None:
+    """Write the checkpoint: its weights in float32, in several files, with the configuration and the tokenizer.
+
+    transformers reads the tensors and knows what becomes of each. It opens a file by name, and reads all tensors of
+    it; so it is given a reader of our own in place of the file's.
+
+    Args:
+        parts: of the file, in order; each is there and whole.
+        folder: is made.
+
+    Raises:
+        UserError: the disk has no room, or there is a type of tensors that nothing here dequantizes.
+        Exception: whatever transformers raises for a model that it does not know.
+    """
+    reader = _Parts(parts)
+    _check_room(reader.tensors, folder.parent)
+    folder.mkdir()
+    with patch("gguf.GGUFReader", lambda path: reader):
+        config = AutoConfig.from_pretrained(parts[0].parent, gguf_file=parts[0].name)
+        AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name).save_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        files: dict[str, str] = {}
+        for number, piece in enumerate(_pieces(reader.tensors)):
+            reader.tensors = piece
+            weights = _read(parts[0], model)
+            name = f"model-{number:05}.safetensors"
+            save_file(weights, folder / name, {"format": "pt"})
+            files |= dict.fromkeys(weights, name)
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def gguf_config(parts: Sequence[Path]) -> Any:
+    """A GGUF file's configuration, without its weights.
+
+    Raises:
+        Exception: whatever transformers raises for a model that it does not know.
+    """
+    with patch("gguf.GGUFReader", lambda path: _Parts(parts)):
+        return AutoConfig.from_pretrained(parts[0].parent, gguf_file=parts[0].name)
+
+
+def _read(file: Path, model: Any) -> dict[str, torch.Tensor]:
+    """The reader's tensors in float32, by the names that the model gives its weights."""
+    try:
+        read = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
+    except NotImplementedError as e:
+        raise UserError(f"{file} holds tensors that cannot be read: {e}") from e
+    weights: dict[str, torch.Tensor] = read["tensors"]
+    return weights
+
+
+def _pieces(tensors: Iterable[ReaderTensor]) -> Iterator[list[ReaderTensor]]:
+    piece: list[ReaderTensor] = []
+    for tensor in tensors:
+        if piece and sum(int(t.n_elements) for t in [*piece, tensor]) > _AT_ONCE:
+            yield piece
+            piece = []
+        piece.append(tensor)
+    if piece:
+        yield piece
+
+
+def _check_room(tensors: Sequence[ReaderTensor], folder: Path) -> None:
+    needed, free = 4 * sum(int(tensor.n_elements) for tensor in tensors), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} has {free / 1e9:,.1f} GB of room, and the GGUF file's weights take {needed / 1e9:,.1f} GB in "
+            "float32: make room, or set PRGE_CACHE to a folder of another disk"
+        )
