@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from gguf import GGUFReader, ReaderTensor
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
@@ -50,7 +50,7 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
     folder.mkdir()
     with patch("gguf.GGUFReader", lambda path: reader):
         config = AutoConfig.from_pretrained(parts[0].parent, gguf_file=parts[0].name)
-        AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name).save_pretrained(folder)
+        _save_tokenizer(AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name), folder)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.config.architectures = [type(model).__name__]
@@ -64,6 +64,14 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
             save_file(weights, folder / name, {"format": "pt"})
             files |= dict.fromkeys(weights, name)
     (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer so that it is read as it is; a model's own class would put its own rules in their place."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {"tokenizer_class": PreTrainedTokenizerFast.__name__}
+    file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def gguf_config(parts: Sequence[Path]) -> Any:
