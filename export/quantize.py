@@ -168,8 +168,9 @@ def quantize(
         fits = _group(quantization) and embedding.table.embedding_dim % GROUP == 0
         embedding.table = Int4Embedding(embedding.table) if fits else Int8Embedding(embedding.table)
     config, finer = linear_config(quantization), linear_config("8da8w")
+    head_back = _head_back(module)
     for done, linear in enumerate(linears, 1):
-        kind = QuantizedInParts if linear is _head_back(module) else QuantizedLinear
+        kind = QuantizedInParts if linear is head_back else QuantizedLinear
         kind.of(linear, quantized(linear.weight, finer if linear in int8 else config))
         told(done, len(linears))
 

@@ -330,12 +330,13 @@ def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded
     folder = kept_checkpoint(parts)
     if folder.is_dir():
         return load(str(folder), source)
-    _check_family(gguf_config(parts), source)
+    config = gguf_config(parts)
+    _check_family(config, source)
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
             made = Path(scratch, "whole")
-            convert(parts, made)
+            convert(parts, config, made)
             loaded = load(str(made), source)
             made.rename(folder)
     except (OSError, SafetensorError) as e:
@@ -345,4 +346,7 @@ def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded
             f"what {file} holds cannot be kept in {cache_folder()} ({getattr(e, 'strerror', None) or e}): "
             "make room, or set PRGE_CACHE to another folder"
         ) from e
+    finally:
+        with contextlib.suppress(OSError):  # of a file that is refused nothing stays; else it is not empty
+            cache_folder().rmdir()
     return loaded

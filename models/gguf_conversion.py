@@ -31,7 +31,7 @@ class _Parts(GGUFReader):
             self.tensors += GGUFReader(part).tensors
 
 
-def convert(parts: Sequence[Path], folder: Path) -> None:
+def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     """Write the checkpoint: its weights in float32, in several files, with the configuration and the tokenizer.
 
     transformers reads the tensors and knows what becomes of each. It opens a file by name, and reads all tensors of
@@ -39,6 +39,7 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
 
     Args:
         parts: of the file, in order; each is there and whole.
+        config: as `gguf_config` reads it.
         folder: is made.
 
     Raises:
@@ -49,7 +50,6 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
     _check_room(reader.tensors, folder.parent)
     folder.mkdir()
     with patch("gguf.GGUFReader", lambda path: reader):
-        config = AutoConfig.from_pretrained(parts[0].parent, gguf_file=parts[0].name)
         _save_tokenizer(AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name), folder)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
