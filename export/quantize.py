@@ -75,23 +75,21 @@ class QuantizedInParts(QuantizedLinear):
 
     What goes back through the head is the gradient at the logits of a whole vocabulary: minus nearly one for the right
     token, and next to nothing for each of the thousands of others, which together count as much. In one int8 range
-    those are all zero.
+    those are all zero. None of the others is negative, so a range of them begins at zero.
+
+    Each part is made of the input anew. XNNPACK computes nothing in place, and would hold one more tensor of the
+    vocabulary's size for a part that is made of what the one before left.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """f32[..., in] -> f32[..., out]."""
-        largest, parts, rest = input.abs().amax(-1, keepdim=True), list[Tensor](), input
-        for share in _SMALL:
-            bound = largest * share
-            small = torch.maximum(torch.minimum(rest, bound), -bound)
-            parts.append(super().forward(rest - small))
-            rest = small
-        return sum(parts, super().forward(rest))
+        large = super().forward(input - input.clamp(0.0, _SMALL))
+        small = super().forward(input.clamp(_TINY, _SMALL) - _TINY)
+        return large + small + super().forward(input.clamp(0.0, _TINY))
 
 
-# Up to where numbers are small, and very small, as parts of the largest: about half of the step between two int8
-# numbers of the range above.
-_SMALL = (2**-7, 2**-14)
+# Up to where numbers are small, and tiny: each about the step between two int8 numbers of the range above.
+_SMALL, _TINY = 2**-7, 2**-15
 
 
 def linear_config(quantization: Quantization) -> Int8DynamicActivationIntxWeightConfig:

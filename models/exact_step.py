@@ -34,10 +34,9 @@ class ReverseStep(Step):
         Returns:
             as `Step.forward`.
         """
-        head = self.objective.trained
-        logits = self.objective.logits(last, leaves[head.offset] if head else None)
-        losses, detail = self.objective.losses(logits.value, *targets)
-        slope = self.objective.slope(logits.value, *targets) * (1.0 / self.config.batch)
+        head, share = self.objective.trained, 1.0 / self.config.batch
+        core = leaves[head.offset] if head else None
+        losses, detail, logits, slope = self.objective.graded(last, core, share, *targets)  # type: ignore[arg-type]
         gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, list(leaves.values()))])
         return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
 

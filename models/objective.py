@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prge.manifest import TrainedHead
-from prge.models.reverse import linear
+from prge.models.reverse import Traced, linear, traced
 
 
 class LabelWords(nn.Module):
@@ -73,9 +73,11 @@ class LabelWords(nn.Module):
         words = logits.squeeze(1)
         return -F.log_softmax(words, dim=-1).gather(1, label.unsqueeze(1)), words
 
-    def slope(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The gradient f32[R, 1, K] of each row's loss at its logits."""
-        return _slope(logits, label.unsqueeze(1), torch.ones_like(logits[:, :, 0]))
+    def graded(self, hidden: Traced, core: Traced | None, share: float, label: Tensor) -> Graded:
+        """As `Graded`, of the hidden states f32[R, 1, H] and what trains in the head."""
+        logits = self.logits(hidden, core)
+        losses, words = self.losses(logits.value, label)
+        return Graded(losses, words, logits, _slope(logits.value, label.unsqueeze(1)) * share)
 
 
 class LanguageModel(nn.Module):
@@ -116,24 +118,53 @@ class LanguageModel(nn.Module):
         return soft_cap(self.head(self.norm(hidden)), self.cap)
 
     def losses(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, from the logits f32[R, M, V]."""
-        each = -F.log_softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
+        """As `forward`, from the logits f32[R, M, V].
+
+        The logarithm is of the right token's probability, which `slope` needs too: a second tensor of all logarithms
+        would be as large. It is at most 87, where a probability is the smallest that float32 has in full.
+        """
+        right = F.softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
+        each = -torch.log(right.clamp(min=_TINY))
         return each * weight, each
 
-    def slope(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """The gradient f32[R, M, V] of each row's loss at its logits."""
-        return _slope(logits, target, weight)
+    def graded(self, hidden: Traced, core: None, share: float, target: Tensor, weight: Tensor) -> Graded:
+        """As `Graded`, of the hidden states f32[R, M, H].
+
+        The weights are not on the slopes, but on the gradients behind the head: the same, and much smaller.
+        """
+        weights = (weight * share).unsqueeze(2)
+        logits = self.logits(traced(hidden.value, (hidden, lambda g: g * weights)))
+        losses, each = self.losses(logits.value, target, weight)
+        return Graded(losses, each, logits, _slope(logits.value, target))
 
 
-def _slope(logits: Tensor, right: Tensor, weight: Tensor) -> Tensor:
+class Graded(NamedTuple):
+    """Losses, and where the way back begins.
+
+    Attributes:
+        losses: as `forward` of an objective.
+        detail: likewise.
+        logits: f32[R, M, K].
+        slope: the gradient at them, f32[R, M, K], of ``share`` times the sum of all losses.
+    """
+
+    losses: Tensor
+    detail: Tensor
+    logits: Traced
+    slope: Tensor
+
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def _slope(logits: Tensor, right: Tensor) -> Tensor:
     """The gradient of cross-entropy at its logits f32[R, M, K]: what is predicted, less what is right.
 
     Args:
         right: the right one's index, i64[R, M].
-        weight: of each loss, f32[R, M].
     """
-    each = weight.unsqueeze(2)
-    return (F.softmax(logits, dim=-1) * each).scatter_add(2, right.unsqueeze(2), -each)
+    less_one = torch.full_like(right, -1.0, dtype=torch.float32)
+    return F.softmax(logits, dim=-1).scatter_add(2, right.unsqueeze(2), less_one.unsqueeze(2))
 
 
 def soft_cap(logits: Any, cap: float | None) -> Any:

@@ -88,11 +88,14 @@ def test_the_largest_batch_in_closed_form(kind: str, program_folder: Path, weigh
     def bytes_of(queries: int, batch: int) -> float:
         """What grows with q and B, by prge.cost's figures: buffers of the longest row planned, and of this one held."""
         planned, held = positions(queries, batch, m.max_tokens), positions(queries, batch, longest)
-        grows = 11.0 * planned * a.hidden + 4.9 * held * a.layer_outputs
+        grows, layers = 11.0 * planned * a.hidden, 4.9 * held * a.layer_outputs
         if kind == "weights":
-            return grows + (5.0 + 7.5) * 4 * queries * m.parameters
-        # Every row has a mask, but where a label word is the answer.
-        return grows + (5.1 * planned * a.heads * (planned // batch) if kind == "targets" else 0.0)
+            return grows + layers + (5.0 + 7.5) * 4 * queries * m.parameters
+        if kind == "activations":
+            return grows + layers
+        # Every row has a mask, and every copy a row of the vocabulary's size, planned and at work.
+        logits = 4.0 * batch * 5 * (1 + queries) * a.vocabulary
+        return grows + layers + 5.1 * planned * a.heads * (planned // batch) + 2.56 * logits
 
     for queries in (1, m.queries, 16):
         found = Calibration(0.1, 1.0, [], 0.1, [], 1.0, 0.0, 0.0, queries, 1, 1.0, longest, peak)

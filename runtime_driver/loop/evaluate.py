@@ -47,6 +47,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a state on examples. Of an example with candidates all run, and its loss is the right one's.
 
+    An example of a choice whose candidates are left out is the right one alone, and its metrics say nothing.
+
     Args:
         state: f32[state_size].
         progress: hears how many examples are done.
@@ -62,9 +64,9 @@ def scored(m: Manifest, examples: Sequence[Example], losses: Tensor, scores: Ten
     if m.objective == "label-words":
         predicted = scores.argmax(1).tolist()
     elif m.choices:
-        each = losses.split([len(e.candidates) for e in examples])
+        each = losses.split([len(e.rows) for e in examples])
         predicted = [int(part.argmin()) for part in each]
-        losses = torch.stack([part[e.label] for part, e in zip(each, examples, strict=True)])
+        losses = torch.stack([part[e.label if e.candidates else 0] for part, e in zip(each, examples, strict=True)])
     names = find_task(m.task).metrics if m.task else ("accuracy",)
     right = [e.label for e in examples]
     metrics = {name: METRICS[name](predicted, right) for name in names if predicted}

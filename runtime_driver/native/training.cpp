@@ -188,7 +188,10 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   for (size_t k = 0; k < size && m.optimizer == "adam"; k++) direction[k] /= std::sqrt(square[k]) + 1e-12;
   std::vector<Example> held;
   for (int64_t i = kHalf; i < 2 * kHalf; i++)
-    for (auto* e : batches.at(i)) held.push_back(*e);
+    for (auto* e : batches.at(i)) {
+      held.push_back(*e);
+      held.back().candidates.clear();  // of choices the right one alone, whose loss is the example's
+    }
   bool classes = m.label_words() && !m.estimates();
   double before = evaluate(program, state, held).loss;
   double first = classes && m.labels > kFewClasses ? m.lr / 2 : m.lr / 8;

@@ -179,6 +179,10 @@ DELEGATES = 4
 _CODE, _KERNELS, _NARROW, _HELD, _WAITING = 11e6, 3e6, 100.0, 4.9, 6.8
 # The same where the gradient is exact: its way back has code and narrow matrices of its own.
 _EXACT_CODE, _EXACT_NARROW, _EXACT_HELD = 6e6, 215.0, 6.7
+# Of answers of text, with the exact gradient in int8: bytes that wait for the way back at each target, for every output
+# of a layer's linears; how much more than once the way back has the head, which is packed for each of three parts; and
+# what the head's delegates hold, in logits.
+_TARGET_WAITING, _HEAD_AGAIN, _HEAD_HELD = 5.9, 3.0, 1.56
 
 
 def peak_bytes(m: Manifest, tokens: int) -> float:
@@ -203,9 +207,11 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
     resting = times * (_packed(m, layers) + frozen_factor_bytes(m)) + _NARROW * sum(
         x.in_features for x in m.adapter.modules
     )
-    held = _HELD
+    held, head = _HELD, 0.0
     if m.max_targets:
-        resting += times * head_bytes(m)
+        logits, in_parts = 4.0 * ends(m) * a.vocabulary, times == 2 and m.quantization != "f32"
+        resting += (times + _HEAD_AGAIN * in_parts) * head_bytes(m) + times * logits
+        head = _HEAD_HELD * logits
     # What the runtime sets aside for the longest rows: hidden states between delegates, the mask, and noise.
     longest = positions(m, m.max_tokens)
     resting += 11.0 * longest * a.hidden
@@ -217,10 +223,13 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
         )
         resting += 8.0 * len(layers) * longest * a.kv_heads * a.head + narrow + _EXACT_CODE
         held = _EXACT_HELD
+        if m.max_targets:
+            shares = 4.0 * m.batch * a.heads * _targets(m) * (longest // m.rows)
+            resting += len(layers) * (_TARGET_WAITING * ends(m) * a.layer_outputs + shares)
     if m.gradient == "full":  # most of what the layers computed waits for the way back
         resting += _WAITING * len(layers) * longest * a.layer_outputs
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
-    return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens), held) + 7.5 * copies
+    return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens), held, head) + 7.5 * copies
 
 
 def _packed(m: Manifest, layers: range) -> float:
@@ -228,12 +237,15 @@ def _packed(m: Manifest, layers: range) -> float:
     return _group_bytes(m, layers) + 2 * _NARROW * len(layers) * m.architecture.hidden
 
 
-def _peak(m: Manifest, layers: range, resting: float, at_once: int, held: float = _HELD) -> float:
+def _peak(m: Manifest, layers: range, resting: float, at_once: int, held: float = _HELD, head: float = 0.0) -> float:
     """The peak of a part that holds ``resting`` bytes, with some layers and so many positions in an execution.
 
     It is the greater of that at load, when the last delegate packs its weights, and that of an execution.
+
+    Args:
+        head: bytes that the head's delegates hold beside the layers'.
     """
-    running = _KERNELS + held * m.architecture.layer_outputs * at_once
+    running = _KERNELS + held * m.architecture.layer_outputs * at_once + head
     return _CODE + resting + max(_packed(m, layers) / DELEGATES, running)
 
 

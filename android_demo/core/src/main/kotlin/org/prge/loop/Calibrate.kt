@@ -53,7 +53,8 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
         }
     }
     if (m.optimizer == "adam") for (k in 0 until size) direction[k] /= sqrt(square[k]) + 1e-12
-    val held = (HALF until 2 * HALF).flatMap { batch(it) }
+    // Of choices the right one alone: its loss is the example's, and the others would take as long each.
+    val held = (HALF until 2 * HALF).flatMap { batch(it) }.map { it.copy(candidates = emptyList()) }
     val classes = m.labelWords && !m.estimates
     val before = evaluate(program, state, held).loss
     val first = if (classes && m.labels.size > FEW_CLASSES) m.lr / 2 else m.lr / 8
