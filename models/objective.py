@@ -121,10 +121,11 @@ class LanguageModel(nn.Module):
         """As `forward`, from the logits f32[R, M, V].
 
         The logarithm is of the right token's probability, which `slope` needs too: a second tensor of all logarithms
-        would be as large. It is at most 87, where a probability is the smallest that float32 has in full.
+        would be as large. It is at most 87, where a probability is the smallest that float32 has in full. That is
+        added: a bound from below may turn what is no number into one, as processors differ in this.
         """
         right = F.softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
-        each = -torch.log(right.clamp(min=_TINY))
+        each = -torch.log(right + _TINY)
         return each * weight, each
 
     def graded(self, hidden: Traced, core: None, share: float, target: Tensor, weight: Tensor) -> Graded:
@@ -145,7 +146,8 @@ class Graded(NamedTuple):
         losses: as `forward` of an objective.
         detail: likewise.
         logits: f32[R, M, K].
-        slope: the gradient at them, f32[R, M, K], of ``share`` times the sum of all losses.
+        slope: what goes back from them, f32[R, M, K], so that what reaches the cores is the gradient of ``share`` times
+            the sum of all losses.
     """
 
     losses: Tensor

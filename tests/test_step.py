@@ -24,6 +24,7 @@ from prge.export.quantize import QuantizedInParts, QuantizedLinear, linear_confi
 from prge.export.report import outside_ops
 from prge.models.adapter import AdapterConfig
 from prge.models.noise import noise
+from prge.models.objective import LanguageModel
 from prge.models.step import StepConfig
 from prge.models.subspace import top_singular
 from prge.runtime_driver.data.batches import collate
@@ -324,6 +325,21 @@ def test_evaluation_does_not_depend_on_company(program_folder: Path, demo_data: 
     together = evaluate(program, random_state(program), examples).losses
     alone = torch.cat([evaluate(program, random_state(program), [e]).losses for e in examples])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_a_text(export: Callable[..., Path]) -> None:
+    """That of PyTorch; bounded where the right token is all but excluded; no number where the logits are none."""
+    objective, target = LanguageModel(torch.nn.Identity(), torch.nn.Identity(), 2, None), torch.tensor([[3, 1]])
+    logits, weight = 4 * torch.randn(1, 2, 50), torch.tensor([[0.5, 0.5]])
+    expected = torch.nn.functional.cross_entropy(logits[0], target[0], reduction="none")
+    torch.testing.assert_close(objective(logits, target, weight)[1][0], expected, rtol=1e-5, atol=1e-6)
+    logits[0, 0, 3] = -1e4
+    assert 80 < objective(logits, target, weight)[1][0, 0] < 90
+    folder = export(step=StepConfig(1, 2, "exact"), label_words=(), target=" {label}", max_targets=4)
+    program = load(folder)
+    lost = torch.full_like(program.initial_state(), torch.nan)
+    batch = [Example(tuple(range(5, 15)), targets=2)] * program.manifest.rows
+    assert program.execute(lost, *collate(batch, program.manifest), 0, 0.0, 0.0)[1].isnan().all()
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [(QuantizedInParts, 0.0, 0.03), (QuantizedLinear, 0.5, 5.0)])
