@@ -36,7 +36,7 @@ class ReverseStep(Step):
         """
         head, share = self.objective.trained, 1.0 / self.config.batch
         core = leaves[head.offset] if head else None
-        losses, detail, logits, slope = self.objective.graded(last, core, share, *targets)  # type: ignore[arg-type]
+        losses, detail, logits, slope = self.objective.graded(last, core, share, *targets)
         gradient = torch.cat([g.reshape(-1) for g in gradients(logits, slope, list(leaves.values()))])
         return update(state, gradient, lr, self.config.optimizer), losses.sum(1), detail
 

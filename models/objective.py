@@ -120,18 +120,19 @@ class LanguageModel(nn.Module):
     def losses(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, from the logits f32[R, M, V].
 
-        The logarithm is of the right token's probability, which `slope` needs too: a second tensor of all logarithms
-        would be as large. It is at most 87, where a probability is the smallest that float32 has in full. That is
-        added: a bound from below may turn what is no number into one, as processors differ in this.
+        The logarithm is of the right token's probability, as `graded` needs the probabilities too: a tensor of all
+        logarithms would be one more of the vocabulary's size. A loss is at most 87, because the smallest normal float32
+        is added to the probability. A lower bound on it would do the same, but on some processors it hides a NaN.
         """
         right = F.softmax(logits, dim=-1).gather(2, target.unsqueeze(2)).squeeze(2)
         each = -torch.log(right + _TINY)
         return each * weight, each
 
-    def graded(self, hidden: Traced, core: None, share: float, target: Tensor, weight: Tensor) -> Graded:
-        """As `Graded`, of the hidden states f32[R, M, H].
+    def graded(self, hidden: Traced, core: Traced | None, share: float, target: Tensor, weight: Tensor) -> Graded:
+        """As `Graded`, of the hidden states f32[R, M, H]. There is no ``core``.
 
-        The weights are not on the slopes, but on the gradients behind the head: the same, and much smaller.
+        The weights are applied behind the head, to gradients f32[R, M, H]. On the slopes f32[R, M, V] they would do the
+        same, and make one more tensor of that size.
         """
         weights = (weight * share).unsqueeze(2)
         logits = self.logits(traced(hidden.value, (hidden, lambda g: g * weights)))
