@@ -34,7 +34,6 @@ void hush(int, char**, char**) {
 }
 __attribute__((section(".preinit_array"), used)) void (*const kHush)(int, char**, char**) = hush;
 
-#ifndef __SANITIZE_ADDRESS__  // which tells of a crash itself
 // A program that was made to do so can crash the runtime. What the run has written is whole after every step.
 void crashed(int) {
 #define SENTENCE "the runtime crashed: the program is damaged, or was made to do so; `prge verify` says more"
@@ -44,7 +43,6 @@ void crashed(int) {
   if (as_json) told = write(1, kJson, sizeof kJson - 1) > 0 && told;
   _exit(told ? 1 : 2);
 }
-#endif
 
 // Of this process. getrusage would also count the one that started it.
 double peak_megabytes() {
@@ -229,9 +227,7 @@ int main(int count, char** words) {
   int64_t made_before = 0;
   auto print = [](const prge::Json& result) { return std::puts(prge::dump(result).c_str()) < 0; };
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
-#ifndef __SANITIZE_ADDRESS__
   for (int number : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV}) std::signal(number, crashed);
-#endif
   try {
     if (err) std::setvbuf(err, nullptr, _IONBF, 0);
     return print(train(Options(count, words), json ? nullptr : err, made_before));
