@@ -35,7 +35,7 @@ from prge.models.likeness import family_of
 from prge.models.parts import answer_at
 from prge.models.presets import PRESETS, gguf_from_wheel
 from prge.models.quantized import plain_weights
-from prge.models.stored import leave_stored, pieces, read, stored_dtype
+from prge.models.stored import leave_stored, pieces, put_others, read, stored_dtypes
 
 # What is loaded of a checkpoint: all of it, or its `Outline`.
 _Loaded = TypeVar("_Loaded", bound="Outline")
@@ -286,15 +286,22 @@ def _load(
 ) -> Checkpoint:
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
     _check_family(config, source)  # before the weights are read
-    weights = {"use_safetensors": use_safetensors, **plain_weights(config, source)}
-    dtype = stored_dtype(name, **kwargs) if stored else None
+    quantized = plain_weights(config, source)
+    dtypes = stored_dtypes(name, **kwargs) if stored and not quantized else None
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
-    model, info = _auto_class(config).from_pretrained(
-        name, trust_remote_code=False, dtype=dtype or torch.float32, output_loading_info=True,
-        ignore_mismatched_sizes=True, **weights, **kwargs,
-    )  # fmt: skip
-    if dtype:
+
+    def read_in(dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]]:
+        found: tuple[Any, Mapping[str, Any]] = _auto_class(config).from_pretrained(
+            name, trust_remote_code=False, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            use_safetensors=use_safetensors, **quantized, **kwargs,
+        )  # fmt: skip
+        return found
+
+    model, info = read_in(dtypes.most if dtypes else torch.float32)
+    if dtypes and put_others(model, dtypes.others, info["unexpected_keys"]):
         leave_stored(model)
+    elif dtypes:
+        model, info = read_in(torch.float32)
     _check_whole(model, info, source)
     ends = _ends(getattr(model, "generation_config", None), model.config)
     return Checkpoint(model.config, tokenizer, source, ends, model.eval())

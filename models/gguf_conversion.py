@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from gguf import GGUFReader, ReaderTensor
+from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -32,7 +32,7 @@ class _Parts(GGUFReader):
 
 
 def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
-    """Write the checkpoint: its weights in float32, in several files, with the configuration and the tokenizer.
+    """Write the checkpoint: its weights as plain numbers, in several files, with the configuration and the tokenizer.
 
     transformers reads the tensors and knows what becomes of each. It opens a file by name, and reads all tensors of
     it; so it is given a reader of our own in place of the file's.
@@ -60,9 +60,9 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
         for number, piece in enumerate(_pieces(reader.tensors)):
             reader.tensors = piece
             weights = _read(parts[0], model)
-            name = f"model-{number:05}.safetensors"
-            save_file(weights, folder / name, {"format": "pt"})
-            files |= dict.fromkeys(weights, name)
+            file = f"model-{number:05}.safetensors"
+            save_file({name: _small(weight) for name, weight in weights.items()}, folder / file, {"format": "pt"})
+            files |= dict.fromkeys(weights, file)
     (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
@@ -94,6 +94,12 @@ def _read(file: Path, model: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
+def _small(weight: torch.Tensor) -> torch.Tensor:
+    """A weight in 16 bits where they hold its numbers, as those of a file in bfloat16 or float16; else as it is."""
+    halves = (weight.to(dtype) for dtype in (torch.bfloat16, torch.float16))
+    return next((half for half in halves if torch.equal(half.float(), weight)), weight)
+
+
 def _pieces(tensors: Iterable[ReaderTensor]) -> Iterator[list[ReaderTensor]]:
     piece: list[ReaderTensor] = []
     for tensor in tensors:
@@ -106,9 +112,13 @@ def _pieces(tensors: Iterable[ReaderTensor]) -> Iterator[list[ReaderTensor]]:
 
 
 def _check_room(tensors: Sequence[ReaderTensor], folder: Path) -> None:
-    needed, free = 4 * sum(int(tensor.n_elements) for tensor in tensors), shutil.disk_usage(folder).free
+    needed = sum(int(t.n_elements) * (2 if t.tensor_type in _HALVES else 4) for t in tensors)
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder} has {free / 1e9:,.1f} GB of room, and the GGUF file's weights take {needed / 1e9:,.1f} GB in "
-            "float32: make room, or set PRGE_CACHE to a folder of another disk"
+            f"{folder} has {free / 1e9:,.1f} GB of room, and the GGUF file's weights take {needed / 1e9:,.1f} GB as "
+            "plain numbers: make room, or set PRGE_CACHE to a folder of another disk"
         )
+
+
+_HALVES = (GGMLQuantizationType.BF16, GGMLQuantizationType.F16)

@@ -6,7 +6,10 @@ memory, and the system reads a page when it is looked at.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -87,8 +90,20 @@ def read_linears(module: nn.Module) -> None:
             linear.__class__ = nn.Linear  # type: ignore[assignment]
 
 
-def stored_dtype(name: str, **kwargs: Any) -> torch.dtype | None:
-    """The one dtype of all weights of a checkpoint; None where there are several, or no safetensors.
+class Dtypes(NamedTuple):
+    """The dtypes of a checkpoint's weights.
+
+    Attributes:
+        most: that of the most numbers.
+        others: the files of weights whose numbers it does not hold, by the weights' names.
+    """
+
+    most: torch.dtype
+    others: dict[str, str]
+
+
+def stored_dtypes(name: str, **kwargs: Any) -> Dtypes | None:
+    """Those of a checkpoint; None where one is not among bfloat16, float16 and float32, or there are no safetensors.
 
     A configuration names one too, which its weights need not have.
 
@@ -96,14 +111,50 @@ def stored_dtype(name: str, **kwargs: Any) -> torch.dtype | None:
         name: a folder, or a hub id.
         kwargs: how to fetch it, as transformers takes them.
     """
-    found = set[str]()
+    found = dict[str, tuple[str, str]]()
+    numbers = Counter[str]()
     for file in _weight_files(name, **kwargs):
         with safe_open(file, "pt") as weights:
-            found.update(weights.get_slice(key).get_dtype() for key in weights.keys())  # noqa: SIM118, no mapping
-    return _DTYPES.get(found.pop()) if len(found) == 1 else None
+            for key in weights.keys():  # noqa: SIM118, no mapping
+                held = weights.get_slice(key)
+                found[key] = held.get_dtype(), file
+                numbers[held.get_dtype()] += math.prod(held.get_shape())
+    for masks in _MASKS:
+        del numbers[masks]
+    if not numbers or not numbers.keys() <= _DTYPES.keys():
+        return None
+    most = numbers.most_common(1)[0][0]
+    held_by = {most, *_MASKS, *(_DTYPES if most == "F32" else ())}
+    return Dtypes(_DTYPES[most], {key: file for key, (dtype, file) in found.items() if dtype not in held_by})
 
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Masks and positions, which old checkpoints hold too.
+_MASKS = ("BOOL", "U8", "I64")
+
+
+def put_others(model: Any, others: Mapping[str, str], unexpected: Container[str]) -> bool:
+    """Give the weights of other dtypes than most to a model that was loaded in that of most.
+
+    Args:
+        model: of transformers.
+        others: as `Dtypes` has them.
+        unexpected: names for which the model has no weight.
+
+    Returns:
+        False where the model has one of them under another name or in another shape.
+    """
+    prefix, held = f"{model.base_model_prefix}.", dict(model.named_parameters(remove_duplicate=False))
+    for key, file in others.items():
+        if key in unexpected:
+            continue
+        parameter = held.get(key, held.get(prefix + key, held.get(key.removeprefix(prefix))))
+        with safe_open(file, "pt") as weights:
+            weight = weights.get_tensor(key)
+        if parameter is None or parameter.shape != weight.shape:
+            return False
+        parameter.data = weight
+    return True
 
 
 def _weight_files(name: str, **kwargs: Any) -> list[str]:

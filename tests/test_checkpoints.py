@@ -102,6 +102,23 @@ def test_a_gguf_file_becomes_a_checkpoint_some_tensors_at_a_time(
     assert all(len(piece) == 1 or sum(weight.numel() for weight in piece.values()) <= 3000 for piece in pieces)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gguf_file_in_sixteen_bits_becomes_a_checkpoint_in_as_many(
+    dtype: torch.dtype, tiny_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    """But for one weight, whose numbers need more."""
+    model = read(tiny_model)
+    name = "model.layers.0.mlp.up_proj.weight"
+    for found, weight in model.named_parameters():
+        weight.data = weight if found == name else weight.to(dtype).float()
+    (file,) = write_gguf(tmp_path / "tiny.gguf", model, tiny_model / "tokenizer.json")
+    same(load_checkpoint(str(file)).model, model)
+    kept = next(cache.iterdir())
+    weights = {name: weight for file in kept.glob("*.safetensors") for name, weight in load_file(file).items()}
+    assert {found for found, weight in weights.items() if weight.dtype == torch.float32} == {name}
+    same(load_checkpoint(str(kept), stored=True).model.float(), model)
+
+
 def test_a_gguf_file_that_the_disk_has_no_room_for(
     tiny_model: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

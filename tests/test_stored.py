@@ -83,6 +83,30 @@ def test_models_compute_the_same_bits(family: str, half_model: Callable[..., Pat
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("most", DTYPES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_checkpoints_of_several_dtypes_compute_the_same_bits(
+    family: str, most: torch.dtype, half_model: Callable[..., Path]
+) -> None:
+    """Norms in float32, a linear in each 16-bit dtype, and a mask as old checkpoints have one; the rest in ``most``."""
+    folder = half_model(family, torch.float32)
+    file = folder / "model.safetensors"
+    weights = {name: t if "norm" in name or "ln_" in name else t.to(most) for name, t in load_file(file).items()}
+    for name, dtype in zip([n for n in weights if "mlp" in n], (torch.bfloat16, torch.float16), strict=False):
+        weights[name] = weights[name].float().to(dtype)
+    prefix = "transformer.h.0" if family == "gpt2" else "model.layers.0.self_attn"
+    weights |= {f"{prefix}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool), f"{prefix}.inv_freq": torch.ones(4)}
+    save_file(weights, file, {"format": "pt"})
+    whole, stored = (load_checkpoint(str(folder), stored=stored) for stored in (False, True))
+    assert stored.digest() == whole.digest()
+    kept = {m.weight.dtype for m in stored.model.modules() if isinstance(m, StoredLinear)}
+    assert most in kept
+    tokens = torch.randint(3, 80, (2, 20))
+    with torch.no_grad():
+        expected, found = (c.model(tokens).logits for c in (whole, stored))
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_are_those_of_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -230,16 +254,16 @@ def test_a_full_disk_while_constants_are_written_leaves_no_program(
     assert {file.name for file in tmp_path.iterdir()} <= {"cache"}
 
 
-def test_weights_of_several_dtypes_are_read_into_float32(half_model: Callable[..., Path]) -> None:
-    """The configuration's dtype would round those that are finer."""
-    folder = half_model(tiny_config())
+def test_weights_of_another_dtype_under_an_old_name_are_read_into_float32(half_model: Callable[..., Path]) -> None:
+    """transformers finds them under another name: then all of the model is in float32, and nothing is rounded."""
+    folder = half_model("bert")
     file = folder / "model.safetensors"
     weights = load_file(file)
-    name = "model.layers.0.mlp.up_proj.weight"
-    weights[name] = weights[name].float() + 1e-4
-    save_file(weights, file, {"format": "pt"})
+    name = "bert.encoder.layer.0.output.LayerNorm.weight"
+    finer = weights.pop(name).float() + 1e-4
+    save_file(weights | {name.replace("weight", "gamma"): finer}, file, {"format": "pt"})
     loaded = load_checkpoint(str(folder), stored=True).model
-    assert torch.equal(loaded.get_parameter(name), weights[name])
+    assert torch.equal(loaded.get_parameter(name), finer)
     assert not any(isinstance(module, StoredLinear) for module in loaded.modules())
 
 
