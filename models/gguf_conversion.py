@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import gguf
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from safetensors.torch import save_file
@@ -17,6 +19,8 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from prge.errors import UserError
+from prge.memory import forget
+from prge.models.stored import pieces
 
 # Numbers of tensors that are in float32 at once, unless one has more: 256 MB.
 _AT_ONCE = 1 << 26
@@ -35,7 +39,8 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     """Write the checkpoint: its weights as plain numbers, in several files, with the configuration and the tokenizer.
 
     transformers reads the tensors and knows what becomes of each. It opens a file by name, and reads all tensors of
-    it; so it is given a reader of our own in place of the file's.
+    it; so it is given a reader of our own in place of the file's. What it would do again for each piece, and takes
+    seconds, it is spared: to list the names of tensors, and to read the vocabulary.
 
     Args:
         parts: of the file, in order; each is there and whole.
@@ -49,8 +54,10 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     reader = _Parts(parts)
     _check_room(reader.tensors, folder.parent)
     folder.mkdir()
-    with patch("gguf.GGUFReader", lambda path: reader):
+    names = functools.cache(gguf.get_tensor_name_map)
+    with patch("gguf.GGUFReader", lambda path: reader), patch("gguf.get_tensor_name_map", names):
         _save_tokenizer(AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name), folder)
+        reader.fields = {key: field for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.config.architectures = [type(model).__name__]
@@ -63,6 +70,8 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
             file = f"model-{number:05}.safetensors"
             save_file({name: _small(weight) for name, weight in weights.items()}, folder / file, {"format": "pt"})
             files |= dict.fromkeys(weights, file)
+            for tensor in piece:
+                forget(tensor.data.ctypes.data, tensor.n_bytes, tensor.data)
     (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
@@ -96,8 +105,10 @@ def _read(file: Path, model: Any) -> dict[str, torch.Tensor]:
 
 def _small(weight: torch.Tensor) -> torch.Tensor:
     """A weight in 16 bits where they hold its numbers, as those of a file in bfloat16 or float16; else as it is."""
-    halves = (weight.to(dtype) for dtype in (torch.bfloat16, torch.float16))
-    return next((half for half in halves if torch.equal(half.float(), weight)), weight)
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(torch.equal(piece.to(dtype).float(), piece) for piece in pieces(weight)):
+            return weight.to(dtype)
+    return weight
 
 
 def _pieces(tensors: Iterable[ReaderTensor]) -> Iterator[list[ReaderTensor]]:

@@ -62,7 +62,7 @@ def forget(address: int, size: int, owner: object) -> None:
     _waiting.append((address, address + size, owner))
     if sum(end - begin for begin, end, _ in _waiting) < _MANY:
         return
-    files = [line.split(maxsplit=1)[0] for line in _mapped() if line.endswith(".safetensors")]
+    files = [line.split(maxsplit=1)[0] for line in _mapped() if line.endswith((".safetensors", ".gguf"))]
     spans = [tuple(int(at, 16) for at in file.split("-")) for file in files]
     for begin, end, _ in _waiting:
         if any(first <= begin and end <= last for first, last in spans):
