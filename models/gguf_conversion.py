@@ -57,7 +57,8 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     names = functools.cache(gguf.get_tensor_name_map)
     with patch("gguf.GGUFReader", lambda path: reader), patch("gguf.get_tensor_name_map", names):
         _save_tokenizer(AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name), folder)
-        reader.fields = {key: field for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
+        for key in [key for key in reader.fields if key.startswith("tokenizer.")]:
+            del reader.fields[key]
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.config.architectures = [type(model).__name__]
