@@ -117,11 +117,15 @@ def principal_factors(
         return_freed()  # results of another length leave holes in the heap that the next ones do not fit into
     with _one_thread():
         factors = {}
+        downs: dict[Tensor, Tensor] = {}  # by the first of their inputs, which linears that read the same share
         for name in linears:
-            a, b, g = torch.cat(inputs[name]), torch.cat(others[name]), torch.cat(gradients[name])
-            down = apart(a, b, r) if set_apart else leading(a, r)
-            mean_square = (a @ down).square().mean().clamp_min(1e-30)
-            factors[name] = Factors((down / mean_square.sqrt()).T, leading(g, k))
+            first = inputs[name][0]
+            if first not in downs:
+                a, b = torch.cat(inputs[name]), torch.cat(others[name])
+                down = apart(a, b, r) if set_apart else leading(a, r)
+                mean_square = (a @ down).square().mean().clamp_min(1e-30)
+                downs[first] = (down / mean_square.sqrt()).T
+            factors[name] = Factors(downs[first].clone(), leading(torch.cat(gradients[name]), k))
         return factors
 
 
@@ -142,7 +146,7 @@ def _seen_and_felt(
     batch: Sequence[Row],
     words: Sequence[int] | None,
     generator: torch.Generator,
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+) -> dict[str, tuple[Tensor, ...]]:
     """For each linear its inputs [n, in] at the batch's n positions and [m, in] at others, and the outputs' gradients.
 
     The gradients [n, out] are those at the n positions.
@@ -156,11 +160,15 @@ def _seen_and_felt(
     around = torch.tensor(beside, dtype=torch.int64).reshape(-1, 2).unbind(1)
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
     outputs: dict[str, Tensor] = {}
+    last: tuple[Any, Any] = None, None
 
     def watch(name: str) -> Any:
         def keep(_: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
-            seen = x[0].detach().reshape(*tokens.shape, -1)  # in OPT's layers it is [rows * tokens, in]
-            inputs[name] = seen[at], seen[around]
+            nonlocal last
+            if x[0] is not last[0]:  # the two linears before a gated activation read the same
+                seen = x[0].detach().reshape(*tokens.shape, -1)  # in OPT's layers it is [rows * tokens, in]
+                last = x[0], (seen[at], seen[around])
+            inputs[name] = last[1]
             outputs[name] = y if y.requires_grad else y.detach().requires_grad_()
             return outputs[name]
 
@@ -176,7 +184,15 @@ def _seen_and_felt(
         handle.remove()
     squares = torch.stack([g.square().sum(1) for g in gradients]).sum(0)
     length = torch.zeros(len(batch)).index_add(0, at[0], squares).sqrt()[at[0], None].clamp_min(1e-30)
-    return {name: (*inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)}
+    return _in_one_place({name: (*inputs[name], g / length) for name, g in zip(outputs, gradients, strict=True)})
+
+
+def _in_one_place(found: dict[str, tuple[Tensor, ...]]) -> dict[str, tuple[Tensor, ...]]:
+    """The same tensors in one allocation. Thousands of small ones, which stay, would leave holes in the heap."""
+    each = list(dict.fromkeys(tensor for tensors in found.values() for tensor in tensors))
+    flat = torch.cat([tensor.reshape(-1) for tensor in each]).split([tensor.numel() for tensor in each])
+    moved = {tensor: part.view_as(tensor) for tensor, part in zip(each, flat, strict=True)}
+    return {name: tuple(moved[tensor] for tensor in tensors) for name, tensors in found.items()}
 
 
 # Positions of a row before its own ones, which stand for all of them. With 64 rows that makes 256 vectors.
