@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers import (
 
 from prge.errors import UserError
 from prge.files.cache import cache_folder
+from prge.files.folders import new_folder
 from prge.manifest import TOKENIZER_FILE, AnswerAt
 from prge.models.checkpoint_folder import check_files, check_folder
 from prge.models.families import UnsupportedModel
@@ -340,17 +340,16 @@ def _load_gguf(load: Callable[..., _Loaded], file: Path, source: str) -> _Loaded
     config = gguf_config(parts)
     _check_family(config, source)
     try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-            made = Path(scratch, "whole")
+        with new_folder(folder) as made:
             convert(parts, config, made)
             loaded = load(str(made), source)
-            made.rename(folder)
-    except (OSError, SafetensorError) as e:
-        if isinstance(e, OSError) and not e.errno:  # transformers' own, of a file that is odd
+    except (OSError, SafetensorError, UserError) as e:
+        cause = e.__cause__ if isinstance(e, UserError) else e
+        full = isinstance(cause, SafetensorError) or (isinstance(cause, OSError) and cause.errno)
+        if not full:  # of a file that is odd; transformers raises errors of the system too, without a number
             raise
         raise UserError(
-            f"what {file} holds cannot be kept in {cache_folder()} ({getattr(e, 'strerror', None) or e}): "
+            f"what {file} holds cannot be kept in {cache_folder()} ({getattr(cause, 'strerror', None) or cause}): "
             "make room, or set PRGE_CACHE to another folder"
         ) from e
     finally:

@@ -45,15 +45,14 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     Args:
         parts: of the file, in order; each is there and whole.
         config: as `gguf_config` reads it.
-        folder: is made.
+        folder: an empty one.
 
     Raises:
         UserError: the disk has no room, or there is a type of tensors that nothing here dequantizes.
         Exception: whatever transformers raises for a model that it does not know.
     """
     reader = _Parts(parts)
-    _check_room(reader.tensors, folder.parent)
-    folder.mkdir()
+    _check_room(reader.tensors, folder)
     names = functools.cache(gguf.get_tensor_name_map)
     with patch("gguf.GGUFReader", lambda path: reader), patch("gguf.get_tensor_name_map", names):
         _save_tokenizer(AutoTokenizer.from_pretrained(parts[0].parent, gguf_file=parts[0].name), folder)

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from prge.errors import UserError
 from prge.models.checkpoints import load_checkpoint, load_outline, load_sizes
+from prge.models.gguf_file import kept_checkpoint
 
 
 @pytest.fixture
@@ -95,8 +96,11 @@ def test_a_gguf_file_becomes_a_checkpoint_some_tensors_at_a_time(
     assert load_sizes(str(files[0])).lm_head.weight.shape == model.lm_head.weight.shape
     assert not cache.exists()
     monkeypatch.setattr("prge.models.gguf_conversion._AT_ONCE", 3000)
+    abandoned = cache / f".{kept_checkpoint(files).name}-abcd1234.partial"
+    abandoned.mkdir(parents=True)
     for _ in range(2):
         same(load_checkpoint(str(files[0]), stored=True).model, model)
+    assert len(list(cache.iterdir())) == 1
     pieces = [load_file(file) for file in next(cache.iterdir()).glob("*.safetensors")]
     assert len(pieces) > 5
     assert all(len(piece) == 1 or sum(weight.numel() for weight in piece.values()) <= 3000 for piece in pieces)
