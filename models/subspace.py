@@ -15,7 +15,7 @@ from prge.memory import return_freed
 from prge.models.parts import Parts
 
 # In a batch, padding included. The forward pass keeps every layer's results: more than a megabyte a token with SmolLM2.
-_TOKENS = 160
+_TOKENS = 128
 
 
 @dataclass(frozen=True)
