@@ -39,8 +39,9 @@ def convert(parts: Sequence[Path], config: Any, folder: Path) -> None:
     """Write the checkpoint: its weights as plain numbers, in several files, with the configuration and the tokenizer.
 
     transformers reads the tensors and knows what becomes of each. It opens a file by name, and reads all tensors of
-    it; so it is given a reader of our own in place of the file's. What it would do again for each piece, and takes
-    seconds, it is spared: to list the names of tensors, and to read the vocabulary.
+    it; so it is given a reader of our own in place of the file's. For each piece it would also list the names of all
+    tensors and read the vocabulary, which takes seconds. So the list is kept, and the reader forgets the vocabulary
+    when the tokenizer is written.
 
     Args:
         parts: of the file, in order; each is there and whole.
