@@ -12,9 +12,9 @@ from prge.errors import UserError
 from prge.examples.form import template_columns
 from prge.export.lower import Backend
 from prge.lora import Lora
-from prge.manifest import ESTIMATES, Quantization
+from prge.manifest import ESTIMATES, Gradient, Quantization
 from prge.models.adapter import AdapterConfig, Subspace
-from prge.models.step import Gradient, StepConfig
+from prge.models.step import StepConfig
 
 # (eps in float32, eps quantized, lr with Adam), measured on SST-2, except the lr of perturbed weights. Those of LoRA-FA
 # are the paper's, except the quantized eps: the paper's would drown in rounding.

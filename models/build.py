@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prge.manifest import Architecture
+from prge.manifest import Architecture, Gradient
 from prge.models.activation_step import ActivationStep
 from prge.models.adapter import AdaptedLinear, AdapterConfig, Frozen, adapt, selected, trained_head
 from prge.models.attention import Attention
@@ -24,7 +24,7 @@ from prge.models.objective import LabelWords, LanguageModel
 from prge.models.parts import LABEL_HEAD, Kind, Parts
 from prge.models.positions import Positions, Rotary
 from prge.models.reverse import Traced
-from prge.models.step import Gradient, Step, StepConfig
+from prge.models.step import Step, StepConfig
 from prge.models.stored import leave_stored, read, read_linears
 from prge.models.subspace import Factors, Row, as_long_as, principal_factors
 from prge.models.weight_step import WeightStep

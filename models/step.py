@@ -18,17 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
-from prge.manifest import ESTIMATES, AdaptedModule, TrainedHead
+from prge.manifest import ESTIMATES, AdaptedModule, Gradient, TrainedHead
 from prge.models.backbone import Backbone
 from prge.models.noise import Noise
 from prge.models.objective import LabelWords, LanguageModel
 from prge.models.optimizer import SLOTS, Optimizer
-
-Gradient = Literal["full", "exact", "activations", "weights"]
 
 
 @dataclass(frozen=True)

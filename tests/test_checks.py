@@ -148,3 +148,20 @@ def test_a_task_s_bounds_come_from_its_data(
     )  # fmt: skip
     assert found.config.max_tokens > 64 and found.config.step.batch * found.config.max_tokens <= 16 * 512
     assert found.records and found.inferred["most tokens"] == str(found.config.max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("classes", "max_tokens", "gradient", "batch"),
+    [
+        (2, 64, "exact", 16), (4, 64, "exact", 16), (5, 64, "full", 4), (10, 256, "full", 4), (11, 64, "exact", 16),
+        (6, 512, "exact", 16), (2, 1024, "exact", 8), (0, 256, "full", 4), (0, 257, "exact", 4), (0, 4096, "exact", 2),
+    ],
+)  # fmt: skip
+def test_the_gradient_and_the_batch_follow_from_the_classes_and_the_rows(
+    classes: int, max_tokens: int, gradient: str, batch: int
+) -> None:
+    """As docs/bench.md measured them."""
+    labels = tuple((f"kind {i}", f" {i}") for i in range(classes))
+    form = Form("{text}", labels, target="" if labels else "{answer}", max_tokens=max_tokens)
+    step = standard(form).step
+    assert (step.gradient, step.batch, step.queries) == (gradient, batch, 1)

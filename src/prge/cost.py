@@ -176,7 +176,7 @@ DELEGATES = 4
 # Bytes, measured as resident memory of the Python driver on Linux, x86-64: the pages of code that loading touches,
 # those that an execution touches, what packing adds for each input of a matrix of few outputs, and what is held at the
 # peak for every position and every output of a layer's linears; of all layers, where the gradient is full.
-_CODE, _KERNELS, _NARROW, _HELD, _WAITING = 11e6, 3e6, 100.0, 4.9, 6.8
+_CODE, _KERNELS, _NARROW, _HELD, _WAITING = 11e6, 3e6, 100.0, 4.9, 7.0
 # The same where the gradient is exact: its way back has code and narrow matrices of its own.
 _EXACT_CODE, _EXACT_NARROW, _EXACT_HELD = 6e6, 215.0, 6.7
 # Of answers of text, with the exact gradient in int8: bytes that wait for the way back at each target, for every output
@@ -227,7 +227,8 @@ def step_peak_bytes(m: Manifest, tokens: int) -> float:
             shares = 4.0 * m.batch * a.heads * _targets(m) * (longest // m.rows)
             resting += len(layers) * (_TARGET_WAITING * ends(m) * a.layer_outputs + shares)
     if m.gradient == "full":  # most of what the layers computed waits for the way back
-        resting += _WAITING * len(layers) * longest * a.layer_outputs
+        shares = 4.0 * a.heads * (longest // m.rows)
+        resting += len(layers) * longest * (_WAITING * a.layer_outputs + shares)
     copies = 4.0 * (m.queries if m.outer else 1) * m.parameters if m.gradient == "weights" else 0.0
     return _peak(m, layers, resting + 5.0 * copies, positions(m, tokens), held, head) + 7.5 * copies
 

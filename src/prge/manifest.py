@@ -20,7 +20,9 @@ AnswerAt = Literal["last", "mask", "first"]
 Quantization = Literal["f32", "8da8w", "8da4w", "8da4w-64", "8da4w-128"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
-# The gradients that are estimates, from perturbed copies.
+# How a step has its gradient (`prge.models.step`).
+Gradient = Literal["full", "exact", "activations", "weights"]
+# Those that are estimates, from perturbed copies.
 ESTIMATES = ("activations", "weights")
 
 FORMAT = "prge"
@@ -233,7 +235,7 @@ class Manifest:
     outer: bool
     inner: bool
     noise: Literal["rademacher", "gaussian"]
-    gradient: Literal["full", "exact", "activations", "weights"]
+    gradient: Gradient
     optimizer: Literal["sgd", "momentum", "adam"]
     betas: tuple[float, float]
     min_tokens: int

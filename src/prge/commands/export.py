@@ -23,7 +23,7 @@ from prge.examples.form import Form
 from prge.examples.tasks import find_task
 from prge.files.folders import refuse_used
 from prge.lora import adapter_folder, read_lora
-from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE, Quantization
+from prge.manifest import ESTIMATES, GENERATE_FILE, PROGRAM_FILE, Gradient, Quantization
 from prge.options import AnyPath, Option
 from prge.quiet import quiet
 from prge.runtime_driver.data.source import Source
@@ -70,15 +70,21 @@ def export(
     ] = None,
     batch: Annotated[
         int | None,
-        Option("Examples per step; default: 16, or 4 where the answer is text.", ("--batch", "-b"), least=1),
+        Option(
+            "Examples per step; default: 16, or 4 where the answer is text or the gradient is full.",
+            ("--batch", "-b"),
+            least=1,
+        ),
     ] = None,
     gradient: Annotated[
-        Literal["full", "exact", "activations", "weights"],
+        Gradient | None,
         Option(
-            "How the gradient is had: exactly, back through the answering token; or estimated, from copies that differ "
-            "in that token's activations, or in the weights as in the paper."
+            "How the gradient is had: back through the answering token alone (exact) or through all tokens (full); or "
+            "estimated, from copies that differ in that token's activations, or in the weights as in the paper. "
+            "Default: full with five to ten classes and where the answer is text, in rows of up to 256 tokens; else "
+            "exact."
         ),
-    ] = "exact",
+    ] = None,
     optimizer: Annotated[Literal["adam", "momentum", "sgd"], Option("The update rule.")] = "adam",
     fixed: Annotated[bool, Option("Make every row --max-tokens long, instead of any length up to that.")] = False,
     quantization: Annotated[
@@ -119,7 +125,7 @@ def export(
     ] = None,
     head: Annotated[
         bool | None,
-        Option("Train the label words' rows of the head too, or not; default: where there are more than four classes."),
+        Option("Train the label words' rows of the head too, or not; default: where there are more than ten classes."),
     ] = None,
     noise: Annotated[Literal["rademacher", "gaussian"], Option("Distribution of the directions.")] = "rademacher",
     outer: Annotated[bool, Option("Run all queries in one execution; off: one after the other.")] = True,
@@ -166,7 +172,7 @@ def export(
         from prge.models.adapter import AdapterConfig
         from prge.models.step import StepConfig
 
-    usually = default_adapter(gradient)
+    usually = default_adapter(gradient or "exact")
     rank = rank or usually.rank
     trains = AdapterConfig(
         rank=rank,
@@ -179,16 +185,18 @@ def export(
     )
 
     def configure(form: Form) -> ExportConfig:
-        size = usual(form)
+        asked = settings(form)
+        sizes = len(form.labels), asked["max_tokens"]
+        way = gradient or usual_gradient(*sizes)
+        size = usual_batch(*sizes, way)
         try:
             step = StepConfig(
-                queries or (size if gradient in ESTIMATES else 1), batch or size, gradient, optimizer, outer, inner,
-                noise,
-            )  # fmt: skip
+                queries or (size if way in ESTIMATES else 1), batch or size, way, optimizer, outer, inner, noise
+            )
         except ValueError as e:
             raise UserError(str(e)) from e
         config = ExportConfig(
-            trains, step, **settings(form), quantization=quantization, backend=backend, eps=eps, lr=lr,
+            trains, step, **asked, quantization=quantization, backend=backend, eps=eps, lr=lr,
             context=context if generate else 0,
         )  # fmt: skip
         return replace(config, min_tokens=config.max_tokens) if fixed else config
@@ -298,13 +306,35 @@ def export_for_training(
     return kept | {"export_seconds": sum(made["seconds"].values())} | reading.told
 
 
-def usual(form: Form) -> int:
-    """The default of B, and of an estimate's q: smaller where the answer is text, whose copies are long.
+# With so many classes the full gradient learned more, and faster: what a question asks for, in six classes. A topic out
+# of seven, and few classes, it learned as well as the exact one does in less memory. Answers of text it learned better
+# in the same time, because the tokens of an answer see each other (docs/bench.md).
+_SEVERAL = range(5, 11)
+# For longer rows too much would wait for the way back.
+_SHORT = 256
 
-    Rows beyond 512 tokens come in smaller batches, so that a step takes no more memory.
+
+def usual_gradient(classes: int, tokens: int) -> Gradient:
+    """The default of the gradient: full with several classes and for text, where the rows are short; else exact.
+
+    Args:
+        classes: how many; 0 where the answer is text.
+        tokens: the longest row.
     """
-    size = 16 if form.labels else 4
-    while size > 1 and size * (form.max_tokens or 0) > 16 * 512:
+    return "full" if (not classes or classes in _SEVERAL) and tokens <= _SHORT else "exact"
+
+
+def usual_batch(classes: int, tokens: int, gradient: Gradient) -> int:
+    """The default of B, and of an estimate's q.
+
+    It is smaller where the answer is text, whose copies are long, and where the gradient is full: for that, all that
+    the layers computed waits. Long rows come in smaller batches, so that a step takes no more memory.
+
+    Args:
+        classes, tokens: as for `usual_gradient`.
+    """
+    size, most = (4, 4 * _SHORT) if gradient == "full" else (16 if classes else 4, 16 * 512)
+    while size > 1 and size * tokens > most:
         size //= 2
     return size
 
@@ -335,6 +365,8 @@ def standard(form: Form) -> ExportConfig:
         from prge.export.config import ExportConfig, default_adapter
         from prge.models.step import StepConfig
 
-    return ExportConfig(
-        default_adapter("exact"), StepConfig(1, usual(form), "exact"), **settings(form), quantization="8da8w"
-    )
+    asked = settings(form)
+    sizes = len(form.labels), asked["max_tokens"]
+    gradient = usual_gradient(*sizes)
+    step = StepConfig(1, usual_batch(*sizes, gradient), gradient)
+    return ExportConfig(default_adapter(gradient), step, **asked, quantization="8da8w")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from prge.commands.export import usual_batch, usual_gradient
 from prge.errors import UserError
-from prge.manifest import ESTIMATES
+from prge.manifest import ESTIMATES, Gradient
 from prge.options import Option, parse_bytes
 from prge.quiet import quiet
 
@@ -26,11 +27,13 @@ def plan(
         float, Option("Memory of the device for the whole process, for example 1.5GB or 800MB.", parse=parse_memory)
     ],
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
-    gradient: Annotated[Literal["full", "exact", "activations", "weights"], Option("As for export.")] = "exact",
+    gradient: Annotated[Gradient | None, Option("As for export.")] = None,
     queries: Annotated[
         int | None, Option("Random directions per step, of an estimate; default: 16.", ("--queries", "-q"), least=1)
     ] = None,
-    batch: Annotated[int, Option("Examples per step.", ("--batch", "-b"), least=1)] = 16,
+    batch: Annotated[
+        int | None, Option("Examples per step; default: as for export.", ("--batch", "-b"), least=1)
+    ] = None,
     max_targets: Annotated[int, Option("Target tokens of an example; 0: label words.", least=0)] = 0,
 ) -> dict[str, Any]:
     """Which quantization and batch fit a memory, before anything is exported.
@@ -49,8 +52,10 @@ def plan(
         from prge.models.step import StepConfig
 
         sizes = load_sizes(model)
+    classes = 0 if max_targets else 2
+    way = gradient or usual_gradient(classes, tokens)
     try:
-        step = StepConfig(queries or (16 if gradient in ESTIMATES else 1), batch, gradient)
+        step = StepConfig(queries or (16 if way in ESTIMATES else 1), batch or usual_batch(classes, tokens, way), way)
         manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e
@@ -61,9 +66,9 @@ def plan(
     )
     imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     return {
-        "gradient": gradient,
+        "gradient": way,
         "queries": step.queries,
-        "batch": batch,
+        "batch": step.batch,
         "tokens": tokens,
         "imports_bytes": round(imports * 1e6),
         "texts": TEXTS,
