@@ -125,7 +125,7 @@ def test_decoders_classify(
     check_costs(program, hf)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt2", "phi3", "bert"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3_text", "opt", "gpt2", "gpt_neox", "phi3", "bert"])
 def test_the_full_gradient(
     family: str, make_model: Callable[..., Path], export: Callable[..., Path], encoder_tokenizer_folder: Path
 ) -> None:
