@@ -186,9 +186,7 @@ def export(
 
     def configure(form: Form) -> ExportConfig:
         asked = settings(form)
-        sizes = len(form.labels), asked["max_tokens"]
-        way = gradient or usual_gradient(*sizes)
-        size = usual_batch(*sizes, way)
+        way, size = usual(len(form.labels), asked["max_tokens"], gradient)
         try:
             step = StepConfig(
                 queries or (size if way in ESTIMATES else 1), batch or size, way, optimizer, outer, inner, noise
@@ -314,29 +312,22 @@ _SEVERAL = range(5, 11)
 _SHORT = 256
 
 
-def usual_gradient(classes: int, tokens: int) -> Gradient:
-    """The default of the gradient: full with several classes and for text, where the rows are short; else exact.
+def usual(classes: int, tokens: int, gradient: Gradient | None = None) -> tuple[Gradient, int]:
+    """The gradient where none is given, and the default of B, and of an estimate's q.
+
+    These are smaller where the answer is text, whose copies are long, and where the gradient is full: for that, all
+    that the layers computed waits. Long rows come in smaller batches, so that a step takes no more memory.
 
     Args:
         classes: how many; 0 where the answer is text.
         tokens: the longest row.
     """
-    return "full" if (not classes or classes in _SEVERAL) and tokens <= _SHORT else "exact"
-
-
-def usual_batch(classes: int, tokens: int, gradient: Gradient) -> int:
-    """The default of B, and of an estimate's q.
-
-    It is smaller where the answer is text, whose copies are long, and where the gradient is full: for that, all that
-    the layers computed waits. Long rows come in smaller batches, so that a step takes no more memory.
-
-    Args:
-        classes, tokens: as for `usual_gradient`.
-    """
-    size, most = (4, 4 * _SHORT) if gradient == "full" else (16 if classes else 4, 16 * 512)
+    learns_more = (not classes or classes in _SEVERAL) and tokens <= _SHORT
+    way = gradient or ("full" if learns_more else "exact")
+    size, most = (4, 4 * _SHORT) if way == "full" else (16 if classes else 4, 16 * 512)
     while size > 1 and size * tokens > most:
         size //= 2
-    return size
+    return way, size
 
 
 def settings(form: Form) -> dict[str, Any]:
@@ -366,7 +357,5 @@ def standard(form: Form) -> ExportConfig:
         from prge.models.step import StepConfig
 
     asked = settings(form)
-    sizes = len(form.labels), asked["max_tokens"]
-    gradient = usual_gradient(*sizes)
-    step = StepConfig(1, usual_batch(*sizes, gradient), gradient)
-    return ExportConfig(default_adapter(gradient), step, **asked, quantization="8da8w")
+    gradient, batch = usual(len(form.labels), asked["max_tokens"])
+    return ExportConfig(default_adapter(gradient), StepConfig(1, batch, gradient), **asked, quantization="8da8w")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Annotated, Any
 
-from prge.commands.export import usual_batch, usual_gradient
+from prge.commands.export import usual
 from prge.errors import UserError
 from prge.manifest import ESTIMATES, Gradient
 from prge.options import Option, parse_bytes
@@ -52,10 +52,9 @@ def plan(
         from prge.models.step import StepConfig
 
         sizes = load_sizes(model)
-    classes = 0 if max_targets else 2
-    way = gradient or usual_gradient(classes, tokens)
+    way, size = usual(0 if max_targets else 2, tokens, gradient)
     try:
-        step = StepConfig(queries or (16 if way in ESTIMATES else 1), batch or usual_batch(classes, tokens, way), way)
+        step = StepConfig(queries or (16 if way in ESTIMATES else 1), batch or size, way)
         manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e
