@@ -205,6 +205,18 @@ def test_what_is_too_long_is_left_out_and_counted(program_folder: Path, tmp_path
         read(settings, program.manifest)
 
 
+def test_a_run_that_gives_up_is_scored_where_it_stopped(program_folder: Path, demo_data: Path) -> None:
+    given = replace(
+        SETTINGS, program=str(program_folder), steps=400, lr=1e38, data=str(demo_data / "train.tsv"), examples=64,
+        dev=str(demo_data / "test.tsv"), dev_examples=20,
+    )  # fmt: skip
+    *points, cost = run(given)
+    made = points[-1]["steps"]
+    assert [p["full"] for p in points] == [False] * (len(points) - 1) + [True] and made < 400
+    assert cost["stopped"].startswith(f"step {made}: smaller learning rates did not help")
+    assert points[-1]["kept"] <= made and points[-1]["loss"] < 5
+
+
 @pytest.fixture
 def data(demo_data: Path, tmp_path: Path) -> Path:
     """Two tasks: messages with classes, and the messages alone."""

@@ -33,7 +33,7 @@ def test_the_whole_way(prge: Callable[..., tuple[int, Any]], tiny_model: Path, d
         "outside_the_delegates"
     ]
     code, inspected = prge("inspect", program)
-    assert code == 0 and (inspected["queries"], inspected["batch"]) == (1, 16)
+    assert code == 0 and (inspected["queries"], inspected["batch"]) == (1, 8)
     assert [x["word"] for x in inspected["labels"]] == [" today", " later"]
     code, refused = prge("train", program, "--data", demo_data / "train.tsv", "--eps", 0.1, "-o", run)
     assert code == 1 and "is exact and perturbs nothing; leave --eps out" in refused["error"] and not run.exists()

@@ -507,20 +507,20 @@ def test_a_run_cut_off_as_it_began_leaves_no_start(
         shutil.rmtree(run)
 
 
-VERSIONS = [None, 1, 4, 6, "5"]
+VERSIONS = [None, 1, 5, 7, "6"]
 
 
 def is_refused_as_of_another_version(run: Path, version: Any, *resumes: Run) -> None:
     """By every driver that resumes a run whose description is changed to say so; nothing in its folder changes."""
     config = json.loads((run / "config.json").read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 5
+    assert next(iter(config)) == "version" and config.pop("version") == 6
     changed = config if version is None else {"version": version, **config}
     (run / "config.json").write_text(json.dumps(changed))
     content = contents(run)
     for resume in resumes:
         code, result = resume(run)
         assert code == 1 and result["error"].startswith(f"{run} was begun by another version of prge (run format ")
-        assert "this one reads 5); " in result["error"]
+        assert "this one reads 6); " in result["error"]
     assert contents(run) == content
 
 

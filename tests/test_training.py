@@ -209,7 +209,7 @@ def test_a_run_that_gets_no_better_stops(
     settings = ("--steps", 8, "--eval-every", 1, "--lr", 1e-20, "--patience", 2)  # too small to change anything
     code, result = prge("train", program_folder, *data, *settings, "-o", out)
     assert code == 0 and result["steps"] == 2 and not result["completed"]
-    assert result["stopped"] == "the dev set was best after 0 steps, and 2 evaluations were no better"
+    assert result["stopped"] == "2 evaluations in a row were no better than the best one before them"
     code, result = prge("train", "--resume", out)  # four by default; two were before
     assert code == 0 and result["steps"] == 4 and "4 evaluations" in result["stopped"]
     code, result = prge("train", "--resume", out, "--patience", 0)

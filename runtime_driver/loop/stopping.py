@@ -118,7 +118,7 @@ class Stopping:
     def weigh(self, best: Best) -> None:
         """Raise KeyboardInterrupt if the evaluations since the best one are as many as the limit says."""
         if self.limits.patience and best.waited >= self.limits.patience:
-            self._stop(f"the dev set was best after {best.steps} steps, and {best.waited} evaluations were no better")
+            self._stop(f"{best.waited} evaluations in a row were no better than the best one before them")
 
     def _check_time(self) -> None:
         self.check()

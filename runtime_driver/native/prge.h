@@ -217,14 +217,15 @@ struct Guard {
   bool note(double loss, bool backed_off);
 };
 
-// Remembers which evaluation of a run was the best: the highest accuracy, and of these the lowest loss; without a choice
-// the lowest loss.
+// Remembers which state of a run to keep: the last one whose accuracy is within two points of the highest so far;
+// without a choice to make the one of the lowest loss.
 struct Best {
-  int64_t steps = -1;  // of the run, behind which it was made; -1 before the first one
-  int64_t waited = 0;  // evaluations since then
-  double accuracy = 0, loss = std::numeric_limits<double>::infinity();
+  int64_t steps = -1;  // of the run, behind which it was evaluated; -1 before the first evaluation
+  int64_t waited = 0;  // evaluations since the one of the highest accuracy, and of these of the lowest loss
+  double accuracy = 0, loss = std::numeric_limits<double>::infinity();  // its
 
-  // Notes an evaluation. Returns whether it is the best so far; one whose loss is not finite is never better.
+  // Notes an evaluation. Returns whether its state is the one to keep; one whose loss is not finite is if it is the
+  // first.
   bool note(int64_t steps, const Evaluation& evaluation);
 };
 

@@ -14,6 +14,8 @@ constexpr double kEstimate = 0.5, kText = 0.125, kClasses = 1;
 constexpr int kTries = 16, kClassesTries = 2, kFewClasses = 10;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
+// An accuracy so far below the highest is as good: a dev set is small.
+constexpr double kAsGood = 0.02;
 
 }  // namespace
 
@@ -118,11 +120,14 @@ bool Best::note(int64_t behind, const Evaluation& found) {
   double right = std::isfinite(found.loss) ? found.accuracy.value_or(0) : 0;
   double lost = std::isfinite(found.loss) ? found.loss : Guard::kNone;
   waited++;
-  if (steps >= 0 && (right < accuracy || (right == accuracy && lost >= loss))) return false;
+  if (steps < 0 || right > accuracy || (right == accuracy && lost < loss)) {
+    waited = 0;
+    accuracy = right;
+    loss = lost;
+  } else if (!found.accuracy || !std::isfinite(found.loss) || right < accuracy - kAsGood) {
+    return false;
+  }
   steps = behind;
-  waited = 0;
-  accuracy = right;
-  loss = lost;
   return true;
 }
 

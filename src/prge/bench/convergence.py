@@ -33,6 +33,7 @@ class Curve:
             are of the whole dev set, the others' of a part.
         peak_megabytes: above the imports.
         left_out: examples that are longer than the program takes, of both sets.
+        stopped: why the run gave up before its last step; empty if it did not.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Curve:
     seconds_per_step: float = 0.0
     peak_megabytes: float = 0.0
     left_out: int = 0
+    stopped: str = ""
 
     @property
     def metric(self) -> str:
@@ -85,11 +87,13 @@ def measure(name: str, run: Run, listener: Callable[[str], None]) -> Curve:
                 listener(f"{name}, seed {run.seed}: step {line['steps']}, {curve.metric} {curve.last:.3f}")
             else:
                 curve.seconds_per_step, curve.peak_megabytes = line["seconds_per_step"], line["peak_megabytes"]
-                curve.left_out = line["left_out"]
+                curve.left_out, curve.stopped = line["left_out"], line["stopped"]
         if process.wait():
             stderr.seek(0)
             said = stderr.read().strip().splitlines()
             raise UserError(f"{name} failed: {said[-1] if said else process.returncode}")
+    if curve.stopped:
+        listener(f"{name}, seed {run.seed} gave up: {curve.stopped}")
     return curve
 
 

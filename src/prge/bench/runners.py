@@ -114,7 +114,8 @@ def read(settings: Run, manifest: Manifest) -> Examples:
 def run(settings: Run) -> Iterator[dict[str, Any]]:
     """Yield a point for every evaluation, and in the end the cost: seconds per step, peak MB above the imports.
 
-    The last point is of the state that was the best at a point, itself included, on the curve's part of the dev set.
+    The last point is of the state that was the best at a point, itself included, on the curve's part of the dev set. A
+    run that diverges and gives up ends with its point there, and the cost says why.
     """
     if settings.method != PROGRAM:
         with quiet():
@@ -136,8 +137,8 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
     if not settings.steps:
         yield {"seconds": 0.0, "steps": 0, **summary(trainer.evaluate(found.dev)), "full": True}
     for seconds in trainer.steps(found.train) if settings.steps else ():
-        spent, steps = spent + seconds, steps + 1
-        last = steps == settings.steps
+        spent, steps = spent + seconds, steps + (not trainer.stopped)
+        last = steps == settings.steps or bool(trainer.stopped)
         if last or steps % -(-settings.steps // settings.points) == 0:
             numbers = summary(trainer.evaluate(few))
             if best.note(steps, numbers):
@@ -147,11 +148,17 @@ def run(settings: Run) -> Iterator[dict[str, Any]]:
                 numbers = summary(trainer.evaluate(found.dev))
             yield {"seconds": spent, "steps": steps, **numbers, "full": last, "kept": best.steps}
     cost = {"seconds_per_step": spent / max(1, steps), "peak_megabytes": peak_megabytes() - base}
-    yield cost | {"left_out": found.left_out}
+    yield cost | {"left_out": found.left_out, "stopped": trainer.stopped}
 
 
 class ProgramRun:
-    """A program on the ExecuTorch runtime, as `prge train` runs it."""
+    """A program on the ExecuTorch runtime, as `prge train` runs it.
+
+    Attributes:
+        stopped: why it gave up; empty if it did not.
+    """
+
+    stopped = ""
 
     def __init__(self, program: StepProgram, settings: Run, dev: list[Example]):
         self.program, self.state = program, program.initial_state()
@@ -160,6 +167,8 @@ class ProgramRun:
 
     def steps(self, examples: list[Example]) -> Iterator[float]:
         """Make the steps; yields the seconds of each. The first one's are those of all that comes before it, too.
+
+        Where the run gives up, ``stopped`` says why, and one more 0.0 comes.
 
         Of the pass of the frozen part, they are the share of the training texts: evaluations do not count as training.
         """
@@ -172,9 +181,16 @@ class ProgramRun:
             lr = propose_lr(Estimates(self.program, examples), eps)[0] if self.settings.lr is None else self.settings.lr
             before += time.perf_counter() - began
             config = TrainConfig(self.settings.steps, lr, eps, self.settings.seed)
-            for state, record in fold(self.program, self.state, examples, [], config):
-                self.state = state
-                yield record.seconds + (before if record.step == 0 else 0.0)
+            made = 0
+            try:
+                for state, record in fold(self.program, self.state, examples, [], config):
+                    self.state, made = state, made + 1
+                    yield record.seconds + (before if record.step == 0 else 0.0)
+            except UserError as e:
+                if not made:
+                    raise
+                self.stopped = str(e)
+                yield 0.0
 
     def evaluate(self, examples: list[Example]) -> Evaluation:
         return evaluate(self.program, self.state, examples)
@@ -196,6 +212,8 @@ def _tokens(examples: Sequence[Example]) -> int:
 class LoraRun:
     """LoRA with AdamW. Its lr falls linearly to zero, like the program's."""
 
+    stopped = ""
+
     def __init__(self, manifest: Manifest, settings: Run):
         from prge.bench.lora import LoraAdamW
 
@@ -214,6 +232,8 @@ class LoraRun:
 
 class ProbeRun:
     """A linear probe. Its one step makes the features and fits to them."""
+
+    stopped = ""
 
     def __init__(self, manifest: Manifest, settings: Run):
         from prge.bench.probe import Probe

@@ -243,6 +243,8 @@ class _Bench:
             curve = measure(name, run, lambda text: self.hooks.show("runs", self.done, self.total, f"{task}, {text}"))
             write_json(path, asdict(curve))
             self.hooks.tell(f"{about}: {curve.metric} {curve.last:.3f} after {curve.points[-1]['seconds']:.0f} s")
+            if curve.stopped:
+                self.hooks.tell(f"{about} gave up there: {curve.stopped}")
         self.done += 1
         self.hooks.show("runs", self.done, self.total, about)
         return curve

@@ -316,7 +316,8 @@ def usual(classes: int, tokens: int, gradient: Gradient | None = None) -> tuple[
     """The gradient where none is given, and the default of B, and of an estimate's q.
 
     These are smaller where the answer is text, whose copies are long, and where the gradient is full: for that, all
-    that the layers computed waits. Long rows come in smaller batches, so that a step takes no more memory.
+    that the layers computed waits. An exact gradient of few classes learns as much from as many texts in smaller steps
+    (docs/bench.md). Long rows come in smaller batches, so that a step takes no more memory.
 
     Args:
         classes: how many; 0 where the answer is text.
@@ -324,7 +325,11 @@ def usual(classes: int, tokens: int, gradient: Gradient | None = None) -> tuple[
     """
     learns_more = (not classes or classes in _SEVERAL) and tokens <= _SHORT
     way = gradient or ("full" if learns_more else "exact")
-    size, most = (4, 4 * _SHORT) if way == "full" else (16 if classes else 4, 16 * 512)
+    size, most = (4, 4 * _SHORT) if way == "full" else (16, 16 * 512)
+    if not classes:
+        size = 4
+    elif way == "exact" and classes < _SEVERAL.stop:
+        size = 8
     while size > 1 and size * tokens > most:
         size //= 2
     return way, size

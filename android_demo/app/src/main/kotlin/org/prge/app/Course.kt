@@ -9,6 +9,7 @@ import kotlinx.serialization.json.doubleOrNull
 import kotlinx.serialization.json.int
 import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
+import org.prge.loop.Best
 import org.prge.loop.Evaluation
 
 /**
@@ -39,8 +40,11 @@ data class Course(
 
     /** The evaluation whose state the run keeps. */
     val best: Evaluation?
-        get() = checks.map { it.second }.filter { it.loss.isFinite() }
-            .maxWithOrNull(compareBy<Evaluation> { it.accuracy ?: 0.0 }.thenByDescending { it.loss })
+        get() {
+            val best = Best()
+            for ((steps, found) in checks) best.note(steps, found)
+            return best.evaluation?.takeIf { it.loss.isFinite() }
+        }
 
     fun and(step: Int, loss: Double, seconds: Double, before: Evaluation?, dev: Evaluation?) = copy(
         losses = losses + loss,
