@@ -153,8 +153,8 @@ def test_a_task_s_bounds_come_from_its_data(
 @pytest.mark.parametrize(
     ("classes", "max_tokens", "gradient", "batch"),
     [
-        (2, 64, "exact", 16), (4, 64, "exact", 16), (5, 64, "full", 4), (10, 256, "full", 4), (11, 64, "exact", 16),
-        (6, 512, "exact", 16), (2, 1024, "exact", 8), (0, 256, "full", 4), (0, 257, "exact", 4), (0, 4096, "exact", 2),
+        (2, 64, "exact", 8), (4, 64, "exact", 8), (5, 64, "full", 4), (10, 256, "full", 4), (11, 64, "exact", 16),
+        (6, 512, "exact", 8), (2, 1024, "exact", 8), (0, 256, "full", 4), (0, 257, "exact", 4), (0, 4096, "exact", 2),
     ],
 )  # fmt: skip
 def test_the_gradient_and_the_batch_follow_from_the_classes_and_the_rows(

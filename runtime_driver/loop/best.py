@@ -30,8 +30,8 @@ class Best:
         """Count an evaluation. Returns whether its state is the one to keep from now on.
 
         Args:
-            numbers: ``loss`` and, where there is a choice, ``accuracy``. A state whose loss is not finite is kept if it
-                is the first.
+            numbers: ``loss`` and, where there is a choice, ``accuracy``. A loss that is not finite counts only as the
+                first.
         """
         loss, accuracy = numbers["loss"], numbers.get("accuracy")
         score = (-math.inf, -math.inf)

@@ -224,7 +224,7 @@ struct Best {
   int64_t waited = 0;  // evaluations since the one of the highest accuracy, and of these of the lowest loss
   double accuracy = 0, loss = std::numeric_limits<double>::infinity();  // its
 
-  // Notes an evaluation. Returns whether its state is the one to keep; one whose loss is not finite is if it is the
+  // Notes an evaluation. Returns whether its state is the one to keep. A loss that is not finite counts only as the
   // first.
   bool note(int64_t steps, const Evaluation& evaluation);
 };

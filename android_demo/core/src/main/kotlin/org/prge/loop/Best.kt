@@ -23,8 +23,8 @@ class Best {
     private var loss = Double.POSITIVE_INFINITY
 
     /**
-     * Counts an evaluation. Returns whether its state is the one to keep from now on; one whose loss is not finite is
-     * if it is the first.
+     * Counts an evaluation. Returns whether its state is the one to keep from now on. A loss that is not finite counts
+     * only as the first.
      */
     fun note(steps: Int, found: Evaluation): Boolean {
         val finite = found.loss.isFinite()
