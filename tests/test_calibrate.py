@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,7 +153,7 @@ def test_many_classes_begin_at_a_larger_lr(
 
 
 def test_the_guard_knows_divergence() -> None:
-    guard, states = Guard(), [torch.full((2,), float(i)) for i in range(40)]
+    guard, states = Guard(16, 2), [torch.full((2,), float(i)) for i in range(40)]
     for i in range(10):
         assert guard.watch(states[i], 0.7 - 0.01 * i, states[i + 1]) == (states[i + 1], False)
     assert guard.good is states[9]
@@ -160,16 +161,32 @@ def test_the_guard_knows_divergence() -> None:
     gone = next(at for at in range(11, 30) if guard.watch(states[at], 3.0, states[at + 1])[1])
     assert gone > 11 and guard.good is states[9] and guard.scale == 0.5
     with pytest.raises(UserError, match="first loss is not finite"):
-        Guard().watch(states[0], math.nan, states[1])
+        Guard(16, 2).watch(states[0], math.nan, states[1])
     for loss, state in ((math.nan, states[9]), (0.6, states[9] / 0)):
         assert guard.watch(states[9], loss, state) == (states[9], True)
     assert guard.scale == 0.125
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16])
+def test_the_guard_takes_chance_for_no_divergence(batch: int) -> None:
+    """The fewer examples a step has, the further its loss is from the mean, the first one too; a lost run is told."""
+    chance, states = random.Random(batch), [torch.full((1,), float(i)) for i in range(600)]
+
+    def loss(times: float = 1.0) -> float:  # of a batch; an example's is 0.75 in the mean, and up to 10 or so
+        return times * sum(6 * chance.expovariate(4.0) ** 2 for _ in range(batch)) / batch
+
+    guard = Guard(batch, 2)
+    for i, each in enumerate([0.03, *(loss(1.0 - i / 800) for i in range(399))]):
+        assert not guard.watch(states[i], each, states[i + 1])[1]
+    assert guard.good is not states[0]
+    gone = next(at for at in range(400, 599) if guard.watch(states[at], loss(8.0), states[at + 1])[1])
+    assert gone < 400 + 2 * guard.span and guard.scale == 0.5
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_a_first_step_to_a_state_that_is_not_finite_is_thrown_away(bad: float) -> None:
     """Its loss was finite, so there is a state to go back to. The journal's rows give the same numbers."""
-    guard, noted, state = Guard(), Guard(), torch.zeros(2)
+    guard, noted, state = Guard(16, 2), Guard(16, 2), torch.zeros(2)
     new_state = torch.tensor([0.0, bad])
     assert guard.watch(state, 0.7, new_state) == (state, True) and guard.good is state
     assert (guard.scale, guard.first, guard.mean, guard.best, guard.losses) == (0.5, 0.7, 0.7, 0.7, [])
@@ -184,7 +201,7 @@ def test_a_first_step_to_a_state_that_is_not_finite_is_thrown_away(bad: float) -
 def test_only_a_first_loss_that_is_not_finite_ends_a_run(loss: float) -> None:
     for new_state in (torch.ones(2), torch.full((2,), math.inf)):
         with pytest.raises(UserError, match="the first loss is not finite"):
-            Guard().watch(torch.zeros(2), loss, new_state)
+            Guard(16, 2).watch(torch.zeros(2), loss, new_state)
 
 
 def test_a_run_whose_first_step_is_thrown_away_goes_on_and_resumes(
@@ -211,7 +228,7 @@ def test_a_run_whose_first_step_is_thrown_away_goes_on_and_resumes(
     resumed = RunFolder(tmp_path / "run", program, 0)
     *_, (again, _) = fold(program, resumed.stands.state, texts, [], config, 1, resumed.guard)
     resumed.close()
-    assert torch.equal(again, whole) and resumed.guard.first == record.loss
+    assert torch.equal(again, whole) and resumed.guard.first == max(record.loss, math.log(2))
 
 
 def test_the_mean_that_is_shown_forgets_what_is_not_finite() -> None:

@@ -54,7 +54,8 @@ def test_manifests_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize("case", cases("guard"), ids=lambda case: case["about"])
 def test_the_guard_decides_by_the_rules(case: dict[str, Any]) -> None:
     """Of which the vectors are an implementation of their own; and a run that goes on knows the same."""
-    guard, noted, state = Guard(), Guard(), torch.tensor([0.0])
+    of = case["batch"], case["classes"]
+    guard, noted, state = Guard(*of), Guard(*of), torch.tensor([0.0])
     for step, row in enumerate(case["steps"]):
         loss, new = float(row["loss"]), torch.tensor([step + 1.0 if row["finite"] else math.inf])
         if "error" in row:

@@ -89,16 +89,23 @@ class StepRecord:
 class Guard:
     """Remembers which state of a run was the best, and throws away the steps of a run that has diverged.
 
+    A small batch's loss says little: the guard looks at `span` steps at a time, and where the first loss is below what
+    guessing has, at what guessing has.
+
     Attributes:
-        good: the best state so far: the last of those ten steps whose mean loss is the lowest. Until ten steps have
-            a lower one than the first step, it is the state that the run began with.
+        batch: examples in a step.
+        classes: with label words; 0 where the answer is text.
+        good: the best state so far: the last of those `span` steps whose mean loss is the lowest. Until such steps have
+            a lower one than `first`, it is the state that the run began with.
         scale: factor of lr; halved whenever a step is thrown away.
-        first: the first loss.
-        mean: a running mean of the loss over about 10 steps.
-        best: the lowest mean of ten losses, or the first loss.
-        losses: those since the last ten.
+        first: the first loss, but at least that of guessing, ln(classes).
+        mean: a running mean of the loss over about `span` steps.
+        best: the lowest mean of `span` losses, or `first`.
+        losses: those since the last `span`.
     """
 
+    batch: int
+    classes: int
     good: Tensor | None = None
     scale: float = 1.0
     first: float = math.inf
@@ -106,11 +113,16 @@ class Guard:
     best: float = math.inf
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def span(self) -> int:
+        """Ten steps, or as many as have 40 examples."""
+        return max(10, -(-40 // self.batch))
+
     def watch(self, state: Tensor, loss: float, new_state: Tensor) -> tuple[Tensor, bool]:
         """Decide from where to go on after a step.
 
         The step is thrown away if its loss or its new state is not finite, or if the run is far above where it began:
-        its running mean is twice the first loss, and more than 1 nat above it.
+        its running mean is twice `first`, and more than 1 nat above it.
 
         Args:
             state: before the step.
@@ -125,7 +137,7 @@ class Guard:
         """
         if self.first == math.inf and not math.isfinite(loss):
             raise UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        mean = self.mean + (loss - self.mean) / 10  # NaN at the first step (inf - inf), whose loss is never far
+        mean = self.mean + (loss - self.mean) / self.span  # NaN at the first step (inf - inf), whose loss is never far
         far = not math.isfinite(loss) or mean > self.first + max(self.first, 1.0)
         diverged = far or not bool(new_state.isfinite().all())
         if self.note(loss, diverged):
@@ -139,20 +151,21 @@ class Guard:
         """Count a step, as the journal tells of it. Returns whether the state before it is the best so far."""
         fresh = self.first == math.inf
         if fresh:
-            self.first = self.mean = self.best = loss
+            self.first = self.best = max(loss, math.log(self.classes or 1))
+            self.mean = loss
         if backed_off:
             self.scale, self.mean = self.scale / 2, self.best
             self.losses.clear()
             return fresh
-        self.mean += (loss - self.mean) / 10
+        self.mean += (loss - self.mean) / self.span
         self.losses.append(loss)
-        if len(self.losses) < 10:
+        if len(self.losses) < self.span:
             return fresh
-        # Ten, because a single low loss may be luck of the batch, in a state that is lost already.
-        of_ten, before = mean_of(self.losses), self.best
+        # Several, because a single low loss may be luck of the batch, in a state that is lost already.
+        average, before = mean_of(self.losses), self.best
         self.losses.clear()
-        self.best = min(of_ten, before)
-        return of_ten < before
+        self.best = min(average, before)
+        return average < before
 
 
 class RunningMean:
@@ -201,7 +214,7 @@ def fold(
     Raises:
         UserError: halving lr eight times did not help; the last state that was yielded is the best one.
     """
-    m, guard = program.manifest, guard or Guard()
+    m, guard = program.manifest, guard or Guard(program.manifest.batch, len(program.manifest.labels))
     order = batches(train_examples, m.batch, config.seed)
     for step, batch in enumerate(islice(order, config.after + first_step, config.after + config.steps), first_step):
         began = time.perf_counter()

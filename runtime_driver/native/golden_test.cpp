@@ -150,7 +150,7 @@ void best(const std::string& name, const Json& given) {
 }
 
 void guard(const std::string& name, const Json& given) {
-  Guard watching, noting;  // as a run that goes on does
+  Guard watching(given.at("batch"), given.at("classes")), noting = watching;  // as a run that goes on does
   int64_t good = -1, state = 0, step = 0;
   for (auto& row : given.at("steps")) try {
     std::string where = name + ", step " + std::to_string(step);

@@ -10,7 +10,9 @@
 // arithmetic. Every function throws prge::Error. Nothing here may be called from two threads at once.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -195,10 +197,16 @@ struct Settings {
 struct Guard {
   static constexpr double kNone = std::numeric_limits<double>::infinity();
   double scale = 1;       // of the learning rate; halved whenever the run goes back
-  double first = kNone;   // the first loss
-  double mean = kNone;    // a running mean over 10 steps
-  double best = kNone;    // the lowest mean of ten
-  std::vector<double> losses;  // since the last ten were summed up
+  double first = kNone;   // the first loss, but at least that of guessing
+  double mean = kNone;    // a running mean over about `span` steps
+  double best = kNone;    // the lowest mean of `span` losses, or `first`
+  std::vector<double> losses;  // since the last `span` were summed up
+  // A small batch's loss says little.
+  int64_t span;     // ten steps, or as many as have 40 examples
+  double guessing;  // the loss of guessing among the label words; 0 where the answer is text
+
+  Guard(int64_t batch, int64_t classes)
+      : span(std::max<int64_t>(10, (40 + batch - 1) / batch)), guessing(std::log(std::max<int64_t>(1, classes))) {}
 
   struct Decision {
     bool back_off;  // throw the new state away and go back to the good one
@@ -274,7 +282,7 @@ class Run {
   std::string folder_;  // made once everything that was given has been read
   Batches batches_;
   std::unique_ptr<class Journal> journal_;
-  Guard guard_;
+  Guard guard_{program_.manifest().batch, program_.manifest().labels};
   Best best_;
   std::vector<Record> records_;
   bool synced_ = false;

@@ -90,30 +90,33 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
 Guard::Decision Guard::watch(double loss, bool finite) {
   if (first == kNone && !std::isfinite(loss))
     throw Error("the first loss is not finite; is --eps far from what `prge calibrate` proposes?");
-  // Diverged: the running mean over 10 steps is twice the first loss, and more than 1 nat above it. At the first step
-  // `next` is not a number, and the comparison false.
-  double next = mean + (loss - mean) / 10;
+  // Diverged: the running mean is twice `first`, and more than 1 nat above it. At the first step `next` is
+  // not a number, and the comparison false.
+  double next = mean + (loss - mean) / span;
   bool back_off = !std::isfinite(loss) || !finite || next > first + std::max(first, 1.0);
   return {back_off, note(loss, back_off)};
 }
 
 bool Guard::note(double loss, bool backed_off) {
   bool fresh = first == kNone;
-  if (fresh) first = mean = best = loss;
+  if (fresh) {
+    mean = loss;
+    first = best = std::max(loss, guessing);
+  }
   if (backed_off) {
     scale /= 2;
     mean = best;
     losses.clear();
     return fresh;
   }
-  mean += (loss - mean) / 10;
+  mean += (loss - mean) / span;
   losses.push_back(loss);
-  if (losses.size() < 10) return fresh;
-  // Ten count, because one low loss may be luck of the batch in a state that is already lost.
-  double of_ten = std::accumulate(losses.begin(), losses.end(), 0.0) / 10, before = best;
+  if (static_cast<int64_t>(losses.size()) < span) return fresh;
+  // Several count, because one low loss may be luck of the batch in a state that is already lost.
+  double average = std::accumulate(losses.begin(), losses.end(), 0.0) / span, before = best;
   losses.clear();
-  best = std::min(of_ten, before);
-  return of_ten < before;
+  best = std::min(average, before);
+  return average < before;
 }
 
 bool Best::note(int64_t behind, const Evaluation& found) {

@@ -73,7 +73,8 @@ class RunFolder:
         except UserError:
             self.close()
             raise
-        self.guard, self.best = Guard(self.stands.good), Best()
+        m = program.manifest
+        self.guard, self.best = Guard(m.batch, len(m.labels), self.stands.good), Best()
         for row in rows[: self.stands.steps]:
             self.guard.note(number(row["loss"]), row["backed_off"])
             self.best.note_row(row)

@@ -132,7 +132,7 @@ def run_files() -> Files:
         run = RunFolder.begin(folder, program, CONFIG, data, start)
         found["run/begun.safetensors"] = (folder / "state.safetensors").read_bytes()
         for record in records:
-            run.log(record, state, Guard(good), None if record.step else before)
+            run.log(record, state, Guard(m.batch, len(m.labels), good), None if record.step else before)
         run.close()
         for name in ("config.json", "log.jsonl", "state.safetensors", "best.safetensors", "start.safetensors"):
             found[f"run/{name}"] = (folder / name).read_bytes()

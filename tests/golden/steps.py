@@ -67,29 +67,30 @@ def schedule_cases() -> Iterator[Case]:
         }  # fmt: skip
 
 
-def guarded(steps: Sequence[tuple[float, bool]]) -> list[Case]:
+def guarded(batch: int, classes: int, steps: Sequence[tuple[float, bool]]) -> list[Case]:
     """What the guard makes of (loss, whether the new state is finite): docs/run-folder.md's rules, written again.
 
     States have numbers: step s makes state s + 1, unless the run goes back to its good state.
     """
     first = mean = best = math.inf
+    span = max(10, math.ceil(40 / batch))
     scale, good, at, losses, found = 1.0, -1, 0, list[float](), list[Case]()
     for number, (loss, finite) in enumerate(steps):
         if number == 0:
             if not math.isfinite(loss):
                 return [{"loss": exact(loss), "finite": finite, "error": True}]
-            first, mean, best, good = loss, loss, loss, 0
-        reached = mean + (loss - mean) / 10
+            first = best = max(loss, math.log(classes)) if classes else loss
+            mean, good = loss, 0
+        reached = mean + (loss - mean) / span
         back = not math.isfinite(loss) or not finite or reached > first + max(first, 1.0)
         if back:
             scale, mean, losses = scale / 2, best, []
         else:
             mean, losses = reached, [*losses, loss]
-        if len(losses) == 10:
-            of_ten = math.fsum(losses) / 10
-            if of_ten < best:
-                best, good = of_ten, at
-            losses = []
+        if len(losses) == span:
+            average, losses = math.fsum(losses) / span, []
+            if average < best:
+                best, good = average, at
         at = good if back else number + 1
         found.append({
             "loss": exact(loss), "finite": finite, "backed_off": back, "scale": scale, "first": first, "mean": mean,
@@ -128,22 +129,29 @@ def guard_cases() -> Iterator[Case]:
     def around(mean: float, count: int) -> list[tuple[float, bool]]:
         return [(round((mean + chance.uniform(-0.2, 0.2)) * 1024) / 1024, True) for _ in range(count)]
 
+    def single(count: int) -> list[tuple[float, bool]]:
+        """Losses of one example each: mostly small, some very large."""
+        return [(round(1024 * chance.expovariate(4.0) ** 2 * 6) / 1024, True) for _ in range(count)]
+
     falling = [pair for i in range(6) for pair in around(0.7 - 0.1 * i, 5)]
-    for about, steps in {
-        "the loss falls": falling,
-        "it rises slowly and far": falling + around(1.5, 10) + around(4.0, 20) + around(0.5, 12),
-        "a single step far off is no divergence": [*around(0.7, 5), (3.5, True), *around(0.7, 5)],
-        "a loss, then a state, that is not finite": [
+    for batch, classes, about, steps in (
+        (16, 0, "the loss falls", falling),
+        (8, 0, "it rises slowly and far", falling + around(1.5, 10) + around(4.0, 20) + around(0.5, 12)),
+        (16, 0, "a single step far off is no divergence", [*around(0.7, 5), (3.5, True), *around(0.7, 5)]),
+        (16, 0, "a loss, then a state, that is not finite", [
             *around(0.7, 12), (math.nan, True), *around(0.7, 3), (math.inf, False), (0.5, False), *around(0.6, 11),
-        ],
-        "the first state is not finite": [(0.75, False), *around(0.7, 12)],
-        "nor are the next": [(0.75, False), (0.75, False), (math.inf, True), *around(0.7, 3)],
-        "a large first loss may double": [(8.0, True), *around(15.0, 60)],
-        "smaller learning rates do not help": [*around(0.7, 3), *[(math.nan, True)] * 12],
-        "the first loss is not finite": [(math.inf, True)],
-        "the first loss is not a number": [(math.nan, False)],
-    }.items():  # fmt: skip
-        yield {"about": about, "steps": guarded(steps)}
+        ]),
+        (16, 0, "the first state is not finite", [(0.75, False), *around(0.7, 12)]),
+        (16, 0, "nor are the next", [(0.75, False), (0.75, False), (math.inf, True), *around(0.7, 3)]),
+        (16, 0, "a large first loss may double", [(8.0, True), *around(15.0, 60)]),
+        (16, 0, "smaller learning rates do not help", [*around(0.7, 3), *[(math.nan, True)] * 12]),
+        (16, 0, "the first loss is not finite", [(math.inf, True)]),
+        (16, 0, "the first loss is not a number", [(math.nan, False)]),
+        (16, 2, "a lucky first loss", [(0.0625, True), *around(0.6, 30)]),
+        (1, 6, "one example a step", [(0.03125, True), *single(170)]),
+        (3, 2, "three, and it diverges", [*around(0.7, 40), *around(6.0, 30), *around(0.6, 30)]),
+    ):  # fmt: skip
+        yield {"about": about, "batch": batch, "classes": classes, "steps": guarded(batch, classes, steps)}
 
 
 def search_cases() -> Iterator[Case]:

@@ -29,7 +29,8 @@ def plan(
     tokens: Annotated[int, Option("Longest row.", least=2)] = 128,
     gradient: Annotated[Gradient | None, Option("As for export.")] = None,
     queries: Annotated[
-        int | None, Option("Random directions per step, of an estimate; default: 16.", ("--queries", "-q"), least=1)
+        int | None,
+        Option("Random directions per step, of an estimate; default: as for export.", ("--queries", "-q"), least=1),
     ] = None,
     batch: Annotated[
         int | None, Option("Examples per step; default: as for export.", ("--batch", "-b"), least=1)
@@ -54,7 +55,7 @@ def plan(
         sizes = load_sizes(model)
     way, size = usual(0 if max_targets else 2, tokens, gradient)
     try:
-        step = StepConfig(queries or (16 if way in ESTIMATES else 1), batch or size, way)
+        step = StepConfig(queries or (size if way in ESTIMATES else 1), batch or size, way)
         manifest = planned(sizes, step, tokens, max_targets)
     except ValueError as e:
         raise UserError(f"{model}: {e}") from e

@@ -102,7 +102,7 @@ def replay(manifest: Manifest, state: Tensor, rows: Sequence[dict[str, Any]]) ->
     """
     from prge.models.slopes import along
 
-    guard = Guard()
+    guard = Guard(manifest.batch, len(manifest.labels))
     for row in rows:
         plus, minus = _losses(row).reshape(2, manifest.queries)
         new_state = along(manifest, state, (plus - minus) / (2.0 * row["eps"]), row["seed"], row["lr"])
@@ -118,7 +118,7 @@ def again(
     Raises:
         UserError: a loss differs from the journal's by more than 1 %: examples or program are not the run's.
     """
-    guard = Guard()
+    guard = Guard(program.manifest.batch, len(program.manifest.labels))
     for row in rows:
         try:
             batch = [examples[i] for i in row["examples"]]

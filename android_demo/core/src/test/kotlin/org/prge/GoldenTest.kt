@@ -128,8 +128,8 @@ class GoldenTest {
 
     @TestFactory
     fun guard() = cases("guard") { given ->
-        val watching = Guard()
-        val noting = Guard() // as a run that goes on does
+        val watching = Guard(given.number("batch").toInt(), given.number("classes").toInt())
+        val noting = Guard(given.number("batch").toInt(), given.number("classes").toInt()) // as a run that goes on does
         var good = -1
         var state = 0
         for ((made, row) in given.getValue("steps").jsonArray.map { it.jsonObject }.withIndex()) {

@@ -1,16 +1,21 @@
 package org.prge.loop
 
+import kotlin.math.ln
 import org.prge.UserError
 
 /**
  * Remembers which state of a run was the best, and throws away the steps of a run that has diverged.
  *
+ * @param batch examples in a step. A small one's loss says little.
+ * @param classes with label words; 0 where the answer is text.
  * @property scale factor of the learning rate; halved whenever a step is thrown away.
- * @property first the first loss.
- * @property mean a running mean over about 10 steps.
- * @property best the lowest mean of ten losses, or the first loss.
+ * @property first the first loss, but at least that of guessing.
+ * @property mean a running mean over about [span] steps.
+ * @property best the lowest mean of [span] losses, or [first].
  */
-internal class Guard {
+internal class Guard(batch: Int, classes: Int) {
+    private val span = maxOf(10, (40 + batch - 1) / batch) // ten steps, or as many as have 40 examples
+    private val guessing = ln(maxOf(1, classes).toDouble())
     var scale = 1.0
         private set
     var first = NONE
@@ -19,7 +24,7 @@ internal class Guard {
         private set
     var best = NONE
         private set
-    private val losses = ArrayList<Double>() // since the last ten were summed up
+    private val losses = ArrayList<Double>() // since the last [span] were summed up
 
     /**
      * @property backOff the new state is thrown away, and the run goes back to the good one.
@@ -37,9 +42,9 @@ internal class Guard {
     fun watch(loss: Double, finite: Boolean): Decision {
         if (first == NONE && !loss.isFinite())
             throw UserError("the first loss is not finite; is --eps far from what `prge calibrate` proposes?")
-        // Diverged: the running mean is twice the first loss, and more than 1 nat above it. At the first step `next` is
-        // not a number, and the comparison false.
-        val next = mean + (loss - mean) / 10
+        // Diverged: the running mean is twice [first], and more than 1 nat above it. At the first step `next` is not a
+        // number, and the comparison false.
+        val next = mean + (loss - mean) / span
         val backOff = !loss.isFinite() || !finite || next > first + maxOf(first, 1.0)
         return Decision(backOff, note(loss, backOff))
     }
@@ -48,9 +53,9 @@ internal class Guard {
     fun note(loss: Double, backedOff: Boolean): Boolean {
         val fresh = first == NONE
         if (fresh) {
-            first = loss
             mean = loss
-            best = loss
+            first = maxOf(loss, guessing)
+            best = first
         }
         if (backedOff) {
             scale /= 2
@@ -58,15 +63,15 @@ internal class Guard {
             losses.clear()
             return fresh
         }
-        mean += (loss - mean) / 10
+        mean += (loss - mean) / span
         losses += loss
-        if (losses.size < 10) return fresh
-        // Ten count, because one low loss may be luck of the batch in a state that is already lost.
-        val ofTen = losses.fold(0.0) { sum, one -> sum + one } / 10
+        if (losses.size < span) return fresh
+        // Several count, because one low loss may be luck of the batch in a state that is already lost.
+        val average = losses.fold(0.0) { sum, one -> sum + one } / span
         val before = best
         losses.clear()
-        best = if (ofTen < before) ofTen else before
-        return ofTen < before
+        best = minOf(average, before)
+        return average < before
     }
 
     /** Whether smaller learning rates have not helped. */

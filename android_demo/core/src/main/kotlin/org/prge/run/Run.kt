@@ -47,7 +47,7 @@ internal class Run private constructor(
     private val m = program.manifest
     private val batches = Batches(examples.train, m.batch, config.seed)
     private val snapshots = Snapshots(folder, m, config.after)
-    private val guard = Guard()
+    private val guard = Guard(m.batch, m.labels.size)
     private var state = stands.state
     private var good = stands.good
     private val made = ArrayList(records)
