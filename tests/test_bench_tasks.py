@@ -207,7 +207,7 @@ def test_what_is_too_long_is_left_out_and_counted(program_folder: Path, tmp_path
 
 def test_a_run_that_gives_up_is_scored_where_it_stopped(program_folder: Path, demo_data: Path) -> None:
     given = replace(
-        SETTINGS, program=str(program_folder), steps=400, lr=1e38, data=str(demo_data / "train.tsv"), examples=64,
+        SETTINGS, program=str(program_folder), steps=400, lr=1e41, data=str(demo_data / "train.tsv"), examples=64,
         dev=str(demo_data / "test.tsv"), dev_examples=20,
     )  # fmt: skip
     *points, cost = run(given)
