@@ -168,7 +168,7 @@ def test_the_guard_knows_divergence() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16])
-def test_the_guard_takes_chance_for_no_divergence(batch: int) -> None:
+def test_the_guard_does_not_take_chance_for_divergence(batch: int) -> None:
     """The fewer examples a step has, the further its loss is from the mean, the first one too; a lost run is told."""
     chance, states = random.Random(batch), [torch.full((1,), float(i)) for i in range(600)]
 
@@ -176,7 +176,7 @@ def test_the_guard_takes_chance_for_no_divergence(batch: int) -> None:
         return times * sum(6 * chance.expovariate(4.0) ** 2 for _ in range(batch)) / batch
 
     guard = Guard(batch, 2)
-    for i, each in enumerate([0.03, *(loss(1.0 - i / 800) for i in range(399))]):
+    for i, each in enumerate([0.03, *(loss(1.0 - at / 800) for at in range(399))]):
         assert not guard.watch(states[i], each, states[i + 1])[1]
     assert guard.good is not states[0]
     gone = next(at for at in range(400, 599) if guard.watch(states[at], loss(8.0), states[at + 1])[1])

@@ -89,8 +89,8 @@ class StepRecord:
 class Guard:
     """Remembers which state of a run was the best, and throws away the steps of a run that has diverged.
 
-    A small batch's loss says little: the guard looks at `span` steps at a time, and where the first loss is below what
-    guessing has, at what guessing has.
+    A small batch's loss says little. So the guard looks at `span` steps at a time, and a first loss below that of
+    guessing counts as that of guessing.
 
     Attributes:
         batch: examples in a step.

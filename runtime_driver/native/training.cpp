@@ -90,8 +90,8 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
 Guard::Decision Guard::watch(double loss, bool finite) {
   if (first == kNone && !std::isfinite(loss))
     throw Error("the first loss is not finite; is --eps far from what `prge calibrate` proposes?");
-  // Diverged: the running mean is twice `first`, and more than 1 nat above it. At the first step `next` is
-  // not a number, and the comparison false.
+  // Diverged: the running mean is twice `first`, and more than 1 nat above it. At the first step `next` is not a number,
+  // and the comparison false.
   double next = mean + (loss - mean) / span;
   bool back_off = !std::isfinite(loss) || !finite || next > first + std::max(first, 1.0);
   return {back_off, note(loss, back_off)};
