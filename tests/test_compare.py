@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prge.runtime_driver.run.folder import VERSION
 from prge.runtime_driver.run.journal import Journal
 
 
@@ -19,7 +20,7 @@ def hand_made_run(folder: Path, losses: Sequence[float], dev: dict[str, float], 
     train = {"lr": 0.1, "eps": 0.1, "steps": 3} | settings
     base = train.pop("base", "1")
     data = {"crc": "", "device": "cpu", "from": None, "cache": None}
-    config = {"version": 6, "program": "p", "runtime": "x", "base": "b", "exported": {"queries": 2}}
+    config = {"version": VERSION, "program": "p", "runtime": "x", "base": "b", "exported": {"queries": 2}}
     config |= {"train": train, "data": data}
     (folder / "config.json").write_text(json.dumps(config))
     same = {"losses": [], "lr": 0.1, "eps": 0.1, "seed": 0, "examples": [], "backed_off": False}

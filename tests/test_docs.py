@@ -18,7 +18,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from prge.cli import app as cli
+from prge.manifest import VERSION as PROGRAM_VERSION
 from prge.runtime_driver.loop import train
+from prge.runtime_driver.run.folder import VERSION as RUN_VERSION
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
@@ -197,6 +199,13 @@ def test_every_page_is_in_the_index() -> None:
     linked = re.findall(r"^- \[.+?\]\((\S+?)\): .+\.$", (ROOT / INDEX).read_text(), re.MULTILINE)
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages == {link for link in linked if "/" not in link} and len(linked) == len(set(linked))
+
+
+def test_the_versions_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/formats.md").read_text()
+    for first, version in (("program ", PROGRAM_VERSION), ("run folder ", RUN_VERSION)):
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {first}"))
+        assert line.split("|")[-2].strip() == str(version)
 
 
 def test_the_front_page_is_short() -> None:

@@ -301,7 +301,7 @@ def test_rounds_go_on_with_wrong_answers_and_absent_devices(settings: dict[str, 
 def test_a_killed_server_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
     """Killed at random moments, and begun again: the same rounds, each once, and the same state."""
     kills = 20 if os.environ.get("PRGE_THOROUGH") else 2
-    run = settings | {"rounds": 6 * kills, "strategy": "fedadam", "devices": 2}
+    run = settings | {"rounds": 15 * kills, "strategy": "fedadam", "devices": 2}
     whole, _ = federate(run)
     again = run | {"output": str(tmp_path / "killed")}
     code = (

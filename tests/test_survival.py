@@ -38,7 +38,7 @@ from prge.runtime_driver.loop.stopping import Limits, Stopping
 from prge.runtime_driver.loop.train import TrainConfig, fold
 from prge.runtime_driver.program.state import save_state
 from prge.runtime_driver.program.step import StepProgram
-from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, START_FILE, RunFolder
+from prge.runtime_driver.run.folder import CONFIG_FILE, LOG_FILE, START_FILE, VERSION, RunFolder
 from prge.runtime_driver.run.journal import Journal, read_journal
 from prge.runtime_driver.run.snapshots import BEST_FILE, EARLIER_FILE, STATE_FILE, Snapshots, newest, read_snapshot
 
@@ -488,17 +488,18 @@ def test_the_state_that_was_the_best_on_dev_is_kept(
     assert "best.safetensors does not exist" in prge("verify", run)[1]["error"]
 
 
-@pytest.mark.parametrize("version", [None, 1, 5, 7, "6", 2.5, [6]])
+@pytest.mark.parametrize("version", [None, 1, VERSION - 1, VERSION + 1, str(VERSION), 2.5, [VERSION]])
 def test_a_run_of_another_format_says_which(
     version: Any, prge: Callable[..., tuple[int, Any]], weights_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(weights_run, run)
     config = json.loads((run / CONFIG_FILE).read_text())
-    assert next(iter(config)) == "version" and config.pop("version") == 6
+    assert next(iter(config)) == "version" and config.pop("version") == VERSION
     (run / CONFIG_FILE).write_text(json.dumps(config if version is None else {"version": version, **config}))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    told = f"{run} was begun by another version of prge (run format {version or 1}, this one reads 6); finish it with"
+    formats = f"(run format {version or 1}, this one reads {VERSION})"
+    told = f"{run} was begun by another version of prge {formats}; finish it with"
     out = tmp_path / "out"
     for command in (
         ["train", "--resume", run], ["replay", run, "-o", out], ["verify", run], ["compare", run, run], ["forget", run],

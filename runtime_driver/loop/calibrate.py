@@ -27,10 +27,12 @@ _OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
 # one, whose noise moves it sideways. Measured: of an estimate on SST-2; and on chats where the answer is text, as their
 # batches are small and differ more. With an exact gradient of classes it is the whole way, by five tasks.
 _ESTIMATE, _TEXT, _CLASSES = 0.5, 0.125, 1.0
-# Ways to try, from an eighth of the program's own lr on. For classes a quarter is the longest: a first direction that
-# is good for a longer way, as that of the demo's 280 messages, says little of the next ones. More than ten classes
-# learn more with a larger lr, whatever the first direction says, so they begin at half (docs/bench.md).
-_TRIES, _CLASSES_TRIES, _FEW_CLASSES = 16, 2, 10
+# Ways to try, in octaves above an eighth of the program's own lr. For classes a quarter of it is the longest: a first
+# direction that is good for a longer way, as that of the demo's 280 messages, says little of the next ones. More than
+# ten classes learn more with a larger lr, whatever the first direction says: theirs are a half and all (docs/bench.md).
+_WAYS, _CLASSES_WAYS, _MANY_CLASSES_WAYS, _FEW_CLASSES = range(16), range(2), range(2, 4), 10
+# Of them the first to try: the program's own lr, as the way to the least loss is mostly near it; or the last.
+_START = 3
 # Rounding of a mean loss in int8, which the line search must not take for a rise.
 _ROUNDING = 1e-2
 # Seeds of batches and directions that no run reaches.
@@ -128,7 +130,7 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
     Half of the batches give the direction, the other half the losses.
 
     Returns:
-        lr, and (way, loss) of every way that was tried, beginning with 0.
+        lr, and (way, loss) of every way that was tried.
     """
     program, m = estimates.program, estimates.program.manifest
     half = len(estimates.batches) // 2
@@ -144,41 +146,51 @@ def propose_lr(estimates: Estimates, eps: float) -> tuple[float, list[tuple[floa
         state[: len(direction)] -= way * direction
         return evaluate(program, state, held).loss
 
-    share, tries, first = _TEXT, _TRIES, m.lr / 8
+    share, octaves = _TEXT, _WAYS
     if m.estimates:
         share = _ESTIMATE
     elif m.labels:
-        share, tries = _CLASSES, _CLASSES_TRIES
-        first = m.lr / 2 if len(m.labels) > _FEW_CLASSES else first
-    way, along = search_lr(evaluate(program, estimates.state, held).loss, first, tries, loss_at)
+        share, octaves = _CLASSES, _MANY_CLASSES_WAYS if len(m.labels) > _FEW_CLASSES else _CLASSES_WAYS
+    ways = [m.lr / 8 * 2.0**i for i in octaves]
+    way, along = search_lr(ways, min(_START, len(ways) - 1), loss_at)
     return way * share, along
 
 
 def search_lr(
-    before: float, way: float, tries: int, loss_at: Callable[[float], float]
+    ways: Sequence[float], start: int, loss_at: Callable[[float], float]
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Search along a direction: double the way until the loss rises.
+    """Search along a direction: down from one way until the loss rises, and up from it if no other was better.
 
     Args:
-        before: the loss at way 0.
-        way: the first to try.
-        tries: the most ways to try.
-        loss_at: the loss at a way.
+        ways: each twice the one before.
+        start: index of the first to try.
+        loss_at: the loss at a way. What is not a number counts as infinite.
 
     Returns:
-        the way to the lowest loss; and (way, loss) as `propose_lr`.
+        the way to the lowest loss; and (way, loss) of every way that was tried, the shortest first.
     """
-    along = [(0.0, before)]
-    for _ in range(tries):
-        along.append((way, loss_at(way)))
-        best = min(along, key=lambda point: point[1])
-        if math.isnan(along[-1][1]) or along[-1][1] > best[1] + 0.1 * abs(along[0][1] - best[1]) + _ROUNDING:
+    losses: dict[int, float] = {}
+
+    def lowest() -> int:
+        return min(sorted(losses), key=losses.__getitem__)
+
+    def falls(i: int) -> bool:
+        loss = loss_at(ways[i])
+        losses[i] = math.inf if math.isnan(loss) else loss
+        return losses[i] <= losses[lowest()] + _ROUNDING
+
+    for i in range(start, -1, -1):
+        if not falls(i):
             break
-        way *= 2
-    return lowest(along[1:]), along
+    if lowest() == start:
+        for i in range(start + 1, len(ways)):
+            if not falls(i):
+                break
+    along = [(ways[i], losses[i]) for i in sorted(losses)]
+    return bottom(along), along
 
 
-def lowest(points: Sequence[tuple[float, float]]) -> float:
+def bottom(points: Sequence[tuple[float, float]]) -> float:
     """The way at the bottom of a parabola through the lowest of some (way, value) and its two neighbours.
 
     Each way is twice the one before, and the parabola is over their logarithms.

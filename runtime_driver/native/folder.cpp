@@ -8,7 +8,7 @@ namespace prge {
 namespace {
 
 // Version of the run folder's format (docs/formats.md).
-constexpr int kVersion = 6;
+constexpr int kVersion = 7;
 
 std::optional<Evaluation> evaluation(const Json& row, const char* name) {
   if (!row.contains(name)) return {};

@@ -175,12 +175,12 @@ void guard(const std::string& name, const Json& given) {
 }
 
 void search(const std::string& name, const Json& given) {
-  std::vector<double> ways;
-  double lowest = search_lr(number(given.at("before")), given.at("first_way"), given.at("tries"), [&](double way) {
-    ways.push_back(way);
-    return number(given.at("losses").at(ways.size() - 1));
+  std::vector<double> tried;
+  double lowest = search_lr(flat<double>(given.at("ways")), given.at("start"), [&](double way) {
+    tried.push_back(way);
+    return number(given.at("losses").at(tried.size() - 1));
   });
-  same(name + ", ways", ways, flat<double>(given.at("ways")));
+  same(name + ", tried", tried, flat<double>(given.at("tried")));
   same(name + ", lowest", lowest, double(given.at("lowest")));
 }
 

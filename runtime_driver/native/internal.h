@@ -184,8 +184,8 @@ Program::Result step_by(const Manifest& m, const std::vector<float>& state, int6
 // `evaluate` by a function that executes R rows.
 Evaluation evaluate_by(const Manifest& m, const std::vector<Example>& examples,
                        const std::function<Program::Result(const Batch&)>& execute);
-// The line search of `propose_lr`: from the loss at the start and those at ways along a direction, the first one and the
-// most of them given, the way to the least loss.
-double search_lr(double before, double way, int tries, const std::function<double(double)>& loss_at);
+// The line search of `propose_lr`: the way to the least loss along a direction, of ways that double. It begins at the one
+// with the index `start`, goes down until the loss rises, and up if no other was better.
+double search_lr(const std::vector<double>& ways, int start, const std::function<double(double)>& loss_at);
 
 }  // namespace prge

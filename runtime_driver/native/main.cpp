@@ -226,6 +226,11 @@ int main(int count, char** words) {
   FILE* err = fdopen(screen, "w");
   int64_t made_before = 0;
   auto print = [](const prge::Json& result) { return std::puts(prge::dump(result).c_str()) < 0; };
+  auto fail = [&](const char* why) {
+    if (json) print({{"error", why}});
+    if (err) std::fprintf(err, "error: %s\n", why);
+    return 1;
+  };
   for (int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { asked = 1; });
   for (int number : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV}) std::signal(number, crashed);
   try {
@@ -233,9 +238,10 @@ int main(int count, char** words) {
     return print(train(Options(count, words), json ? nullptr : err, made_before));
   } catch (const Stopped&) {
     return print({{"completed", false}, {"steps", made_before}, {"stopped", "interrupted"}});
+  } catch (const std::bad_alloc&) {
+    return fail("there is not enough memory, or the program is damaged: `prge plan` says what it takes, `prge verify` "
+                "whether it is whole");
   } catch (const std::exception& e) {
-    if (json) print({{"error", e.what()}});
-    if (err) std::fprintf(err, "error: %s\n", e.what());
-    return 1;
+    return fail(e.what());
   }
 }

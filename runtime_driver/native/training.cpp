@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
 // Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
 constexpr double kEstimate = 0.5, kText = 0.125, kClasses = 1;
-constexpr int kTries = 16, kClassesTries = 2, kFewClasses = 10;
+constexpr int kWays = 16, kClassesWays = 2, kFewClasses = 10, kStart = 3;
 // A loss measured in int8 may rise by so much from rounding alone.
 constexpr double kRounding = 1e-2;
 // An accuracy so far below the highest is as good: a dev set is small.
@@ -201,9 +201,9 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
       held.back().candidates.clear();  // of choices the right one alone, whose loss is the example's
     }
   bool classes = m.label_words() && !m.estimates();
-  double before = evaluate(program, state, held).loss;
-  double first = classes && m.labels > kFewClasses ? m.lr / 2 : m.lr / 8;
-  double way = search_lr(before, first, classes ? kClassesTries : kTries, [&](double way) {
+  std::vector<double> ways{classes && m.labels > kFewClasses ? m.lr / 2 : m.lr / 8};
+  while (ways.size() < size_t(classes ? kClassesWays : kWays)) ways.push_back(2 * ways.back());
+  double way = search_lr(ways, std::min<int>(kStart, ways.size() - 1), [&](double way) {
     std::vector<float> moved = state;
     for (size_t k = 0; k < size; k++) moved[k] = static_cast<float>(moved[k] - way * direction[k]);
     return evaluate(program, moved, held).loss;
@@ -211,23 +211,27 @@ double propose_lr(Program& program, const std::vector<Example>& examples, const 
   return way * (m.estimates() ? kEstimate : classes ? kClasses : kText);
 }
 
-double search_lr(double before, double way, int tries, const std::function<double(double)>& loss_at) {
-  double least = before;
-  std::vector<std::pair<double, double>> along;
-  for (; tries; tries--, way *= 2) {
-    double loss = loss_at(way);
-    along.emplace_back(way, loss);
-    least = std::min(least, loss);
-    if (std::isnan(loss) || loss > least + 0.1 * std::abs(before - least) + kRounding) break;
-  }
+double search_lr(const std::vector<double>& ways, int start, const std::function<double(double)>& loss_at) {
+  std::map<int, double> losses;
+  auto lowest = [&] {
+    return std::min_element(losses.begin(), losses.end(), [](auto& a, auto& b) { return a.second < b.second; })->first;
+  };
+  auto falls = [&](int i) {
+    double loss = loss_at(ways[i]);
+    losses[i] = std::isnan(loss) ? INFINITY : loss;
+    return losses[i] <= losses[lowest()] + kRounding;
+  };
+  for (int i = start; i >= 0 && falls(i); i--) continue;
+  if (lowest() == start)
+    for (int i = start + 1; i < int(ways.size()) && falls(i); i++) continue;
   // The bottom of a parabola through the least loss and its neighbours, in octaves from the least: ways double.
-  auto best = std::min_element(along.begin(), along.end(), [](auto& a, auto& b) { return a.second < b.second; });
+  int best = lowest();
   double octaves = 0;
-  if (best != along.begin() && best + 1 != along.end()) {
-    double left = best[-1].second, right = best[1].second, bend = left - 2 * best->second + right;
+  if (losses.count(best - 1) && losses.count(best + 1)) {
+    double left = losses[best - 1], right = losses[best + 1], bend = left - 2 * losses[best] + right;
     octaves = std::isfinite(bend) && bend > 0 ? 0.5 * (left - right) / bend : 0;
   }
-  return best->first * std::pow(2.0, octaves);
+  return ways[best] * std::pow(2.0, octaves);
 }
 
 }  // namespace prge

@@ -36,7 +36,7 @@ PICTURE_FILE = "curves.png"
 SCRATCH = tuple(scratch_of(Path(name)).name for name in (STATE_FILE, START_FILE, BEST_FILE, CONFIG_FILE))
 
 # Of a run folder's format; docs/formats.md says when it goes up.
-VERSION = 6
+VERSION = 7
 
 _EXPORTED = ("quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise")
 

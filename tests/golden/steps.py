@@ -156,29 +156,33 @@ def guard_cases() -> Iterator[Case]:
 
 def search_cases() -> Iterator[Case]:
     nan, inf = math.nan, math.inf
-    for about, before, losses, tries in (
-        ("a valley", 0.75, [0.7, 0.65, 0.58, 0.5, 0.52, 0.9, 2.0], 16),
-        ("it only falls", 0.75, [0.75 - 0.01 * i for i in range(16)], 16),
-        ("it rises at once", 0.75, [0.8], 16),
-        ("flat within the rounding of int8", 0.75, [0.755, 0.752, 0.758, 0.751] * 4, 16),
-        ("not a number behind the least", 0.75, [0.7, 0.6, 0.65, nan], 16),
-        ("not a number at once", 0.75, [nan], 16),
-        ("infinite beside the least", 0.75, [0.7, 0.6, inf], 16),
-        (
-            "the least is the last",
-            0.75,
-            [0.7, 0.6, 0.55, 0.5, 0.49, 0.48, 0.47] + [0.46 - 0.001 * i for i in range(9)],
-            16,
-        ),
-        ("the start is not a number", nan, [0.7, 0.6, 0.5, nan], 16),
-        ("no more than two", 0.75, [0.7, 0.65], 2),
-        ("the first of two", 0.75, [0.7, 0.705], 2),
+    many, two = [0.001 / 4 * 2**i for i in range(16)], [0.001 / 4, 0.001 / 2]
+    for about, ways, start, losses in (
+        ("a valley at the start", many, 3, [0.5, 0.52, 0.58]),
+        ("a valley above", many, 3, [0.65, 0.7, 0.55, 0.5, 0.52]),
+        ("a valley below", many, 3, [0.65, 0.52, 0.5, 0.6]),
+        ("it only falls upwards", many, 3, [0.75, 0.77, *(0.75 - 0.01 * i for i in range(1, 13))]),
+        ("it only falls downwards", many, 3, [0.75, 0.74, 0.73, 0.72]),
+        ("flat within the rounding of int8", many, 3, [0.755, 0.752, 0.758, 0.751]),
+        ("flat, the start is the lowest", many, 3, [0.75, 0.752, 0.758, 0.751, *[0.7505] * 12]),
+        ("not a number above the least", many, 3, [0.7, 0.75, 0.6, nan]),
+        ("not a number at the start", many, 3, [nan, nan, 0.65, 0.6]),
+        ("nowhere a number", many, 3, [nan] * 4),
+        ("infinite beside the least", many, 3, [0.6, 0.7, inf]),
+        ("the shorter of two", two, 1, [0.705, 0.65]),
+        ("the longer of two", two, 1, [0.65, 0.705]),
     ):
-        given = iter(losses)
-        lowest, along = search_lr(before, 0.001 / 4, tries, lambda way, given=given: next(given))  # type: ignore[misc]
+        given, tried = iter(losses), list[float]()
+
+        def loss_at(way: float, given: Iterator[float] = given, tried: list[float] = tried) -> float:
+            tried.append(way)
+            return next(given)
+
+        lowest, _ = search_lr(ways, start, loss_at)
+        assert len(tried) == len(losses)
         yield {
-            "about": about, "before": exact(before), "first_way": 0.001 / 4, "tries": tries,
-            "losses": [exact(y) for _, y in along[1:]], "ways": [way for way, _ in along[1:]], "lowest": lowest,
+            "about": about, "ways": ways, "start": start, "losses": [exact(y) for y in losses], "tried": tried,
+            "lowest": lowest,
         }  # fmt: skip
 
 

@@ -67,8 +67,7 @@ def plot_calibration(path: Path, found: Calibration) -> None:
         axis.set(xlabel="eps (blue), way along the first direction (orange)", ylim=(0, 1.02))
         axis.set_ylabel("correlation with the exact estimate", color="tab:blue")
         right = axis.twinx()
-        right.plot(*zip(*found.along[1:], strict=True), "s-", color="tab:orange")
-        right.axhline(found.along[0][1], color="tab:orange", linestyle=":")
+        right.plot(*zip(*found.along, strict=True), "s-", color="tab:orange")
         right.set_ylabel("loss", color="tab:orange")
 
 

@@ -156,14 +156,14 @@ class GoldenTest {
 
     @TestFactory
     fun search() = cases("search") { given ->
-        val ways = ArrayList<Double>()
+        val tried = ArrayList<Double>()
         val losses = given.getValue("losses").jsonArray
-        val tries = given.getValue("tries").jsonPrimitive.int
-        val lowest = searchLr(number(given["before"]), given.number("first_way"), tries) { way ->
-            ways += way
-            number(losses[ways.size - 1])
+        val ways = given.getValue("ways").jsonArray.map(::number)
+        val lowest = searchLr(ways, given.getValue("start").jsonPrimitive.int) { way ->
+            tried += way
+            number(losses[tried.size - 1])
         }
-        assertEquals(given.getValue("ways").jsonArray.map(::number), ways)
+        assertEquals(given.getValue("tried").jsonArray.map(::number), tried)
         assertEquals(given.number("lowest"), lowest)
     }
 

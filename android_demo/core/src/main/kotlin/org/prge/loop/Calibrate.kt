@@ -1,6 +1,5 @@
 package org.prge.loop
 
-import kotlin.math.abs
 import kotlin.math.pow
 import kotlin.math.sqrt
 import org.prge.UserError
@@ -14,13 +13,14 @@ private const val SEED = 0x7FFFFFFFL
 private const val DIRECTIONS = (SEED shl 32) + (1L shl 31)
 private const val HALF = 4
 
-// Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
+// Share of the way to the least loss that the first step goes, and which ways are tried; calibrate.py says why.
 private const val ESTIMATE = 0.5
 private const val TEXT = 0.125
 private const val CLASSES = 1.0
-private const val TRIES = 16
-private const val CLASSES_TRIES = 2
+private const val WAYS = 16
+private const val CLASSES_WAYS = 2
 private const val FEW_CLASSES = 10
+private const val START = 3
 
 /** A loss measured in int8 may rise by so much from rounding alone. */
 private const val ROUNDING = 1e-2
@@ -56,9 +56,9 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
     // Of choices the right one alone: its loss is the example's, and the others would take as long each.
     val held = (HALF until 2 * HALF).flatMap { batch(it) }.map { it.copy(candidates = emptyList()) }
     val classes = m.labelWords && !m.estimates
-    val before = evaluate(program, state, held).loss
     val first = if (classes && m.labels.size > FEW_CLASSES) m.lr / 2 else m.lr / 8
-    val way = searchLr(before, first, if (classes) CLASSES_TRIES else TRIES) { way ->
+    val ways = List(if (classes) CLASSES_WAYS else WAYS) { first * 2.0.pow(it) }
+    val way = searchLr(ways, minOf(START, ways.lastIndex)) { way ->
         val moved = state.copyOf()
         for (k in 0 until size) moved[k] = (moved[k] - way * direction[k]).toFloat()
         evaluate(program, moved, held).loss
@@ -67,29 +67,27 @@ internal fun proposeLr(program: StepProgram, examples: List<Example>, start: Flo
 }
 
 /**
- * The way to the least loss along a direction, from the loss at its start and those at ways that double.
+ * The way to the least loss along a direction. The search goes down from one way until the loss rises, and up from it if
+ * no other was better.
  *
- * @param first the first way.
- * @param tries the most ways to try.
+ * @param ways each twice the one before.
+ * @param start index of the first to try.
  */
-internal fun searchLr(before: Double, first: Double, tries: Int, lossAt: (Double) -> Double): Double {
-    var least = before
-    var way = first
-    val along = ArrayList<Pair<Double, Double>>()
-    for (ignored in 0 until tries) {
-        val loss = lossAt(way)
-        along += way to loss
-        if (loss < least) least = loss
-        if (loss.isNaN() || loss > least + 0.1 * abs(before - least) + ROUNDING) break
-        way *= 2
+internal fun searchLr(ways: List<Double>, start: Int, lossAt: (Double) -> Double): Double {
+    val losses = sortedMapOf<Int, Double>()
+    fun lowest() = losses.minBy { it.value }.key
+    fun falls(i: Int): Boolean {
+        val loss = lossAt(ways[i])
+        losses[i] = if (loss.isNaN()) Double.POSITIVE_INFINITY else loss
+        return losses.getValue(i) <= losses.getValue(lowest()) + ROUNDING
     }
-    var best = 0
-    for (i in along.indices) if (along[i].second < along[best].second) best = i
-    if (best == 0 || best == along.size - 1) return along[best].first
+    (start downTo 0).all(::falls)
+    if (lowest() == start) (start + 1..ways.lastIndex).all(::falls)
     // The bottom of a parabola through the least loss and its neighbours, in octaves from the least.
-    val left = along[best - 1].second
-    val right = along[best + 1].second
-    val bend = left - 2 * along[best].second + right
+    val best = lowest()
+    val left = losses[best - 1] ?: return ways[best]
+    val right = losses[best + 1] ?: return ways[best]
+    val bend = left - 2 * losses.getValue(best) + right
     val octaves = if (bend.isFinite() && bend > 0) 0.5 * (left - right) / bend else 0.0
-    return along[best].first * 2.0.pow(octaves)
+    return ways[best] * 2.0.pow(octaves)
 }

@@ -35,7 +35,7 @@ internal const val CONFIG = "config.json"
 internal const val LOG = "log.jsonl"
 
 /** Of a run folder's format; docs/formats.md says when it goes up. */
-private const val VERSION = 6
+private const val VERSION = 7
 
 private val EXPORTED = listOf("quantization", "queries", "batch", "outer", "inner", "gradient", "optimizer", "noise")
 private val OF_ADAPTER = listOf("rank", "alpha", "subspace")
