@@ -214,4 +214,4 @@ def plot(path: Path, curves: Sequence[Curve], target: float | None) -> None:
         if target is not None:
             axis.axhline(target, color="gray", linestyle=":", linewidth=1)
         axis.set(xlabel="seconds of training", ylabel=f"dev {metric}")
-        axis.legend(loc="lower right" if metric == "accuracy" else "upper right")
+        axis.legend()
