@@ -9,7 +9,7 @@ namespace {
 
 // Seeds of the lr search: the last there are, so that no run shares them. Half of its batches give the direction.
 constexpr int64_t kSeed = 0x7FFFFFFF, kDirections = (kSeed << 32) + (int64_t{1} << 31), kHalf = 4;
-// Share of the way to the least loss that the first step goes, and how many ways are tried; calibrate.py says why.
+// Share of the way to the least loss that the first step goes, and which ways are tried; calibrate.py says why.
 constexpr double kEstimate = 0.5, kText = 0.125, kClasses = 1;
 constexpr int kWays = 16, kClassesWays = 2, kFewClasses = 10, kStart = 3;
 // A loss measured in int8 may rise by so much from rounding alone.
